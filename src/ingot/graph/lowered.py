@@ -1,0 +1,57 @@
+"""The Graph after fusion and layout: Regions in order, over named Values with a place in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ingot.graph.dims import Dim
+from ingot.graph.region import Region
+from ingot.graph.tensor import TensorSpec
+
+
+@dataclass(frozen=True)
+class Window:
+    """A Value that is a part of another's memory (view, split, concat written in place)."""
+
+    parent: str
+    offset: Dim = 0
+    """Elements from the parent's first element to this Value's first."""
+
+
+@dataclass(frozen=True)
+class SymbolRange:
+    """Bounds of one symbolic dimension."""
+
+    symbol: str
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What the tuner and the plan work on.
+
+    Region inputs and outputs are names of ``values``. A Region of kind VIEW does no work: its
+    outputs (or, for a concat written in place, its inputs) are in ``windows``.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: Mapping[str, TensorSpec]
+    regions: tuple[Region, ...]
+    """In topological order."""
+    constants: Mapping[str, np.ndarray]
+    """Weights by value name, in logical shape (``values[name]`` says how they lie in memory)."""
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    ranges: tuple[SymbolRange, ...] = ()
+    host_bodies: Mapping[str, bytes] = field(default_factory=dict)
+    """For HOST Regions (by name): the serialised ONNX model, inputs and outputs in the Region's order."""
+    reasons: tuple[str, ...] = ()
+
+    def bindings(self, which: str = "opt") -> dict[str, int]:
+        """Values of the symbolic dimensions at ``min``, ``opt`` or ``max``."""
+        return {r.symbol: getattr(r, which) for r in self.ranges}

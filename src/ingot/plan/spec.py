@@ -1,0 +1,153 @@
+"""The Plan: everything the runtime needs to know, as plain typed data (msgspec).
+
+A Plan is a function of the input dimensions: sizes, grids and scalar arguments are dimension
+expressions (``ingot.graph.dims``) evaluated when a Context binds shapes. Arena offsets are
+constants: they are assigned for the largest shapes of the profile.
+This module imports neither onnx nor any compiler.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+Dim = int | str
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Bounds of one symbolic dimension; tactics are tuned at ``opt``."""
+
+    symbol: str
+    min: int
+    opt: int
+    max: int
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Where a Value lives. ``offset`` and ``bytes`` count bytes.
+
+    space: ``arena`` (per Context), ``weights`` (shared, immutable), ``persistent`` (per Context,
+    zeroed once), ``input``/``output`` (the binding called ``binding``), ``host`` (made by
+    a host step and read only by host steps or bindings).
+    """
+
+    space: str
+    offset: int = 0
+    bytes: Dim = 0
+    binding: str = ""
+
+
+class ValueDecl(msgspec.Struct, frozen=True):
+    """One Value: element type, logical shape, strides in elements, place."""
+
+    name: str
+    dtype: str
+    shape: list[Dim]
+    strides: list[Dim]
+    memory: Memory
+
+
+class Argument(msgspec.Struct, frozen=True):
+    """One kernel argument. kind: ``value`` (address of values[index]), ``dim`` (a number), ``null``."""
+
+    kind: str
+    index: int = 0
+    dim: Dim = 0
+    bytes: int = 8
+
+
+class Cubin(msgspec.Struct, frozen=True):
+    """Machine code: ``size`` bytes at ``offset`` of the cubin segment."""
+
+    offset: int
+    size: int
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One unit of work. ``kind``: ``kernel``, ``host`` or ``copy`` (values[reads[0]] to values[writes[0]]).
+
+    ``after`` lists the steps that must have finished (true dependencies, transitively reduced);
+    ``programmatic`` the one among them, if any, whose edge is a programmatic one.
+    """
+
+    kind: str
+    name: str
+    region: int
+    """Index into Plan.regions."""
+    after: list[int]
+    reads: list[int] = []
+    writes: list[int] = []
+    programmatic: list[int] = []
+    cubin: int = -1
+    entry: str = ""
+    grid: list[Dim] = []
+    block: int = 0
+    shared: int = 0
+    cluster: int = 1
+    arguments: list[Argument] = []
+    pdl: str = "none"
+    model: int = -1
+    """Host steps: index into Plan.models; reads and writes are its inputs and outputs, in order."""
+
+
+class RegionDecl(msgspec.Struct, frozen=True):
+    """What a Region was and what was decided for it: the material of ``ingot inspect``."""
+
+    name: str
+    kind: str
+    ops: list[str]
+    signature: str
+    reads: list[int]
+    writes: list[int]
+    tactic: str
+    """The Variant's text, or why the Region runs on the host."""
+    micros: float
+    """Measured (or, when ``measured`` is false, predicted) time at opt shapes."""
+    measured: bool
+    bytes: Dim
+    """Fewest bytes through device memory: inputs once plus outputs once."""
+    flops: Dim
+    dtype: str
+    notes: list[str] = []
+    body: int = -1
+    """Index into Plan.models of the Region as a small ONNX model (simulator, compare); -1 for none."""
+
+
+class ModelDecl(msgspec.Struct, frozen=True):
+    """A serialised ONNX model: ``size`` bytes at ``offset`` of the models segment.
+
+    ``inputs`` and ``outputs`` are its tensor names, in the order of the step's reads and writes.
+    """
+
+    offset: int
+    size: int
+    inputs: list[str]
+    outputs: list[str]
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """An input or output of the engine, dense and row-major, in the model's own type and order."""
+
+    name: str
+    dtype: str
+    shape: list[Dim]
+    value: int
+    """Index into Plan.values."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The whole schedule of one engine."""
+
+    target: str
+    """``sm_90`` ... or ``cpu``."""
+    profiles: list[Profile]
+    inputs: list[Binding]
+    outputs: list[Binding]
+    values: list[ValueDecl]
+    regions: list[RegionDecl]
+    cubins: list[Cubin]
+    models: list[ModelDecl]
+    steps: list[Step]
+    arena_bytes: int
+    persistent_bytes: int
+    weights_bytes: int
+    reasons: list[str] = []
