@@ -1,0 +1,182 @@
+"""Runs a compiled Program on the device: strided uploads, poisoned outputs, guarded buffers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from support.strided import bound, poisoned, scatter, window
+
+from ingot.graph.dims import Bindings, evaluate
+from ingot.graph.region import Region
+from ingot.kernels.api import Input, Kernel, Null, Output, Pdl, Program, Scratch, Target, Value
+
+_GUARD = 512
+"""Bytes of 0xFF kept before and after every buffer; a change is an out-of-bounds write."""
+
+
+def _ok(result: tuple[Any, ...]) -> Any:
+    status, *values = result
+    assert int(status) == 0, f"driver call failed: {status!r}"
+    return values[0] if len(values) == 1 else values
+
+
+@lru_cache(maxsize=1)
+def device_target() -> Target | None:
+    """The Target of device 0, or None where there is no usable device. Makes its context current."""
+    try:
+        from cuda.bindings import driver
+
+        if int(driver.cuInit(0)[0]) != 0 or _ok(driver.cuDeviceGetCount()) == 0:
+            return None
+    except (ImportError, RuntimeError, OSError):
+        return None
+    device = _ok(driver.cuDeviceGet(0))
+    context = _ok(driver.cuDevicePrimaryCtxRetain(device))
+    _ok(driver.cuCtxSetCurrent(context))
+    attribute = driver.CUdevice_attribute
+
+    def get(name: str) -> int:
+        return int(_ok(driver.cuDeviceGetAttribute(getattr(attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), device)))
+
+    return Target(
+        cc=get("COMPUTE_CAPABILITY_MAJOR") * 10 + get("COMPUTE_CAPABILITY_MINOR"),
+        sms=get("MULTIPROCESSOR_COUNT"),
+        shared_per_block=get("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+    )
+
+
+class _Buffer:
+    """Device memory holding a flat array between two guards."""
+
+    def __init__(self, content: np.ndarray) -> None:
+        from cuda.bindings import driver
+
+        self.driver, self.like = driver, content
+        self.image = np.full(content.nbytes + 2 * _GUARD, 0xFF, np.uint8)
+        self.image[_GUARD : _GUARD + content.nbytes] = content.view(np.uint8).reshape(-1)
+        self.base = int(_ok(driver.cuMemAlloc(self.image.nbytes)))
+        self.upload()
+
+    @property
+    def address(self) -> int:
+        return self.base + _GUARD
+
+    def upload(self) -> None:
+        _ok(self.driver.cuMemcpyHtoD(self.base, self.image, self.image.nbytes))
+
+    def download(self) -> np.ndarray:
+        image = np.empty_like(self.image)
+        _ok(self.driver.cuMemcpyDtoH(image, self.base, image.nbytes))
+        assert (image[:_GUARD] == 0xFF).all(), "a kernel wrote before a buffer"
+        assert (image[len(image) - _GUARD :] == 0xFF).all(), "a kernel wrote past a buffer"
+        return image[_GUARD : len(image) - _GUARD].copy().view(self.like.dtype)
+
+    def free(self) -> None:
+        _ok(self.driver.cuMemFree(self.base))
+
+
+def _parameters(
+    kernel: Kernel, inputs: list[_Buffer], outputs: list[_Buffer], scratch: list[_Buffer], bindings: Bindings
+) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    values: list[int] = []
+    types: list[Any] = []
+    for argument in kernel.arguments:
+        match argument:
+            case Input(index):
+                values.append(inputs[index].address)
+                types.append(ctypes.c_void_p)
+            case Output(index):
+                values.append(outputs[index].address)
+                types.append(ctypes.c_void_p)
+            case Scratch(index):
+                values.append(scratch[index].address)
+                types.append(ctypes.c_void_p)
+            case Value(dim, width):
+                values.append(evaluate(dim, bindings))
+                types.append(ctypes.c_int if width == 4 else ctypes.c_longlong)
+            case Null():
+                values.append(0)
+                types.append(ctypes.c_void_p)
+    return tuple(values), tuple(types)
+
+
+def _launch(kernel: Kernel, function: Any, parameters: tuple[tuple[int, ...], tuple[Any, ...]], grid: list[int]) -> None:
+    from cuda.bindings import driver
+
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = grid
+    config.blockDimX, config.blockDimY, config.blockDimZ = kernel.block, 1, 1
+    config.sharedMemBytes = kernel.shared
+    attributes = []
+    if kernel.pdl is not Pdl.NONE:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        attributes.append(attribute)
+    if kernel.cluster > 1:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        cluster = attribute.value.clusterDim
+        cluster.x, cluster.y, cluster.z = kernel.cluster, 1, 1
+        attributes.append(attribute)
+    config.attrs, config.numAttrs = attributes, len(attributes)
+    _ok(driver.cuLaunchKernelEx(config, function, parameters, 0))
+
+
+def run_program(
+    region: Region,
+    program: Program,
+    inputs: Sequence[np.ndarray],
+    bindings: Bindings | None = None,
+    *,
+    repeats: int = 2,
+) -> list[np.ndarray]:
+    """Logical outputs of ``program`` for logical ``inputs`` (in the order of the Region's).
+
+    Runs it ``repeats`` times over the same workspaces and asserts that guards are intact, that inputs
+    are unchanged, and that a deterministic Program gives the same bits every time.
+    """
+    from cuda.bindings import driver
+
+    assert device_target() is not None
+    bindings = bindings or {}
+    in_specs = [bound(spec, bindings) for spec in region.input_specs]
+    out_specs = [bound(spec, bindings) for spec in region.output_specs]
+    ins = [_Buffer(scatter(np.asarray(a), s)) for a, s in zip(inputs, in_specs, strict=True)]
+    outs = [_Buffer(poisoned(s)) for s in out_specs]
+    scratch = [
+        _Buffer(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8)) for w in program.workspaces
+    ]
+    modules = [_ok(driver.cuModuleLoadData(kernel.cubin)) for kernel in program.kernels]
+    previous: list[np.ndarray] | None = None
+    try:
+        for _ in range(repeats):
+            for buffer in outs:
+                buffer.upload()
+            for kernel, module in zip(program.kernels, modules, strict=True):
+                function = _ok(driver.cuModuleGetFunction(module, kernel.entry.encode()))
+                limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                _ok(driver.cuFuncSetAttribute(function, limit, kernel.shared))
+                grid = [evaluate(d, bindings) for d in kernel.grid]
+                if 0 not in grid:
+                    _launch(kernel, function, _parameters(kernel, ins, outs, scratch, bindings), grid)
+            _ok(driver.cuCtxSynchronize())
+            flat = [buffer.download() for buffer in outs]
+            for buffer in (*ins, *scratch):
+                content = buffer.download()
+                assert buffer in scratch or content.tobytes() == buffer.like.tobytes(), "a kernel changed an input"
+            if previous is not None and program.deterministic:
+                for a, b in zip(previous, flat, strict=True):
+                    assert a.tobytes() == b.tobytes(), "a second run gave other bits"
+            previous = flat
+    finally:
+        for module in modules:
+            driver.cuModuleUnload(module)
+        for buffer in (*ins, *outs, *scratch):
+            buffer.free()
+    assert previous is not None
+    return [window(f, s).copy() for f, s in zip(previous, out_specs, strict=True)]
