@@ -28,10 +28,11 @@ class Memory(msgspec.Struct, frozen=True):
     space: ``arena`` (per Context), ``weights`` (shared, immutable), ``persistent`` (per Context,
     zeroed once), ``input``/``output`` (the binding called ``binding``), ``host`` (made by
     a host step and read only by host steps or bindings).
+    ``offset`` is an expression only for a window whose place in its parent depends on the shape.
     """
 
     space: str
-    offset: int = 0
+    offset: Dim = 0
     bytes: Dim = 0
     binding: str = ""
 
