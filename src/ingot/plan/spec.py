@@ -88,6 +88,8 @@ class Step(msgspec.Struct, frozen=True):
     pdl: str = "none"
     model: int = -1
     """Host steps: index into Plan.models; reads and writes are its inputs and outputs, in order."""
+    backend: str = "onnxruntime"
+    """Host steps: ``onnxruntime``, ``openvino`` (computes in float32) or ``openvino:bf16``."""
 
 
 class RegionDecl(msgspec.Struct, frozen=True):
