@@ -1,0 +1,305 @@
+"""The two languages scalar ops are written in: what a selection, a maximum or a conversion looks like.
+
+Values are in their compute type: float32 for float32, float16 and bfloat16, float64, native
+integers, bool. Operands are repeated freely, so they should be names or literals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ingot.graph import dtypes
+
+_INFINITY = float("inf")
+
+
+def compute_dtype(dtype: str) -> str:
+    """The type that values of a storage type are computed in."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def constant(text: str) -> float | None:
+    """The number an operand's code is, or None when it is no literal."""
+    bare = text.strip().strip("()").rstrip("fFlLuU") if "float(" not in text else ""
+    try:
+        return float(bare)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Code:
+    """Spelling of the primitives for operands of compute type ``dtype``."""
+
+    dtype: str
+
+    @property
+    def floating(self) -> bool:
+        """Whether operands are floating-point numbers."""
+        return dtypes.is_float(self.dtype)
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether operands are unsigned integers."""
+        return self.dtype.startswith("uint")
+
+    def number(self, value: float) -> str:
+        """A literal of the operands' type."""
+        raise NotImplementedError
+
+    def where(self, condition: str, a: str, b: str) -> str:
+        """``a`` where ``condition`` holds, else ``b``."""
+        raise NotImplementedError
+
+    def call(self, name: str, *args: str) -> str:
+        """A floating-point function by its C name without suffix (``exp``, ``erf`` ...)."""
+        raise NotImplementedError
+
+    def maximum(self, a: str, b: str) -> str:
+        """The larger operand; NaN if either is NaN."""
+        raise NotImplementedError
+
+    def minimum(self, a: str, b: str) -> str:
+        """The smaller operand; NaN if either is NaN."""
+        raise NotImplementedError
+
+    def logic(self, symbol: str, a: str, b: str) -> str:
+        """``&``, ``|`` or ``^`` of truth values."""
+        raise NotImplementedError
+
+    def inverse(self, a: str) -> str:
+        """The opposite truth value."""
+        raise NotImplementedError
+
+    def wrap(self, text: str) -> str:
+        """An integer result brought back to the operands' width."""
+        raise NotImplementedError
+
+    def quotient(self, a: str, b: str) -> str:
+        """Division; integers are rounded towards zero."""
+        raise NotImplementedError
+
+    def remainder(self, a: str, b: str) -> str:
+        """Remainder with the sign of ``a``."""
+        raise NotImplementedError
+
+    def truth(self, text: str) -> str:
+        """Conversion to a truth value: NaN is true."""
+        raise NotImplementedError
+
+    def convert(self, text: str, to: str) -> str:
+        """Conversion to compute type ``to``; floats are truncated to integers, which wrap around."""
+        raise NotImplementedError
+
+    def magnitude(self, x: str) -> str:
+        """Absolute value."""
+        if self.unsigned:
+            return x
+        return self.call("fabs", x) if self.floating else self.wrap(self.where(f"{x} < 0", f"-{x}", x))
+
+    def nearest(self, x: str) -> str:
+        """Nearest integral float, halves to even."""
+        raise NotImplementedError
+
+    def power(self, x: str, y: str, y_constant: float | None) -> str:
+        """``x`` to the power ``y``, in the type of ``x``."""
+        if y_constant == 2:
+            return self.wrap(f"{x} * {x}")
+        if y_constant == 3:
+            return self.wrap(f"{x} * {x} * {x}")
+        if y_constant == 1:
+            return f"({x})"
+        if self.floating and y_constant == 0.5:
+            # pow(-inf, 0.5) is +inf where sqrt says NaN; models take square roots of finite numbers.
+            return self.call("sqrt", x)
+        if self.floating and y_constant == -1:
+            return f"({self.number(1)} / {x})"
+        return self.general_power(x, y)
+
+    def general_power(self, x: str, y: str) -> str:
+        """``power`` for an exponent that is not special."""
+        raise NotImplementedError
+
+    def expm1(self, x: str) -> str:
+        """exp(x) - 1."""
+        raise NotImplementedError
+
+    def log1p(self, x: str) -> str:
+        """log(1 + x) for x >= 0."""
+        raise NotImplementedError
+
+    def tanh(self, x: str) -> str:
+        """Hyperbolic tangent."""
+        return self.call("tanh", x)
+
+
+@dataclass(frozen=True)
+class Cuda(Code):
+    """CUDA C++ after the text of ``kernels.cuda.prelude`` (which also makes it host C++, for tests)."""
+
+    @property
+    def kind(self) -> str:
+        """C++ type of the operands."""
+        return dtypes.TABLE[self.dtype].cuda
+
+    def number(self, value: float) -> str:
+        if self.dtype == "bool":
+            return "true" if value else "false"
+        if not self.floating:
+            return f"({self.kind}){int(value)}"
+        if math.isinf(value):
+            return f"({'-' if value < 0 else ''}({self.kind})INFINITY)"
+        return f"{float(value)!r}{'f' if self.dtype == 'float32' else ''}"
+
+    def where(self, condition: str, a: str, b: str) -> str:
+        return f"(({condition}) ? {a} : {b})"
+
+    def call(self, name: str, *args: str) -> str:
+        return f"{name}{'f' if self.dtype == 'float32' else ''}({', '.join(args)})"
+
+    def maximum(self, a: str, b: str) -> str:
+        return f"ingot_max<{self.kind}>({a}, {b})"
+
+    def minimum(self, a: str, b: str) -> str:
+        return f"ingot_min<{self.kind}>({a}, {b})"
+
+    def logic(self, symbol: str, a: str, b: str) -> str:
+        return f"({a} != {b})" if symbol == "^" else f"({a} {symbol * 2} {b})"
+
+    def inverse(self, a: str) -> str:
+        return f"(!{a})"
+
+    def wrap(self, text: str) -> str:
+        return f"({text})" if self.floating else f"({self.kind})({text})"
+
+    def quotient(self, a: str, b: str) -> str:
+        return self.wrap(f"{a} / {b}")
+
+    def remainder(self, a: str, b: str) -> str:
+        return self.call("fmod", a, b) if self.floating else self.wrap(f"{a} % {b}")
+
+    def truth(self, text: str) -> str:
+        return text if self.dtype == "bool" else f"({text} != 0)"
+
+    def convert(self, text: str, to: str) -> str:
+        if to == self.dtype:
+            return f"({text})"
+        if to == "bool":
+            return self.truth(text)
+        kind = dtypes.TABLE[to].cuda
+        if self.floating and not dtypes.is_float(to) and to not in ("int32", "int64", "uint64"):
+            # Narrow and unsigned targets wrap around, as on the host, instead of saturating.
+            return f"({kind})(long long)({text})"
+        return f"({kind})({text})"
+
+    def nearest(self, x: str) -> str:
+        return self.call("rint", x)
+
+    def general_power(self, x: str, y: str) -> str:
+        if self.floating:
+            return self.call("pow", x, f"({self.kind})({y})")
+        return f"({self.kind})pow((double)({x}), (double)({y}))"
+
+    def expm1(self, x: str) -> str:
+        return self.call("expm1", x)
+
+    def log1p(self, x: str) -> str:
+        return self.call("log1p", x)
+
+
+_TRITON_NATIVE = {"exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt_rn", "fabs": "tl.abs", "erf": "tl.erf"} | {
+    name: f"tl.{name}" for name in ("sin", "cos", "floor", "ceil")
+}
+"""Functions Triton has itself: they also work in its interpreter, where libdevice does not."""
+
+
+@dataclass(frozen=True)
+class Triton(Code):
+    """Triton's Python; ``tl`` is triton.language, ``libdevice`` triton.language.extra.libdevice."""
+
+    @property
+    def kind(self) -> str:
+        """Triton type of the operands."""
+        return "tl.int1" if self.dtype == "bool" else f"tl.{self.dtype}"
+
+    def number(self, value: float) -> str:
+        if self.dtype == "bool":
+            return "True" if value else "False"
+        if not self.floating:
+            return repr(int(value))
+        return f'float("{value}")' if math.isinf(value) else repr(float(value))
+
+    def where(self, condition: str, a: str, b: str) -> str:
+        return f"tl.where({condition}, {a}, {b})"
+
+    def call(self, name: str, *args: str) -> str:
+        if name == "sqrt" and self.dtype == "float64":
+            return f"tl.sqrt({args[0]})"
+        return f"{_TRITON_NATIVE.get(name, f'libdevice.{name}')}({', '.join(args)})"
+
+    def maximum(self, a: str, b: str) -> str:
+        return f"tl.maximum({a}, {b}, propagate_nan=tl.PropagateNan.ALL)" if self.floating else f"tl.maximum({a}, {b})"
+
+    def minimum(self, a: str, b: str) -> str:
+        return f"tl.minimum({a}, {b}, propagate_nan=tl.PropagateNan.ALL)" if self.floating else f"tl.minimum({a}, {b})"
+
+    def logic(self, symbol: str, a: str, b: str) -> str:
+        return f"({a} {symbol} {b})"
+
+    def inverse(self, a: str) -> str:
+        return f"({a} == 0)"
+
+    def wrap(self, text: str) -> str:
+        return f"({text})"
+
+    def quotient(self, a: str, b: str) -> str:
+        return f"({a} / {b})" if self.floating else f"({a} // {b})"
+
+    def remainder(self, a: str, b: str) -> str:
+        return self.call("fmod", a, b) if self.floating else f"({a} % {b})"
+
+    def truth(self, text: str) -> str:
+        return text if self.dtype == "bool" else f"({text} != 0)"
+
+    def convert(self, text: str, to: str) -> str:
+        if to == self.dtype:
+            return f"({text})"
+        if to == "bool":
+            return self.truth(text)
+        if self.floating and not dtypes.is_float(to) and to not in ("int32", "int64", "uint64"):
+            return f"({text}).to(tl.int64).to(tl.{to})"
+        return f"({text}).to(tl.{to})"
+
+    def nearest(self, x: str) -> str:
+        # Adding and subtracting 1.5 * 2^(mantissa bits) rounds halves to even.
+        magic, limit = (2.0**52 * 1.5, 2.0**51) if self.dtype == "float64" else (2.0**23 * 1.5, 2.0**22)
+        return f"tl.where(tl.abs({x}) < {limit}, ({x} + {magic}) - {magic}, {x})"
+
+    def general_power(self, x: str, y: str) -> str:
+        if self.floating:
+            return f"libdevice.pow({x}, {y})"
+        return f"libdevice.pow(({x}).to(tl.float64), {y} + tl.full((), 0, tl.float64)).to({self.kind})"
+
+    def expm1(self, x: str) -> str:
+        return f"(tl.exp({x}) - 1.0)"
+
+    def log1p(self, x: str) -> str:
+        return f"tl.where(1.0 + {x} == 1.0, {x}, tl.log(1.0 + {x}) * ({x} / tl.where(1.0 + {x} == 1.0, 1.0, (1.0 + {x}) - 1.0)))"
+
+    def tanh(self, x: str) -> str:
+        if self.dtype == "float64":
+            return f"libdevice.tanh({x})"
+        # 1 - exp cancels near zero, where three terms of the series are exact to float32.
+        far = f"(1.0 - tl.exp(-2.0 * tl.abs({x}))) / (1.0 + tl.exp(-2.0 * tl.abs({x})))"
+        near = f"{x} * (1.0 + {x} * {x} * (-0.3333333333333333 + {x} * {x} * 0.13333333333333333))"
+        return f"tl.where(tl.abs({x}) < 0.1, {near}, tl.where({x} < 0, -({far}), {far}))"
+
+
+def infinite(code: Code, x: str, *, negative: bool, positive: bool) -> str:
+    """Whether ``x`` is one of the infinities asked for."""
+    if not (negative or positive):
+        return f"({x} < {x})"
+    if negative and positive:
+        return f"({code.magnitude(x)} == {code.number(_INFINITY)})"
+    return f"({x} == {code.number(_INFINITY if positive else -_INFINITY)})"
