@@ -85,15 +85,22 @@ class GraphBuilder:
         self._keep.append(function)
         return node
 
-    def add_copy(self, to: int, source: int, size: int, *, after: Sequence[Node] = ()) -> Node:
-        """A copy of ``size`` > 0 bytes between device or page-locked host addresses."""
+    def add_copy(
+        self, to: int, source: int, size: int, *, rows: int = 1, pitch: int = 0, after: Sequence[Node] = ()
+    ) -> Node:
+        """A copy of ``rows`` times ``size`` > 0 bytes between device or page-locked host addresses.
+
+        From one row to the next are ``pitch`` bytes, on both sides.
+        """
         unified = self._driver.CUmemorytype.CU_MEMORYTYPE_UNIFIED
         params = self._driver.CUgraphNodeParams()
         params.type = self._driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY
         copy = self._driver.CUDA_MEMCPY3D()
         copy.srcMemoryType = copy.dstMemoryType = unified
         copy.srcDevice, copy.dstDevice = source, to
-        copy.WidthInBytes, copy.Height, copy.Depth = size, 1, 1
+        copy.WidthInBytes, copy.Height, copy.Depth = size, rows, 1
+        if rows > 1:
+            copy.srcPitch = copy.dstPitch = pitch
         params.memcpy.copyParams = copy
         params.memcpy.copyCtx = check(self._driver.cuCtxGetCurrent())
         return self._add(params, after, (), f"adding a copy of {size} bytes")

@@ -108,9 +108,14 @@ class PinnedBuffer:
         self._raw = (ctypes.c_uint8 * max(size, 1)).from_address(self.pointer)
         _allocated()
 
+    @property
+    def memory(self) -> memoryview:
+        """The bytes; valid only as long as this object."""
+        return memoryview(self._raw).cast("B")
+
     def array(self, dtype: Any, shape: tuple[int, ...], offset: int = 0) -> np.ndarray[Any, Any]:
         """A view of the memory at ``offset``; valid only as long as this object."""
-        made: np.ndarray[Any, Any] = np.ndarray(shape, np.dtype(dtype), buffer=self._raw, offset=offset)
+        made: np.ndarray[Any, Any] = np.ndarray(shape, np.dtype(dtype), buffer=self.memory, offset=offset)
         return made
 
     def close(self) -> None:

@@ -1,0 +1,149 @@
+"""An engine ready to be run: the file, and once a GPU is used, its weights and machine code there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ingot.device.device import Device
+from ingot.device.memory import Buffer
+from ingot.device.module import Function, Module
+from ingot.engine.file import EngineFile
+from ingot.errors import IngotError
+from ingot.plan.spec import Binding, Dim, Plan, Step
+from ingot.runtime.hostmodel import HostFunction, load_host_model
+from ingot.runtime.stages import Stage, stages
+
+if TYPE_CHECKING:
+    from ingot.runtime.context import Context
+
+
+@dataclass(frozen=True)
+class IO:
+    """One input or output: its dimensions are integers or expressions over the profile's symbols."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+
+def load(path: str | os.PathLike[str]) -> Engine:
+    """The engine in the file ``path``. Raises IngotError when it is missing, damaged or foreign."""
+    return Engine(EngineFile.read(path))
+
+
+class Engine:
+    """A built model. Contexts run it; all of them share its weights."""
+
+    def __init__(self, file: EngineFile) -> None:
+        self.file = file
+        self._lock = Lock()
+        self._modules: dict[int, Module] = {}
+        self._weights: Buffer | None = None
+        self._device: Device | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule, as built."""
+        return self.file.plan
+
+    @property
+    def target(self) -> str:
+        """``sm_90`` ... or ``cpu``."""
+        return self.plan.target
+
+    @property
+    def inputs(self) -> tuple[IO, ...]:
+        """Inputs in the model's order."""
+        return tuple(_io(b) for b in self.plan.inputs)
+
+    @property
+    def outputs(self) -> tuple[IO, ...]:
+        """Outputs in the model's order."""
+        return tuple(_io(b) for b in self.plan.outputs)
+
+    @property
+    def profile(self) -> Mapping[str, tuple[int, int, int]]:
+        """Minimum, optimum and maximum of every symbolic dimension."""
+        return {p.symbol: (p.min, p.opt, p.max) for p in self.plan.profiles}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the engine file in one step. Raises IngotError when it cannot be written."""
+        self.file.write(path)
+
+    def context(self, device: int = 0) -> Context:
+        """A new Context: its own memory and stream; use it from one thread at a time.
+
+        Raises IngotError when GPU number ``device`` is missing or of another architecture, or
+        has too little memory.
+        """
+        from ingot.runtime.device_context import DeviceContext
+        from ingot.runtime.host_context import HostContext
+
+        return HostContext(self) if self.target == "cpu" else DeviceContext(self, device)
+
+    @cached_property
+    def schedule(self) -> tuple[Stage, ...]:
+        """Device and host stages, in order."""
+        return stages(self.plan.steps)
+
+    @cached_property
+    def models(self) -> dict[int, HostFunction]:
+        """The host steps' models, loaded, by step."""
+        return {
+            index: load_host_model(self.file.model(step.model), self.plan.models[step.model], step.backend, step.name)
+            for index, step in enumerate(self.plan.steps)
+            if step.kind == "host"
+        }
+
+    def open_device(self, ordinal: int) -> Device:
+        """The GPU, checked against the engine's architecture; weights are on it afterwards."""
+        device = Device.open(ordinal)
+        with self._lock:
+            if self._device is not None and self._device is not device:
+                raise IngotError(
+                    f"this Engine is already on GPU {self._device.ordinal}", fix="load the file once more for another GPU"
+                )
+            check_architecture(self.target, device)
+            if self._weights is None:
+                weights = Buffer(self.plan.weights_bytes, "the weights")
+                weights.upload(self.file.weights)
+                self._weights, self._device = weights, device
+        return device
+
+    @property
+    def weights(self) -> Buffer:
+        """The weights on the device, shared by all Contexts."""
+        assert self._weights is not None, "open_device comes first"
+        return self._weights
+
+    def function(self, step: Step) -> Function:
+        """The kernel of a step, loaded on first use."""
+        with self._lock:
+            module = self._modules.get(step.cubin)
+            if module is None:
+                module = self._modules[step.cubin] = Module(self.file.cubin(step.cubin))
+        return module.function(step.entry, step.shared, step.cluster)
+
+
+def check_architecture(target: str, device: Device) -> None:
+    """Raises IngotError unless the device runs machine code for ``target``.
+
+    Code runs on later minor versions of its architecture only if it uses none of the
+    architecture-specific instructions that exist from sm_90 on.
+    """
+    want, have = int(target.removeprefix("sm_")), device.info.cc
+    if want == have or (want < 90 and want // 10 == have // 10 and want <= have):
+        return
+    raise IngotError(
+        f"this engine was built for {target}, but GPU {device.ordinal} ({device.info.name}) is {device.info.target}",
+        fix=f"build it again with --target {device.info.target}",
+    )
+
+
+def _io(binding: Binding) -> IO:
+    return IO(binding.name, binding.dtype, tuple(binding.shape))

@@ -1,0 +1,72 @@
+"""Host steps: an ONNX model run by ONNX Runtime or OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ingot.errors import IngotError
+from ingot.plan.spec import ModelDecl
+
+Array = np.ndarray[Any, Any]
+HostFunction = Callable[[Sequence[Array]], list[Array]]
+"""Inputs in the order of the model's inputs, outputs in the order of its outputs."""
+
+_PRECISION = {"": "f32", "f32": "f32", "bf16": "bf16", "f16": "f16"}
+
+
+def load_host_model(model: bytes, decl: ModelDecl, backend: str, name: str) -> HostFunction:
+    """``model`` ready to run. ``backend``: ``onnxruntime``, ``openvino`` or ``openvino:bf16``.
+
+    Raises IngotError when the backend is not installed or refuses the model.
+    """
+    library, _, option = backend.partition(":")
+    loaders = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    if library not in loaders or (option and library != "openvino") or option not in _PRECISION:
+        raise IngotError(f"unknown host backend {backend!r}", node=name, fix="rebuild the engine with this version of Ingot")
+    try:
+        module = import_module(library)
+    except ImportError:
+        raise IngotError(
+            f"this engine runs {name!r} on the host with {library}, which is not installed",
+            node=name,
+            fix=f"pip install {library}",
+        ) from None
+    try:
+        return loaders[library](module, model, decl, option)
+    except IngotError:
+        raise
+    except Exception as error:  # noqa: BLE001 - both libraries raise exceptions of their own, without a common base
+        raise IngotError(f"{library} refuses the model: {error}", node=name) from None
+
+
+def _onnxruntime(ort: Any, model: bytes, decl: ModelDecl, _: str) -> HostFunction:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    run, outputs, inputs = session.run, list(decl.outputs), list(decl.inputs)
+
+    def call(arrays: Sequence[Array]) -> list[Array]:
+        made: list[Array] = run(outputs, dict(zip(inputs, arrays, strict=True)))
+        return made
+
+    return call
+
+
+def _openvino(ov: Any, model: bytes, decl: ModelDecl, option: str) -> HostFunction:
+    # Without the hint OpenVINO computes float32 models in bfloat16 on CPUs that have AMX.
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _PRECISION[option]}
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", hints)
+    request = compiled.create_infer_request()
+    inputs = [compiled.input(name) for name in decl.inputs]
+    outputs = [compiled.output(name) for name in decl.outputs]
+
+    def call(arrays: Sequence[Array]) -> list[Array]:
+        results = request.infer(dict(zip(inputs, arrays, strict=True)), share_inputs=True)
+        return [results[output] for output in outputs]
+
+    return call

@@ -1,0 +1,135 @@
+"""Time of every step of an engine, on the device it runs on."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ingot.device.graph import Graph
+from ingot.device.stream import Event
+from ingot.plan.spec import Step
+from ingot.runtime.context import Context
+from ingot.runtime.device_context import DeviceContext
+from ingot.runtime.host_context import HostContext
+from ingot.runtime.island import Island
+from ingot.runtime.places import Place
+from ingot.runtime.program import Program
+
+_REPEATS = 10
+_ROUNDS = 7
+
+
+class StepTime(msgspec.Struct, frozen=True):
+    """Median time of one step alone, its data as warm in the caches as the step itself leaves it."""
+
+    step: int
+    """Index into Plan.steps."""
+    name: str
+    kind: str
+    micros: float
+
+
+def profile(context: Context, feeds: Mapping[str, Any]) -> list[StepTime]:
+    """Time every step on the data of ``feeds``, in the plan's order of stages.
+
+    The steps run one by one and each several times in a row, so parallel branches and
+    programmatic edges do not show: the sum is more than the engine's own time.
+    Raises what ``context.run`` raises.
+    """
+    if isinstance(context, DeviceContext):
+        return _profile_device(context, feeds)
+    assert isinstance(context, HostContext)
+    times: list[list[float]] = []
+    for _ in range(_ROUNDS):
+        times.append(context.step_times(feeds))
+    plan, order = context.engine.plan, [i for stage in context.engine.schedule for i in stage.steps]
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    return [StepTime(i, plan.steps[i].name, "host", 1e6 * t) for i, t in zip(order, medians, strict=True)]
+
+
+@dataclass
+class _Probe:
+    """One device step: run once, and run several times more, where that leaves the same data."""
+
+    index: int
+    once: Graph
+    often: Graph | None
+    single: list[float]
+    extra: list[float]
+
+
+def _profile_device(context: DeviceContext, feeds: Mapping[str, Any]) -> list[StepTime]:
+    job = context.prepare(feeds)
+    program, steps = job.program, context.engine.plan.steps
+    probes = {i: _probe(program, i) for stage in context.engine.schedule if not stage.host for i in stage.steps}
+    hosted: dict[int, list[float]] = {}
+    islands = iter(part for part in program.parts if isinstance(part, Island))
+    by_step = {i: next(islands) for stage in context.engine.schedule if stage.host for i in stage.steps}
+    order = [i for stage in context.engine.schedule for i in stage.steps]
+    for _ in range(_ROUNDS):
+        context.put(job)
+        for index in order:
+            if index in probes:
+                _run_probe(context, probes[index])
+            else:
+                start = time.perf_counter()
+                by_step[index].run(context.stream, program.host)
+                context.stream.synchronize()
+                hosted.setdefault(index, []).append(time.perf_counter() - start)
+    overhead = _launch_overhead(list(probes.values()))
+    return [
+        StepTime(i, steps[i].name, steps[i].kind, 1e6 * (_step_seconds(probes[i], overhead) if i in probes else statistics.median(hosted[i])))
+        for i in order
+    ]
+
+
+def _probe(program: Program, index: int) -> _Probe:
+    def graph(times: int) -> Graph:
+        builder = program.segment_builder()
+        builder.repeat(index, program.bindings, times)
+        return builder.instantiate()
+
+    again = not _in_place(program.plan.steps[index], program.places)
+    return _Probe(index, graph(1), graph(1 + _REPEATS) if again else None, [], [])
+
+
+def _run_probe(context: DeviceContext, probe: _Probe) -> None:
+    marks = [Event() for _ in range(3)]
+    marks[0].record(context.stream)
+    probe.once.launch(context.stream)
+    marks[1].record(context.stream)
+    if probe.often is not None:
+        probe.often.launch(context.stream)
+        marks[2].record(context.stream)
+    context.stream.synchronize()
+    probe.single.append(marks[1].since(marks[0]))
+    if probe.often is not None:
+        probe.extra.append((marks[2].since(marks[1]) - probe.single[-1]) / _REPEATS)
+
+
+def _launch_overhead(probes: Sequence[_Probe]) -> float:
+    """What a graph launch adds to a step's time, from the steps that could be repeated."""
+    found = [statistics.median(p.single) - statistics.median(p.extra) for p in probes if p.extra]
+    return max(statistics.median(found), 0.0) if found else 0.0
+
+
+def _step_seconds(probe: _Probe, overhead: float) -> float:
+    return max(statistics.median(probe.extra) if probe.extra else statistics.median(probe.single) - overhead, 0.0)
+
+
+def _in_place(step: Step, found: Sequence[Place | None]) -> bool:
+    """Whether the step overwrites what it reads, so that a second run would see other data.
+
+    Kernels leave their counters (persistent memory) as they found them.
+    """
+    reads, writes = ([p for i in rows if (p := found[i]) is not None] for rows in (step.reads, step.writes))
+    return any(
+        a.base == b.base and a.base[0] != "persistent" and a.offset < b.offset + b.span and b.offset < a.offset + a.span
+        for a in reads
+        for b in writes
+    )

@@ -1,0 +1,33 @@
+"""Which steps run together: device steps as one CUDA graph each time the host must have its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ingot.plan.spec import Step
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of one side. Everything in earlier stages has finished."""
+
+    host: bool
+    steps: tuple[int, ...]
+    """In the plan's order. Host steps run one after another; device steps by their edges."""
+
+
+def stages(steps: Sequence[Step]) -> tuple[Stage, ...]:
+    """The fewest alternating stages: every step runs in the earliest one its dependencies allow."""
+    level: list[int] = []  # even: device, odd: host
+    for step in steps:
+        host = step.kind == "host"
+        earliest = 1 if host else 0
+        for before in step.after:
+            earliest = max(earliest, level[before] + ((level[before] % 2 == 1) != host))
+        level.append(earliest)
+    rows = (
+        Stage(number % 2 == 1, tuple(i for i, at in enumerate(level) if at == number))
+        for number in range(max(level, default=-1) + 1)
+    )
+    return tuple(stage for stage in rows if stage.steps)
