@@ -1,0 +1,171 @@
+"""Runs a Plan for the device on the host, to prove that its memory and its edges are right.
+
+Each Region's body runs in ONNX Runtime, reading and writing the planned arena at the planned offsets, in a
+random order that respects the edges. Memory starts poisoned. Before anything runs, all pairs of steps
+that edges leave unordered are checked for conflicting accesses; while it runs, every read is
+checked to see exactly the bytes of the Value it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from ingot.engine.bounds import check_at, data_dependent, known_symbols
+from ingot.engine.file import EngineFile
+from ingot.errors import IngotError
+from ingot.graph import dtypes
+from ingot.plan.spec import Plan, Step
+from ingot.runtime.shapes import solve
+from ingot.simulate.bodies import Bodies
+from ingot.simulate.faults import PlanFault
+from ingot.simulate.memory import Memory
+from ingot.simulate.races import check_races
+
+
+class Simulator:
+    """Runs engines that keep the bodies of their Regions."""
+
+    def __init__(self, engine: EngineFile) -> None:
+        self.engine = engine
+        self.bodies = Bodies(engine)
+        self.last_order: tuple[int, ...] = ()
+        """Steps of the last run, in the order in which they ran."""
+
+    def run(self, feeds: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, np.ndarray]:
+        """Outputs by name for input arrays by name.
+
+        ``seed`` chooses among the orders that the edges allow. Raises PlanFault for a Plan that would
+        give wrong results, IngotError for wrong feeds or an engine without bodies.
+        """
+        plan = self.engine.plan
+        _check_feeds(plan, feeds)
+        bindings = solve(plan, {name: np.shape(array) for name, array in feeds.items()})
+        check_at(plan, bindings)
+        known = known_symbols(plan)
+        loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
+        memory = Memory(self.engine, bindings, feeds, loose)
+        check_races(plan, memory.spans)
+        run = _Run(plan, memory, self.bodies, bindings)
+        self.last_order = shuffled(plan, seed)
+        for step in self.last_order:
+            run.step(step)
+        for b in plan.outputs:
+            memory.check_owner(b.value, run.writers[b.value], "the end of the run")
+        return {b.name: memory.get(b.value).copy() for b in plan.outputs}
+
+
+def _check_feeds(plan: Plan, feeds: Mapping[str, np.ndarray]) -> None:
+    known = {b.name: b.dtype for b in plan.inputs}
+    for name in sorted(known.keys() ^ feeds.keys()):
+        reason = "this input was not given" if name in known else "the engine has no such input"
+        raise IngotError(reason, node=name, fix=f"give exactly {', '.join(sorted(known))}")
+    for name, dtype in known.items():
+        if feeds[name].dtype != dtypes.numpy_dtype(dtype):
+            raise IngotError(f"{feeds[name].dtype} given, {dtype} expected", node=name, fix="convert the input")
+
+
+def shuffled(plan: Plan, seed: int) -> tuple[int, ...]:
+    """A random order of the steps in which every step follows those it names in ``after``."""
+    generator = np.random.default_rng(seed)
+    waiting = [len(step.after) for step in plan.steps]
+    followers: list[list[int]] = [[] for _ in plan.steps]
+    for index, step in enumerate(plan.steps):
+        for before in step.after:
+            followers[before].append(index)
+    ready = [index for index, count in enumerate(waiting) if not count]
+    order: list[int] = []
+    while ready:
+        step_index = ready.pop(int(generator.integers(len(ready))))
+        order.append(step_index)
+        for follower in followers[step_index]:
+            waiting[follower] -= 1
+            if not waiting[follower]:
+                ready.append(follower)
+    return tuple(order)
+
+
+class _Run:
+    """One run: the kernels of a Region are passed through, its body runs at the last of them."""
+
+    def __init__(self, plan: Plan, memory: Memory, bodies: Bodies, bindings: Mapping[str, int]) -> None:
+        self.plan, self.memory, self.bodies, self.bindings = plan, memory, bodies, bindings
+        self.left: dict[int, int] = {}
+        for step in plan.steps:
+            self.left[step.region] = self.left.get(step.region, 0) + 1
+        self.kernels = dict(self.left)
+        self.seen: dict[int, bytes] = {}
+        self.claimed: set[tuple[int, int]] = set()
+        """Regions with the workspaces that one of their kernels has used."""
+
+    @cached_property
+    def writers(self) -> list[frozenset[int]]:
+        """For each Value, those Values as which its bytes are rightly written: itself, or through views."""
+        found = [frozenset((i,)) for i in range(len(self.plan.values))]
+        for region in self.plan.regions:
+            if region.kind == "view":
+                origin = frozenset().union(*(found[i] for i in region.reads)) if region.reads else frozenset[int]()
+                for i in region.writes:
+                    found[i] = origin
+        return found
+
+    def step(self, index: int) -> None:
+        """Runs one step."""
+        step = self.plan.steps[index]
+        if step.kind == "copy":
+            self._check_reads(step.reads, step)
+            self.memory.put(step.writes[0], self.memory.get(step.reads[0]).copy())
+        elif step.kind == "host":
+            self._check_reads(step.reads, step)
+            self._execute(step.model, step.reads, step.writes)
+        else:
+            self._kernel(step)
+
+    def _kernel(self, step: Step) -> None:
+        region = self.plan.regions[step.region]
+        if region.body < 0:
+            raise IngotError("the engine does not keep this region's body", node=region.name, fix="build it with bodies")
+        first = self.left[step.region] == self.kernels[step.region]
+        self.left[step.region] -= 1
+        last = self.left[step.region] == 0
+        self._check_reads(region.reads, step)
+        self._scratch(step)
+        if first and not last:
+            self.seen[step.region] = self._digest(region.reads)
+            for i in region.writes:
+                self.memory.spoil(i)
+        elif not first:
+            for i in region.writes:
+                self.memory.check_owner(i, frozenset((i,)), step.name)
+        if last:
+            if not first and self.seen[step.region] != self._digest(region.reads):
+                raise PlanFault("an input changed between the kernels of one region", node=step.name)
+            self._execute(region.body, region.reads, region.writes)
+
+    def _scratch(self, step: Step) -> None:
+        """Workspaces: what an earlier kernel of the Region left must still be there."""
+        region = self.plan.regions[step.region]
+        for i in sorted({*step.reads, *step.writes} - {*region.reads, *region.writes}):
+            key = (step.region, i)
+            if key in self.claimed:
+                self.memory.check_owner(i, frozenset((i,)), step.name)
+            self.claimed.add(key)
+            self.memory.spoil(i)
+
+    def _check_reads(self, reads: list[int], step: Step) -> None:
+        for i in reads:
+            self.memory.check_owner(i, self.writers[i], step.name)
+
+    def _digest(self, reads: list[int]) -> bytes:
+        digest = hashlib.sha256()
+        for i in reads:
+            digest.update(np.ascontiguousarray(self.memory.get(i)).tobytes())
+        return digest.digest()
+
+    def _execute(self, model: int, reads: list[int], writes: list[int]) -> None:
+        made = self.bodies.run(model, [self.memory.get(i) for i in reads], self.bindings)
+        for i, array in zip(writes, made, strict=True):
+            self.memory.put(i, array)
