@@ -1,0 +1,121 @@
+"""Text before every generated kernel: storage types, vector accesses, programmatic launch.
+
+``compile_cuda`` puts it in front of what it compiles. No CUDA header is included, because NVRTC
+alone ships none. With INGOT_HOST defined the same text is host C++ (tests run kernels on the CPU;
+the host runtime before it then supplies threadIdx, __syncthreads and the like).
+"""
+
+from __future__ import annotations
+
+_TYPES = r"""
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
+
+#ifdef INGOT_HOST
+#define INGOT_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(ingot_dynamic_shared)
+#define INGOT_INLINE static inline
+#else
+#define INGOT_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
+#define INGOT_INLINE static __device__ __forceinline__
+#endif
+
+// IEEE half and bfloat16 as they lie in memory; arithmetic is in float.
+INGOT_INLINE unsigned short ingot_half_bits(float x) {
+#ifdef INGOT_HOST
+  return ingot_host_half_bits(x);
+#else
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+#endif
+}
+INGOT_INLINE float ingot_half_value(unsigned short bits) {
+#ifdef INGOT_HOST
+  return ingot_host_half_value(bits);
+#else
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+  return x;
+#endif
+}
+INGOT_INLINE unsigned short ingot_bfloat_bits(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+#else
+  unsigned int bits = __float_as_uint(x);
+  if (x != x) return 0x7fff;
+  return (unsigned short)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to nearest, ties to even
+#endif
+}
+INGOT_INLINE float ingot_bfloat_value(unsigned short bits) { return __uint_as_float((unsigned int)bits << 16); }
+
+struct half_t {
+  unsigned short bits;
+  half_t() = default;
+#ifdef INGOT_HOST
+  explicit half_t(float x) : bits(ingot_half_bits(x)) {}
+  operator float() const { return ingot_half_value(bits); }
+#else
+  __device__ __forceinline__ explicit half_t(float x) : bits(ingot_half_bits(x)) {}
+  __device__ __forceinline__ operator float() const { return ingot_half_value(bits); }
+#endif
+};
+struct bf16_t {
+  unsigned short bits;
+  bf16_t() = default;
+#ifdef INGOT_HOST
+  explicit bf16_t(float x) : bits(ingot_bfloat_bits(x)) {}
+  operator float() const { return ingot_bfloat_value(bits); }
+#else
+  __device__ __forceinline__ explicit bf16_t(float x) : bits(ingot_bfloat_bits(x)) {}
+  __device__ __forceinline__ operator float() const { return ingot_bfloat_value(bits); }
+#endif
+};
+"""
+
+_HELPERS = r"""
+// N elements that are loaded and stored by one instruction of 1, 2, 4, 8 or 16 bytes.
+template <typename T, int N> struct alignas(sizeof(T) * N >= 16 ? 16 : sizeof(T) * N) vec_t { T v[N]; };
+template <int N, typename T> INGOT_INLINE vec_t<T, N> load_vec(const T* p) {
+  return *reinterpret_cast<const vec_t<T, N>*>(p);
+}
+template <int N, typename T> INGOT_INLINE void store_vec(T* p, const vec_t<T, N>& x) {
+  *reinterpret_cast<vec_t<T, N>*>(p) = x;
+}
+
+// The larger and the smaller number; NaN if either is NaN.
+template <typename T> INGOT_INLINE T ingot_max(T a, T b) { return (a > b || a != a) ? a : b; }
+template <typename T> INGOT_INLINE T ingot_min(T a, T b) { return (a < b || a != a) ? a : b; }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <> __device__ __forceinline__ float ingot_max<float>(float a, float b) {
+  float c;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
+template <> __device__ __forceinline__ float ingot_min<float>(float a, float b) {
+  float c;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
+  return c;
+}
+#endif
+
+// Programmatic dependent launch: wait for the kernels before, let the ones after start.
+INGOT_INLINE void pdl_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+INGOT_INLINE void pdl_trigger() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+"""
+
+PRELUDE = _TYPES + _HELPERS
