@@ -1,0 +1,226 @@
+"""Chooses a variant for every Region of a lowered Graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ingot.device.device import Device
+from ingot.errors import No
+from ingot.graph.dims import Bindings
+from ingot.graph.lowered import Lowered
+from ingot.graph.region import Kind, Region
+from ingot.kernels.api import Program, Tactic, Target
+from ingot.options import BuildOptions
+from ingot.tune.candidates import Candidate, candidates
+from ingot.tune.choice import Choice
+from ingot.tune.compile_pool import Task
+from ingot.tune.compiler import Compiler
+from ingot.tune.compilers import compilers
+from ingot.tune.database import Database, Entry, Key, record_merge, recorded, user_path
+from ingot.tune.job import Job, NoKernel
+from ingot.tune.measure import DeviceMeasurer, Measurer
+from ingot.tune.setting import Setting, Timing
+
+__all__ = ["NoKernel", "Progress", "choose", "decide"]
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total): stages ``tactics``, ``compile`` and ``measure`` count Regions, variants and variants."""
+_MEASURES_FROM = 3
+
+
+def choose(
+    lowered: Lowered,
+    target: Target,
+    options: BuildOptions,
+    tactics: Sequence[Tactic],
+    *,
+    progress: Callable[[str, int, int], None],
+    device: Device | None,
+) -> list[Choice]:
+    """One Choice per Region of ``lowered``, in the same order; equal Regions share theirs.
+
+    With a ``device`` and ``options.opt_level`` >= 3 variants are measured there and the times kept in the
+    user's timing database. Otherwise the databases and the cost model decide.
+    Raises NoKernel for a Region that nothing can run, and IngotError for a damaged database.
+    """
+    measurer: Measurer | None = None
+    if device is not None and options.opt_level >= _MEASURES_FROM:
+        weights = sum(array.nbytes for array in lowered.constants.values())
+        measurer = DeviceMeasurer(device.info.name, Setting(device.ordinal, target.tf32, weights))
+    try:
+        return decide(lowered, target, options, tactics, progress=progress, measurer=measurer)
+    finally:
+        if measurer is not None:
+            measurer.close()
+
+
+def decide(
+    lowered: Lowered,
+    target: Target,
+    options: BuildOptions,
+    tactics: Sequence[Tactic],
+    *,
+    progress: Progress,
+    measurer: Measurer | None,
+    jobs: int | None = None,
+) -> list[Choice]:
+    """:func:`choose` with any Measurer, and with ``jobs`` compile processes (``env.compile_jobs()`` if None)."""
+    path = user_path(target, options.timing_db)
+    user = Database.load(path) if options.opt_level >= 2 else Database()
+    shipped = recorded(target) if options.opt_level >= 2 else Database()
+    bindings = lowered.bindings()
+    work: dict[str, Job] = {}
+    distinct = {r.signature: r for r in reversed(lowered.regions) if r.kind not in (Kind.VIEW, Kind.HOST)}
+    for done, (signature, region) in enumerate(sorted(distinct.items())):
+        progress("tactics", done, len(distinct))
+        work[signature] = _job(region, target, bindings, tactics, measurer, user, shipped)
+    progress("tactics", len(distinct), len(distinct))
+    with Compiler(target, jobs=jobs) as compiler:
+        tuner = _Tuner(compiler, bindings, options.opt_level, progress, user, measurer)
+        try:
+            if measurer is not None and options.opt_level >= _MEASURES_FROM:
+                tuner.measure(list(work.values()))
+        finally:
+            if tuner.fresh:
+                record_merge(path, tuner.fresh)
+        chosen = tuner.settle(work)
+    return [_undone(r) if r.kind in (Kind.VIEW, Kind.HOST) else chosen[r.signature] for r in lowered.regions]
+
+
+def _undone(region: Region) -> Choice:
+    """The Choice of a Region that launches nothing."""
+    return Choice(region.kind.value, None, 0.0, False)
+
+
+def _job(
+    region: Region,
+    target: Target,
+    bindings: Bindings,
+    tactics: Sequence[Tactic],
+    measurer: Measurer | None,
+    user: Database,
+    shipped: Database,
+) -> Job:
+    canonical = region.canonical
+    key = Key.of(region, target, bindings, measurer.device if measurer else "", compilers())
+    found = candidates(canonical, target, bindings, tactics)
+    known, place = user.hints(key)
+    if not known:
+        known, place = shipped.hints(key)
+    job = Job(canonical, region.name, key, found, known, user.refusals(key), place if place != key.device else "")
+    if not found.offered:
+        raise job.failure()
+    return job
+
+
+@dataclass
+class _Pending:
+    """Compilations of one Job that are under way before it can be measured."""
+
+    job: Job
+    left: int
+    programs: dict[str, Program]
+    failed: dict[str, Timing | No]
+
+
+class _Tuner:
+    """The two ways to decide: by measuring, and by what is known or predicted."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        bindings: Bindings,
+        level: int,
+        progress: Progress,
+        user: Database,
+        measurer: Measurer | None,
+    ) -> None:
+        self._compiler, self._bindings, self._level, self._progress = compiler, bindings, level, progress
+        self._user, self._measurer = user, measurer
+        self.fresh: list[Entry] = []
+        """What was measured here and is not in the database's file yet."""
+
+    def measure(self, work: Sequence[Job]) -> None:
+        """Compile and measure shortlists until every Job has a measured variant, or none left to try."""
+        jobs = list(work)
+        while jobs:
+            plan = [(job, job.to_measure(self._level, self._times(job))) for job in jobs]
+            plan = [(job, wanted) for job, wanted in plan if wanted]
+            self._measure_round(plan)
+            jobs = [job for job, _ in plan if job.measurable and not self._times(job)]
+        for job in work:
+            if times := self._times(job):  # times of other devices do not compare with those of this one
+                job.known, job.recorded_on = times, ""
+
+    def _times(self, job: Job) -> dict[str, float]:
+        entry = self._user.get(job.key)
+        return entry.micros if entry is not None else {}
+
+    def _measure_round(self, plan: Sequence[tuple[Job, list[Candidate]]]) -> None:
+        tasks: list[tuple[_Pending, Candidate, Task]] = []
+        for job, wanted in plan:
+            pending = _Pending(job, len(wanted), {}, {})
+            tasks += [(pending, candidate, job.task(candidate)) for candidate in wanted]
+        measured = 0
+        self._progress("compile", 0, len(tasks))
+        for done, (index, result) in enumerate(self._compiler.programs([task for _, _, task in tasks])):
+            pending, candidate, _ = tasks[index]
+            self._progress("compile", done + 1, len(tasks))
+            if isinstance(result, Program):
+                pending.programs[candidate.text] = result
+            else:
+                pending.failed[candidate.text] = result
+            pending.left -= 1
+            if not pending.left:  # the processes go on compiling while this waits for the device
+                measured += len(pending.programs) + len(pending.failed)
+                self._measure_job(pending)
+                self._progress("measure", measured, len(tasks))
+
+    def _measure_job(self, pending: _Pending) -> None:
+        assert self._measurer is not None
+        job, results = pending.job, dict(pending.failed)
+        programs = {text: pending.programs[text] for text in sorted(pending.programs)}
+        if programs:
+            answer = self._measurer.measure(job.region, self._bindings, programs)
+            if isinstance(answer, No):
+                job.notes.append(f"not measured: {answer}")
+                job.measurable = False
+            else:
+                results |= answer
+                job.programs |= programs
+        entry = job.learn(results)
+        if entry.micros or entry.refused:
+            self._user.add(entry)
+            self.fresh.append(entry)
+
+    def settle(self, work: dict[str, Job]) -> dict[str, Choice]:
+        """Compile each Job's most preferred variant; the next one where that fails. Raises NoKernel."""
+        chosen: dict[str, Choice] = {}
+        open_jobs = dict(work)
+        while open_jobs:
+            first = {signature: self._preferred(job) for signature, job in open_jobs.items()}
+            self._compile(open_jobs, first)
+            for signature, candidate in first.items():
+                job = open_jobs[signature]
+                if candidate.text in job.programs:
+                    chosen[signature] = job.choice(candidate, self._level)
+                    job.programs.clear()
+                    del open_jobs[signature]
+        return chosen
+
+    def _preferred(self, job: Job) -> Candidate:
+        order = job.order(self._level)
+        if not order:
+            raise job.failure()
+        return order[0]
+
+    def _compile(self, jobs: dict[str, Job], wanted: dict[str, Candidate]) -> None:
+        todo = [(jobs[s], c) for s, c in wanted.items() if c.text not in jobs[s].programs]
+        for done, (index, result) in enumerate(self._compiler.programs([job.task(c) for job, c in todo])):
+            self._progress("compile", done + 1, len(todo))
+            job, candidate = todo[index]
+            if isinstance(result, Program):
+                job.programs[candidate.text] = result
+            else:
+                job.refused[candidate.text] = result.reason

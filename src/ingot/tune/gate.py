@@ -1,0 +1,174 @@
+"""The numeric gate: no variant is timed, recorded or chosen whose results are wrong.
+
+Outputs are compared with the Region's high-precision reference. Before a run the whole output
+memory is filled with a poison byte, so unwritten elements, and writes into the gaps of a strided
+output, show. Outputs too large to compare in full are compared at the reference's indices of the
+leading dimension and, in random blocks of all of their memory, with the first variant that passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.errors import YES, Answer, No
+from ingot.graph import dtypes
+from ingot.graph.region import Kind, Region
+from ingot.tune.storage import Array, Stored
+
+Fetch = Callable[[int, int], NDArray[np.uint8]]
+"""(offset, size) -> that many bytes of one output's memory."""
+
+TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "tf32": 2e-3, "float16": 5e-3, "bfloat16": 2e-2}
+"""Largest norm of the error over the norm of the reference, by the least precise type in the Region."""
+ELEMENT_FACTOR = 10.0
+"""One element may be off by this many tolerances of (its size + the root mean square of all)."""
+POISONS = (0xFF, 0x5A)
+"""Fill bytes of the first and the second run. 0xFF is NaN in every float and no bool."""
+
+_FULL_BYTES = 32 << 20
+"""Larger outputs are compared in part: host time per variant stays below a tenth of a second."""
+_BLOCKS, _BLOCK_BYTES = 32, 1 << 16
+_OUTLIERS = 1e-3
+_JUMPS = frozenset({
+    "Floor", "Ceil", "Round", "Sign", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Cast",
+    "QuantizeLinear", "ArgMax", "ArgMin", "MaxPool", "Where", "IsNaN", "IsInf", "HardSwish", "TopK", "ThresholdedRelu",
+})  # fmt: skip
+"""Ops whose result may jump where the argument is off by a rounding error."""
+
+
+def tolerance(region: Region, *, tf32: bool) -> float:
+    """Allowed relative error of the Region, by the least precise floating type among its values."""
+    found = {tensor.dtype for _, tensor in region.values if dtypes.is_float(tensor.dtype)}
+    names = ["tf32"] if tf32 and "float32" in found and region.kind in (Kind.CONV, Kind.GEMM, Kind.ATTENTION) else []
+    return max((TOLERANCE[name] for name in (*found, *names)), default=0.0)
+
+
+def outliers(region: Region) -> float:
+    """Share of the elements that may differ freely: not 0 only where rounding can make a result jump."""
+    floating = any(dtypes.is_float(tensor.dtype) for tensor in region.input_specs)
+    jumps = any(op.op in _JUMPS and not _harmless_cast(op.op, region) for op in region.ops)
+    return _OUTLIERS if floating and jumps else 0.0
+
+
+def _harmless_cast(op: str, region: Region) -> bool:
+    return op == "Cast" and all(dtypes.is_float(tensor.dtype) for _, tensor in region.values)
+
+
+def compare(result: Array, reference: Array, allowed: float, spare: float = 0.0) -> Answer:
+    """Whether ``result`` is ``reference`` up to a relative error ``allowed``.
+
+    ``spare`` is the share of elements that may differ freely (rounded up). NaN and infinities must be
+    where the reference has them. Without ``allowed``, and for integers, equality is asked for.
+    """
+    if result.shape != reference.shape:
+        return No(f"shape {result.shape} instead of {reference.shape}")
+    if not result.size:
+        return YES
+    quota = int(np.ceil(spare * result.size)) if spare else 0
+    if not _floating(result):
+        wrong = result != reference.astype(result.dtype)
+        return _verdict(wrong, quota, "differ")
+    out, want = result.astype(np.float64), reference.astype(result.dtype).astype(np.float64)
+    finite = np.isfinite(want)
+    strange = np.where(finite, ~np.isfinite(out), ~((out == want) | (np.isnan(out) & np.isnan(want))))
+    if not (answer := _verdict(strange, quota, "are NaN, infinite or unwritten")):
+        return answer
+    usable = finite & ~strange
+    return _closeness(out[usable], want[usable], allowed, quota)
+
+
+def _closeness(out: NDArray[np.float64], want: NDArray[np.float64], allowed: float, quota: int) -> Answer:
+    if not want.size:
+        return YES
+    error = np.abs(out - want)
+    bound = ELEMENT_FACTOR * allowed * (np.abs(want) + float(np.sqrt(np.mean(want * want))))
+    far = error > bound + 1e-300
+    if not (answer := _verdict(far, quota, "are off")):
+        worst = int(np.argmax(np.where(far, error, 0)))
+        return No(f"{answer}; for example {out[worst]:.6g} instead of {want[worst]:.6g}")
+    norm = float(np.linalg.norm(want[~far]))
+    relative = float(np.linalg.norm(error[~far])) / norm if norm else float(np.max(error[~far], initial=0.0))
+    if relative > allowed:
+        return No(f"relative error {relative:.2e} is above {allowed:.0e}")
+    return YES
+
+
+def _verdict(wrong: NDArray[np.bool_], quota: int, what: str) -> Answer:
+    count = int(np.count_nonzero(wrong))
+    return YES if count <= quota else No(f"{count} of {wrong.size} elements {what}")
+
+
+def _floating(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+@dataclass
+class OutputGate:
+    """The gate of one output. Keeps what the first accepted variant computed, for large outputs."""
+
+    stored: Stored
+    reference: Array
+    """Logical; restricted to ``rows`` of the leading dimension if those are given."""
+    allowed: float
+    spare: float = 0.0
+    rows: Sequence[int] | None = None
+    _peers: list[Array] | None = field(default=None, init=False)
+
+    def partial(self) -> bool:
+        """Whether only part of the memory is fetched."""
+        return self.rows is not None and self.stored.nbytes > _FULL_BYTES and self.stored.rows() is not None
+
+    def check(self, fetch: Fetch, poison: int) -> Answer:
+        """Compare one run's output memory, which held ``poison`` before."""
+        return self._check_part(fetch) if self.partial() else self._check_whole(fetch, poison)
+
+    def content(self, fetch: Fetch) -> bytes:
+        """The bytes that the kernels own (or the compared blocks of them): equal runs have equal content."""
+        if self.partial():
+            return b"".join(block.tobytes() for block in self._blocks(fetch))
+        return np.ascontiguousarray(self.stored.window(self._flat(fetch))).tobytes()
+
+    def _flat(self, fetch: Fetch) -> Array:
+        return fetch(0, self.stored.nbytes).view(self.stored.numpy)
+
+    def _check_whole(self, fetch: Fetch, poison: int) -> Answer:
+        if not self.stored.extent:
+            return YES
+        flat = self._flat(fetch)
+        if self.stored.gaps:
+            size = self.stored.numpy.itemsize
+            gaps = flat.view(np.uint8).reshape(-1, size)[~self.stored.owned()]
+            if (gaps != poison).any():
+                return No("wrote between the elements of a strided output")
+        result = self.stored.window(flat)
+        if self.stored.dtype == "bool" and (result.view(np.uint8) > 1).any():
+            return No("a bool is neither 0 nor 1, or was not written")
+        part = result if self.rows is None else result[list(self.rows)]
+        return compare(part, self.reference, self.allowed, self.spare)
+
+    def _check_part(self, fetch: Fetch) -> Answer:
+        layout, size = self.stored.rows(), self.stored.numpy.itemsize
+        assert layout is not None and self.rows is not None
+        step, extent = layout
+        inner = Stored(self.stored.dtype, self.stored.shape[1:], self.stored.strides[1:], 1, False)
+        for position, row in enumerate(self.rows):
+            flat = fetch(row * step * size, extent * size).view(self.stored.numpy)
+            answer = compare(inner.window(flat), self.reference[position], self.allowed, self.spare)
+            if not answer:
+                return answer
+        blocks = self._blocks(fetch)
+        if self._peers is None:
+            self._peers = blocks
+        # Two results within the tolerance of the truth are within twice that of each other.
+        answers = (compare(a, b, 2 * self.allowed, self.spare) for a, b in zip(blocks, self._peers, strict=True))
+        wrong = next((answer for answer in answers if not answer), None)
+        return YES if wrong is None else No(f"disagrees with an accepted variant: {wrong}")
+
+    def _blocks(self, fetch: Fetch) -> list[Array]:
+        generator = np.random.default_rng(self.stored.nbytes)
+        starts = generator.integers(0, self.stored.nbytes // _BLOCK_BYTES, _BLOCKS)
+        return [fetch(int(start) * _BLOCK_BYTES, _BLOCK_BYTES).view(self.stored.numpy) for start in starts]

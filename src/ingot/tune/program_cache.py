@@ -1,0 +1,147 @@
+"""Compiled Programs on disk, found without starting a compiler.
+
+The compilers' own cache is addressed by generated source; generating it still costs an import of
+Triton and a process. This one is addressed by what the source is made from: the canonical
+Region, the variant, the target, the compilers and Ingot's kernel sources. A warm build reads only it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from ingot import env
+from ingot.graph.dims import Dim
+from ingot.graph.region import Region
+from ingot.kernels.api import Argument, Input, Kernel, Null, Output, Pdl, Program, Scratch, Target, Value, Workspace
+from ingot.tune.database import write_atomically
+
+_FORMAT = 1
+SUFFIX = ".program"
+
+
+class _Argument(msgspec.Struct, frozen=True):
+    kind: str
+    index: int = 0
+    dim: Dim = 0
+    bytes: int = 0
+
+
+class _Kernel(msgspec.Struct, frozen=True):
+    entry: str
+    size: int
+    grid: tuple[Dim, Dim, Dim]
+    block: int
+    shared: int
+    arguments: list[_Argument]
+    pdl: Pdl
+    cluster: int
+
+
+class _Workspace(msgspec.Struct, frozen=True):
+    bytes: Dim
+    zeroed: bool
+
+
+class _Header(msgspec.Struct, frozen=True):
+    kernels: list[_Kernel]
+    workspaces: list[_Workspace]
+    deterministic: bool
+    kind: str
+    """Kind of the Region, and the variant: for listings."""
+    variant: str
+    target: str
+    sha256: str
+
+
+def path_of(region: Region, variant: str, target: Target, compilers: str) -> Path:
+    """File of one compiled variant."""
+    text = repr((_FORMAT, region.signature, variant, target, compilers))
+    key = hashlib.sha256(text.encode()).hexdigest()
+    return env.cache_dir() / "cubin" / key[:2] / f"{key}{SUFFIX}"
+
+
+def load(path: Path) -> Program | None:
+    """The Program at ``path``; None when there is none, or a damaged one. Marks it as used for pruning."""
+    try:
+        head, _, code = path.read_bytes().partition(b"\n")
+        header = msgspec.json.decode(head, type=_Header)
+        if header.sha256 != _digest(header, code):
+            return None
+        path.touch()
+    except (OSError, msgspec.DecodeError):
+        return None
+    kernels: list[Kernel] = []
+    for kernel in header.kernels:
+        arguments = tuple(_argument(a) for a in kernel.arguments)
+        cubin, code = code[: kernel.size], code[kernel.size :]
+        kernels.append(
+            Kernel(kernel.entry, cubin, kernel.grid, kernel.block, kernel.shared, arguments, kernel.pdl, kernel.cluster)
+        )
+    workspaces = tuple(Workspace(w.bytes, w.zeroed) for w in header.workspaces)
+    return Program(tuple(kernels), workspaces, header.deterministic)
+
+
+def save(path: Path, program: Program, region: Region, variant: str, target: Target) -> None:
+    """Keep ``program`` at ``path``."""
+    code = b"".join(kernel.cubin for kernel in program.kernels)
+    header = _Header(
+        kernels=[_encoded_kernel(kernel) for kernel in program.kernels],
+        workspaces=[_Workspace(w.bytes, w.zeroed) for w in program.workspaces],
+        deterministic=program.deterministic,
+        kind=region.kind.value,
+        variant=variant,
+        target=target.name,
+        sha256="",
+    )
+    header = msgspec.structs.replace(header, sha256=_digest(header, code))
+    write_atomically(path, msgspec.json.encode(header) + b"\n" + code)
+
+
+def describe(path: Path) -> tuple[str, str, str] | None:
+    """(target, kind, variant) of the Program at ``path``, or None when it is damaged."""
+    try:
+        with path.open("rb") as file:
+            header = msgspec.json.decode(file.readline(), type=_Header)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return header.target, header.kind, header.variant
+
+
+def _digest(header: _Header, code: bytes) -> str:
+    bare = msgspec.json.encode(msgspec.structs.replace(header, sha256=""))
+    return hashlib.sha256(bare + b"\n" + code).hexdigest()
+
+
+def _encoded_kernel(k: Kernel) -> _Kernel:
+    arguments = [_encoded(a) for a in k.arguments]
+    return _Kernel(k.entry, len(k.cubin), k.grid, k.block, k.shared, arguments, k.pdl, k.cluster)
+
+
+def _encoded(argument: Argument) -> _Argument:
+    match argument:
+        case Input(index):
+            return _Argument("input", index)
+        case Output(index):
+            return _Argument("output", index)
+        case Scratch(index):
+            return _Argument("scratch", index)
+        case Value(dim, size):
+            return _Argument("value", dim=dim, bytes=size)
+        case Null():
+            return _Argument("null")
+
+
+def _argument(a: _Argument) -> Argument:
+    match a.kind:
+        case "input":
+            return Input(a.index)
+        case "output":
+            return Output(a.index)
+        case "scratch":
+            return Scratch(a.index)
+        case "value":
+            return Value(a.dim, a.bytes)
+    return Null()

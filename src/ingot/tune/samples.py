@@ -1,0 +1,114 @@
+"""Random inputs for measuring and checking a Region: never zeros, always in the ops' domain."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from ingot.graph import dtypes
+from ingot.graph.dims import Bindings, evaluate
+from ingot.graph.region import BodyOp, Kind, Region
+from ingot.tune.storage import Array, Stored
+
+_PERIOD = 1048583
+"""A prime: longer inputs repeat, out of step with every power of two, and cost one copy instead of a generator."""
+_INDEXED = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
+"""Ops that index input 0 with this input."""
+
+
+def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False) -> list[Array]:
+    """Flat storage of every input of ``region``, laid out as its specs say.
+
+    Floats are standard normal (``positive``: uniform in [0.1, 1.1], for ops such as Sqrt and Log);
+    weights of products are divided by the root of the reduced length, as trained ones are.
+    Integers stay below every axis they may index. The same Region always gets the same data.
+    """
+    limit = _index_limit(region, bindings)
+    low = 1 if any(op.op in ("Div", "Mod") for op in region.ops) else 0
+    scales = _weight_scales(region, bindings)
+    arrays: list[Array] = []
+    for position, (name, tensor) in enumerate(zip(region.inputs, region.input_specs, strict=True)):
+        stored = Stored.of(tensor, bindings)
+        generator = np.random.default_rng(zlib.crc32(f"{region.signature}/{position}".encode()))
+        length = min(stored.extent, _PERIOD)
+        block = _block(generator, stored.dtype, length, limit, low, positive, scales.get(name, 1.0))
+        arrays.append(np.resize(block, stored.extent) if stored.extent else np.empty(0, stored.numpy))
+    return arrays
+
+
+def _block(
+    generator: np.random.Generator, dtype: str, length: int, limit: int | None, low: int, positive: bool, scale: float
+) -> Array:
+    kind = dtypes.numpy_dtype(dtype)
+    if dtypes.is_float(dtype):
+        values = generator.uniform(0.1, 1.1, length) if positive else generator.standard_normal(length)
+        return (values * scale).astype(kind)
+    if dtype == "bool":
+        return generator.integers(0, 2, length).astype(kind)
+    if limit is not None:
+        return generator.integers(0, limit, length).astype(kind)
+    least = low if low or kind.kind == "u" else -8
+    return generator.integers(least, 9, length).astype(kind)
+
+
+def _index_limit(region: Region, bindings: Bindings) -> int | None:
+    """The shortest axis that an integer input may index, or None when nothing is indexed."""
+    sizes: list[int] = []
+    for op in region.ops:
+        if op.op in _INDEXED and len(op.inputs) > 1 and region.literal(op.inputs[1]) is None:
+            shape = [evaluate(d, bindings) for d in region.spec_of[op.inputs[0]].shape]
+            axis = op.attr("axis", 0)
+            sizes.append(min(shape) if op.op.endswith("ND") else shape[int(axis) if isinstance(axis, int) else 0])
+    return max(min(sizes), 1) if sizes else None
+
+
+def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
+    if region.kind not in (Kind.CONV, Kind.GEMM):
+        return {}
+    reduced = reduction_length(region.anchor, region, bindings)
+    return {region.anchor.inputs[1]: max(reduced, 1) ** -0.5}
+
+
+def reduction_length(op: BodyOp, region: Region, bindings: Bindings) -> int:
+    """Products summed into one element of a Conv's, MatMul's or Gemm's result."""
+    sizes = [[evaluate(d, bindings) for d in region.spec_of[name].shape] for name in op.inputs[:2]]
+    match op.op:
+        case "Conv":
+            return _product(sizes[1][1:])
+        case "ConvTranspose":
+            return _product([sizes[1][0], *sizes[1][2:]])
+        case "Gemm":
+            return sizes[0][0] if op.attr("transA", 0) else sizes[0][1]
+        case _:
+            return sizes[0][-1]
+
+
+def flops(region: Region, bindings: Bindings) -> float:
+    """Floating-point operations of the Region, counting an element-wise op as one per element."""
+    total = 0.0
+    for op in region.ops:
+        elements = float(_product(evaluate(d, bindings) for d in region.spec_of[op.outputs[0]].shape))
+        match op.op:
+            case "Conv" | "MatMul" | "Gemm":
+                total += 2.0 * elements * reduction_length(op, region, bindings)
+            case "ConvTranspose":
+                weight = [evaluate(d, bindings) for d in region.spec_of[op.inputs[1]].shape]
+                source = _product(evaluate(d, bindings) for d in region.spec_of[op.inputs[0]].shape)
+                total += 2.0 * source * _product(weight[1:])
+            case "Attention":
+                keys = evaluate(region.spec_of[op.inputs[1]].shape[-2], bindings)
+                total += 4.0 * elements * keys
+            case _:
+                first = region.spec_of.get(op.inputs[0]) if op.inputs else None
+                read = float(_product(evaluate(d, bindings) for d in first.shape)) if first else 0.0
+                total += max(elements, read)
+    return total
+
+
+def _product(sizes: Iterable[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
