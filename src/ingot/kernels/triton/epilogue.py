@@ -1,0 +1,183 @@
+"""Epilogues: the scalar ops after an anchor, generated on a tile in registers and stored to every output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ingot.errors import YES, Answer, No
+from ingot.graph import dtypes
+from ingot.graph.dims import Dim
+from ingot.graph.region import BodyOp, Region, Scalar
+from ingot.graph.scalar_ops import expression
+from ingot.graph.tensor import TensorSpec
+from ingot.kernels.triton.builder import KernelBuilder
+from ingot.kernels.triton.indexing import Offsets, Space, broadcast_strides, offsets
+
+REGISTER_TYPE = {"float16": "float32", "bfloat16": "float32"}
+"""Type in which a value of a storage type is computed, where it is not its own."""
+_STORED_BOOL = "tl.uint8"
+
+
+def literal_code(value: Scalar | tuple[Scalar, ...], dtype: str) -> str | No:
+    """A one-element literal as Triton source, for an op on ``dtype``."""
+    if isinstance(value, tuple):
+        if len(value) != 1:
+            return No("a vector literal has no place in an epilogue")
+        value = value[0]
+    if isinstance(value, int | float) and dtype != "bool" and dtypes.is_float(dtype):
+        value = float(value)
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return 'float("nan")'
+        if math.isinf(value):
+            return 'float("inf")' if value > 0 else 'float("-inf")'
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value)
+    return No(f"literal {value!r} is not a number")
+
+
+def check_epilogue(region: Region, anchor_inputs: int) -> Answer:
+    """Whether every op after the anchor has a Triton form and every tensor it reads broadcasts to the output."""
+    anchor = region.ops[0]
+    shape = region.shape(anchor.outputs[0])
+    literals = region.literal_of
+    made = set(anchor.outputs)
+    for op in region.ops[1:]:
+        args = []
+        for name in op.inputs:
+            if name in literals:
+                code = literal_code(literals[name], _operand_dtype(region, op))
+                if isinstance(code, No):
+                    return code
+                args.append(code)
+                continue
+            args.append("x" if name else "")
+            if name and name not in made and not _broadcasts(region.shape(name), shape):
+                return No(f"{name!r} of shape {region.shape(name)} does not broadcast to the output {shape}")
+        text = _expression(region, op, args)
+        if isinstance(text, No):
+            return text
+        made.update(op.outputs)
+    for name in region.outputs:
+        if name not in made:
+            return No(f"output {name!r} is not made in the Region")
+        if region.shape(name) != shape:
+            return No(f"output {name!r} of shape {region.shape(name)} is not the anchor's {shape}")
+    anchor_reads = set(anchor.inputs[:anchor_inputs])
+    if any(name in anchor_reads and region.spec_of[name].dtype == "bool" for name in region.inputs):
+        return No("a boolean operand of a product")
+    return YES
+
+
+def _operand_dtype(region: Region, op: BodyOp) -> str:
+    """Type of the operand that decides how ``op`` is written: the first tensor (of Where: of its branches)."""
+    names = op.inputs[1:] if op.op == "Where" else op.inputs
+    literals = region.literal_of
+    tensors = [name for name in names if name and name not in literals]
+    return region.spec_of[tensors[0]].dtype if tensors else region.spec_of[op.outputs[0]].dtype
+
+
+def _expression(region: Region, op: BodyOp, args: list[str]) -> str | No:
+    to = region.spec_of[op.outputs[0]].dtype if op.op == "CastLike" else ""
+    return expression(op, args, "triton", _operand_dtype(region, op), to)
+
+
+def _broadcasts(shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> bool:
+    if len(shape) > len(to):
+        return False
+    return all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
+class Epilogue:
+    """Emits an epilogue into a kernel whose anchor result is a float32 tile."""
+
+    def __init__(self, k: KernelBuilder, space: Space, mask_row: str, mask_col: str) -> None:
+        self.k, self.space = k, space
+        self.mask_row, self.mask_col = mask_row, mask_col
+        self.codes: dict[str, str] = {}
+        self.places: dict[object, Offsets] = {}
+        self.count = 0
+
+    def _mask(self, row: bool, col: bool) -> str:
+        parts = [f"({self.mask_row})[:, None]"] if row and self.mask_row else []
+        parts += [f"({self.mask_col})[None, :]"] if col and self.mask_col else []
+        return " & ".join(parts)
+
+    def place(self, spec: TensorSpec) -> Offsets:
+        """Offsets of a tensor in the tile, in variables shared by all tensors of the same strides."""
+        strides = broadcast_strides(spec, self.space.shape)
+        key = (strides, spec.shape[-len(strides) :])
+        if key not in self.places:
+            raw = offsets(self.k, spec, self.space)
+            number = len(self.places)
+            named = []
+            for part, text in (("row", raw.row), ("col", raw.col), ("base", raw.scalar)):
+                if text:
+                    self.k.line(f"{part}_{number} = {text}")
+                named.append(f"{part}_{number}" if text else "")
+            self.places[key] = Offsets(*named)
+        return self.places[key]
+
+    def load(self, name: str) -> str:
+        """Emits the load of an external tile (broadcast as it is) and returns its variable."""
+        spec = self.k.region.spec_of[name]
+        at = self.place(spec)
+        pointer, tile = self.k.input(name), at.tile()
+        mask = self._mask(bool(at.row), bool(at.col))
+        guard = f", mask={mask}, other=0" if mask else ""
+        variable = self._fresh()
+        self.k.line(f"{variable} = tl.load({pointer}{' + ' + tile if tile else ''}{guard})")
+        if spec.dtype == "bool":
+            self.k.line(f"{variable} = {variable} != 0")
+        elif spec.dtype in REGISTER_TYPE:
+            self.k.line(f"{variable} = {variable}.to(tl.float32)")
+        return variable
+
+    def _fresh(self) -> str:
+        self.count += 1
+        return f"e{self.count}"
+
+    def value(self, name: str, literals: Mapping[str, Scalar | tuple[Scalar, ...]], dtype: str) -> str:
+        """Code of an op's operand: a literal, a value made before, or a tile loaded now."""
+        if not name:
+            return ""
+        if name in literals:
+            code = literal_code(literals[name], dtype)
+            assert isinstance(code, str)
+            return code
+        if name not in self.codes:
+            self.codes[name] = self.load(name)
+        return self.codes[name]
+
+    def run(self, accumulator: str, ops: tuple[BodyOp, ...], result: str) -> None:
+        """Emits every op of ``ops`` on the tile called ``accumulator`` (the value ``result``) and all stores."""
+        region = self.k.region
+        self.codes[result] = accumulator
+        for op in ops:
+            dtype = _operand_dtype(region, op)
+            args = [self.value(name, region.literal_of, dtype) for name in op.inputs]
+            text = _expression(region, op, args)
+            assert isinstance(text, str), text
+            variable = self._fresh()
+            self.k.line(f"{variable} = {text}")
+            self.codes[op.outputs[0]] = variable
+        for name in region.outputs:
+            self.store(name)
+
+    def store(self, name: str) -> None:
+        """Emits the store of one output in its own type and strides."""
+        spec = self.k.region.spec_of[name]
+        at = self.place(spec)
+        mask = self._mask(True, True)
+        guard = f", mask={mask}" if mask else ""
+        kind = _STORED_BOOL if spec.dtype == "bool" else f"tl.{triton_name(spec.dtype)}"
+        self.k.line(f"tl.store({self.k.output(name)} + {at.tile() or '0'}, {self.codes[name]}.to({kind}){guard})")
+
+
+def triton_name(dtype: str) -> str:
+    """Name of a storage type in ``triton.language``."""
+    return dtype if dtype in dtypes.TABLE and dtype != "bool" else "uint8"

@@ -1,0 +1,70 @@
+"""The tiles worth a try for one product, the likeliest first."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+
+from ingot.kernels.api import Target
+from ingot.kernels.cost import ProductShape, product_seconds
+from ingot.kernels.triton.tile import Tile
+
+_LIMIT = 48
+_PER_SHAPE = 3
+"""Most variants that differ in warps, stages and split alone."""
+_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_MAX_ACCUMULATOR = 192
+"""Registers per thread that the accumulator may take."""
+
+
+def _power(value: int, low: int, high: int) -> int:
+    """The least power of two not below ``value``, within bounds."""
+    return max(low, min(high, 1 << max(value - 1, 0).bit_length()))
+
+
+@lru_cache(maxsize=4096)
+def shortlist(shape: ProductShape, target: Target, limit: int = _LIMIT) -> tuple[Tile, ...]:
+    """Tiles ordered by predicted time, with few near-duplicates."""
+    ranked = sorted(_candidates(shape, target), key=lambda t: (product_seconds(shape, t, target), -t.stages, abs(t.warps - 4)))
+    chosen: list[Tile] = []
+    per_shape: dict[tuple[int, int, int], int] = {}
+    for tile in ranked:
+        key = (tile.m, tile.n, tile.k)
+        if per_shape.get(key, 0) < _PER_SHAPE and not math.isinf(product_seconds(shape, tile, target)):
+            per_shape[key] = per_shape.get(key, 0) + 1
+            chosen.append(tile)
+            if len(chosen) == limit:
+                break
+    return tuple(chosen)
+
+
+def _candidates(shape: ProductShape, target: Target) -> list[Tile]:
+    largest_m, largest_n = _power(shape.rows, 16, 256), _power(shape.cols, 16, 256)
+    sizes_m = [m for m in (16, 32, 64, 128, 256) if m <= largest_m]
+    sizes_n = [n for n in (16, 32, 64, 128, 256) if n <= largest_n]
+    fp32 = shape.itemsize == 4
+    wanted = (16, 32, 64) if fp32 else (32, 64, 128)
+    sizes_k = [b for b in wanted if b <= _power(shape.chunk, 16, 128)] or [16]
+    exact = [b for b in sizes_k if shape.chunk % b == 0]
+    found = []
+    for m, n, block_k in itertools.product(sizes_m, sizes_n, exact or sizes_k):
+        if m * n > 256 * 128 or (m == 256 and n == 16) or (m == 16 and n == 256 and fp32):
+            continue
+        steps = shape.steps(block_k)
+        for warps, stages, split in itertools.product((2, 4, 8), (2, 3, 4, 5, 6), _splits(shape, m, n, steps, target)):
+            accumulator = m * n // (32 * warps)
+            if not 4 <= accumulator <= (96 if fp32 else _MAX_ACCUMULATOR):
+                continue
+            if stages > 2 and stages > math.ceil(steps / split) + 1:
+                continue
+            blocks = math.ceil(shape.rows / m) * math.ceil(shape.cols / n) * shape.batch * split
+            found.append(Tile(m, n, block_k, warps, stages, split, early=int(blocks <= target.sms)))
+    return found
+
+
+def _splits(shape: ProductShape, m: int, n: int, steps: int, target: Target) -> list[int]:
+    """Numbers of parts of the depth: only while blocks are few, and without empty parts."""
+    tiles = math.ceil(shape.rows / m) * math.ceil(shape.cols / n) * shape.batch
+    fitting = [s for s in _SPLITS if s == 1 or (s <= steps // 2 and tiles * s <= 4 * target.sms)]
+    return [s for s in fitting if math.ceil(steps / math.ceil(steps / s)) == s]
