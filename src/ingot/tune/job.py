@@ -44,8 +44,9 @@ class Job:
         """Candidates from the most to the least preferred, failed ones left out."""
         offered = self.candidates.offered if level == 0 else self.candidates.ranked
         if level >= 2:
-            unknown = float("inf")
-            offered = tuple(sorted(offered, key=lambda c: (self.known.get(c.text, unknown), c.seconds, c.text)))
+            known = [c for c in offered if c.text in self.known]
+            known.sort(key=lambda c: (self.known[c.text], c.text))
+            offered = (*known, *(c for c in offered if c.text not in self.known))
         return [c for c in offered if c.text not in self.refused]
 
     def to_measure(self, level: int, measured: dict[str, float]) -> list[Candidate]:

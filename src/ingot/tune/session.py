@@ -128,7 +128,11 @@ class Session:
         if program.deterministic and contents[0] != contents[1]:
             return No("two runs gave different bits, but the kernel claims to be deterministic")
         touched = [*(r[0] for r in self._results), *(i[0] for i in self._inputs), *scratch]
-        return YES if all(buffer.intact() for buffer in touched) else No("wrote outside of its buffers")
+        if not all(buffer.intact() for buffer in touched):
+            return No("wrote outside of its buffers")
+        for gate, result in zip(self._expected.gates, self._results, strict=True):
+            gate.accept(result[0].fetch)
+        return YES
 
     def time(self, programs: Sequence[Program], effort: Effort) -> list[Timing]:
         """Time each Program; they must have passed :meth:`check`."""
