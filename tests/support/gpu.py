@@ -104,7 +104,9 @@ def _parameters(
     return tuple(values), tuple(types)
 
 
-def _launch(kernel: Kernel, function: Any, parameters: tuple[tuple[int, ...], tuple[Any, ...]], grid: list[int]) -> None:
+def _launch(
+    kernel: Kernel, function: Any, parameters: tuple[tuple[int, ...], tuple[Any, ...]], grid: list[int]
+) -> None:
     from cuda.bindings import driver
 
     config = driver.CUlaunchConfig()
@@ -149,7 +151,8 @@ def run_program(
     ins = [_Buffer(scatter(np.asarray(a), s)) for a, s in zip(inputs, in_specs, strict=True)]
     outs = [_Buffer(poisoned(s)) for s in out_specs]
     scratch = [
-        _Buffer(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8)) for w in program.workspaces
+        _Buffer(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8))
+        for w in program.workspaces
     ]
     modules = [_ok(driver.cuModuleLoadData(kernel.cubin)) for kernel in program.kernels]
     previous: list[np.ndarray] | None = None

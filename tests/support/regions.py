@@ -71,7 +71,8 @@ def with_epilogue(
     known = {**inputs, **extras, **inner}
     ops = [anchor]
     for op in epilogue:
-        first = next((known[i].dtype for i in op.inputs if i in known), result.dtype)
+        operands = op.inputs[1:] if op.op == "Where" else op.inputs
+        first = next((known[i].dtype for i in operands if i in known), result.dtype)
         to = dict(op.attrs).get("to")
         dtype = op.dtype or (dtypes.from_onnx(int(to)) if isinstance(to, int) else None) or first
         inner[op.output] = known[op.output] = replace(result, dtype=dtype)
@@ -125,7 +126,12 @@ def conv_region(
     rank = len(x)
     attrs: dict[str, tuple[int, ...]] = {
         name: value
-        for name, value in (("strides", strides), ("pads", pads), ("dilations", dilations), ("output_padding", output_padding))
+        for name, value in (
+            ("strides", strides),
+            ("pads", pads),
+            ("dilations", dilations),
+            ("output_padding", output_padding),
+        )
         if value is not None
     }
     y = conv_output(x, w, {**attrs, "group": (group,)}, transpose)
@@ -171,7 +177,9 @@ def gemm_region(
     return with_epilogue(Kind.GEMM, inputs, anchor, result, epilogue, extras, literals, outputs)
 
 
-def random_inputs(region: Region, bindings: Bindings | None = None, seed: int = 0, scale: float = 1.0) -> list[np.ndarray]:
+def random_inputs(
+    region: Region, bindings: Bindings | None = None, seed: int = 0, scale: float = 1.0
+) -> list[np.ndarray]:
     """Seeded inputs in the Region's types: normal numbers, small integers, or booleans."""
     rng = np.random.default_rng(seed)
     arrays = []
@@ -228,7 +236,8 @@ def _literal_tensor(region: Region, name: str, value: Literal) -> onnx.TensorPro
     """A literal as an initializer; its type follows the op that reads it."""
     reader = next(op for op in region.ops if name in op.inputs)
     known = region.spec_of.get(name)
-    first = next((region.spec_of[i].dtype for i in reader.inputs if i in region.spec_of and i != name), "float32")
+    operands = reader.inputs[1:] if reader.op == "Where" else reader.inputs
+    first = next((region.spec_of[i].dtype for i in operands if i in region.spec_of and i != name), "float32")
     array = np.asarray(value)
     if known is not None:
         dtype = _wide(known.dtype)

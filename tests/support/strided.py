@@ -13,9 +13,7 @@ from ingot.graph.tensor import TensorSpec
 
 def bound(spec: TensorSpec, bindings: Bindings) -> TensorSpec:
     """``spec`` with every dimension and stride an integer."""
-    return replace(
-        spec, shape=evaluate_shape(spec.shape, bindings), strides=evaluate_shape(spec.strides, bindings)
-    )
+    return replace(spec, shape=evaluate_shape(spec.shape, bindings), strides=evaluate_shape(spec.strides, bindings))
 
 
 def extent(spec: TensorSpec) -> int:

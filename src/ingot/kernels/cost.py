@@ -35,13 +35,35 @@ _THREADS = 2048
 class TileLike(Protocol):
     """What the model reads of a variant's parameters."""
 
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-    split: int
-    group: int
+    @property
+    def m(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def n(self) -> int:
+        """Columns."""
+        ...
+
+    @property
+    def k(self) -> int:
+        """Depth of one step."""
+        ...
+
+    @property
+    def warps(self) -> int:
+        """Warps per block."""
+        ...
+
+    @property
+    def stages(self) -> int:
+        """Tiles in flight."""
+        ...
+
+    @property
+    def split(self) -> int:
+        """Parts of the depth."""
+        ...
 
 
 @dataclass(frozen=True)

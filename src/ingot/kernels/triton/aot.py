@@ -172,5 +172,5 @@ def ptx_and_kernel(
         try:
             return triton.compile(ast_source, target=GPUTarget("cuda", target.cc, 32), options=options)
         except Exception as error:  # Triton raises whatever its passes raise
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise IngotError(f"Triton cannot compile a kernel for {target.name}: {first[:300]}") from error
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise IngotError(f"Triton cannot compile a kernel for {target.name}: {last[:300]}") from error

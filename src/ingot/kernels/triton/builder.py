@@ -86,6 +86,11 @@ class KernelBuilder:
         return dict(self._types)
 
     @property
+    def aligned(self) -> frozenset[str]:
+        """Parameters that are certainly multiples of 16."""
+        return frozenset(self._aligned)
+
+    @property
     def arguments(self) -> tuple[Argument, ...]:
         """Launch arguments of the parameters, in order."""
         return tuple(self._arguments[name] for name in self._types)
@@ -94,7 +99,9 @@ class KernelBuilder:
         """The whole module."""
         head = _HEADER + (_PDL_HEADER if self.pdl else "") + "\n\n"
         helpers = self.helpers + "\n\n" if self.helpers else ""
-        return head + helpers + f"@triton.jit\ndef {FUNCTION}({', '.join(self._types)}):\n" + "\n".join(self.lines) + "\n"
+        return (
+            head + helpers + f"@triton.jit\ndef {FUNCTION}({', '.join(self._types)}):\n" + "\n".join(self.lines) + "\n"
+        )
 
     def kernel(self, grid: tuple[Dim, Dim, Dim], *, num_warps: int, num_stages: int) -> Kernel:
         """Compiles what was collected. Raises IngotError when the compiler refuses it."""
@@ -105,7 +112,7 @@ class KernelBuilder:
             num_warps=num_warps,
             num_stages=num_stages,
             target=self.target,
-            aligned=frozenset(self._aligned),
+            aligned=self.aligned,
         )
         return Kernel(
             entry=done.entry,

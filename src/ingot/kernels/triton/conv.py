@@ -41,7 +41,7 @@ def accepts_conv(region: Region, target: Target) -> Answer:
         image = mul(*spec.shape[1:])
         if isinstance(image, int) and image > _INT32:
             return No(f"one image of more than {_INT32} elements")
-        if isinstance(spec.elements, int) and spec.elements // int(spec.shape[1]) > _INT32:  # type: ignore[call-overload]
+        if isinstance(spec.elements, int) and spec.elements // int(spec.shape[1]) > _INT32:
             return No(f"more than {_INT32} pixels")
     bias = region.ops[0].inputs[2:3]
     if bias and bias[0] and any(bias[0] in op.inputs for op in region.ops[1:]):
@@ -123,6 +123,3 @@ class ConvTactic:
         g = geometry(region)
         assert isinstance(g, Geometry)
         return product_seconds(conv_shape(region, g, bindings), Tile.of(variant), target)
-
-
-

@@ -17,8 +17,6 @@ from ingot.kernels.triton.tile import Tile
 
 _MAX_VALID_BITS = 31
 _PREFETCH_POINTERS = 4096
-_LINE = 128
-"""Bytes of a cache line."""
 
 
 def plus(*terms: str) -> str:
@@ -243,23 +241,33 @@ class ConvOperands:
 
     def prefetch(self, k: KernelBuilder) -> None:
         """Brings this block's share of the weights into the L2 cache while earlier kernels still run."""
-        tile, g = self.tile, self.g
-        if self.w_c != "1" or not self.uniform or self.g.transposed:
+        if self.w_c != "1" or not self.uniform or self.g.transposed or not self.g.w.constant:
             return
-        share = -(-int(self.steps) // tile.split)  # type: ignore[call-overload]
-        many = 1 << max(share - 1, 0).bit_length()
-        if many * tile.n > _PREFETCH_POINTERS:
-            many = max(1, _PREFETCH_POINTERS // tile.n)
-        begin = "part * " + str(share) if tile.split > 1 else "0"
-        k.line(f"ahead = tl.minimum({begin} + tl.arange(0, {many}), {int(self.steps) - 1})")  # type: ignore[call-overload]
-        k.line(f"line = b_base + ({self._weight_delta(k, 'ahead')})[:, None] + (n_index * {self.w_n})[None, :]")
+        steps = self.blocks * self.g.taps
+        if not prefetched_steps(k, steps, self.tile):
+            return
+        delta = self._weight_delta(k, "ahead")
+        along = f" + ({delta})[:, None]" if "ahead" in delta else ""
+        k.line(f"line = b_base{along} + (n_index * {self.w_n})[None, :]")
         k.line(PREFETCH)
+
+
+def prefetched_steps(k: KernelBuilder, steps: int, tile: Tile) -> bool:
+    """Emits ``ahead``, the numbers of the main loop's first iterations whose weights are prefetched."""
+    share = -(-steps // tile.split)
+    many = min(1 << max(share - 1, 0).bit_length(), _PREFETCH_POINTERS // tile.n)
+    if many < 1:
+        return False
+    begin = f"part * {share}" if tile.split > 1 else "0"
+    k.line(f"ahead = tl.minimum({begin} + tl.arange(0, {many}), {steps - 1})")
+    return True
 
 
 PREFETCH = (
     'tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [line], '
     "dtype=tl.int32, is_pure=False, pack=1)"
 )
+"""One cache line for each pointer in ``line``."""
 
 
 class FlatConvOperands(ConvOperands):

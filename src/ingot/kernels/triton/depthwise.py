@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ingot.errors import Answer, No
-from ingot.graph.dims import Bindings, ceildiv, divisible, evaluate, mul
+from ingot.graph.dims import Bindings, Dim, ceildiv, divisible, evaluate, mul
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
@@ -54,10 +54,15 @@ class DepthwiseTactic:
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of one block size."""
-        k, g = self.generate(region, variant, target)
-        grid = (mul(g.batch, *g.output), variant["bm"])
-        blocks = mul(ceildiv(grid[0], variant["bm"]), -(-g.groups * g.out_channels // variant["bc"]))
-        return Program((k.kernel((blocks, 1, 1), num_warps=variant["warps"], num_stages=2),))
+        k, _ = self.generate(region, variant, target)
+        grid = (self.blocks(region, variant), 1, 1)
+        return Program((k.kernel(grid, num_warps=variant["warps"], num_stages=2),))
+
+    def blocks(self, region: Region, variant: Variant) -> Dim:
+        """Blocks of a launch."""
+        g = geometry(region)
+        assert isinstance(g, Geometry)
+        return mul(ceildiv(mul(g.batch, *g.output), variant["bm"]), -(-g.groups * g.out_channels // variant["bc"]))
 
     def generate(self, region: Region, variant: Variant, target: Target) -> tuple[KernelBuilder, Geometry]:
         """Source of one block size."""
@@ -65,7 +70,7 @@ class DepthwiseTactic:
         g = geometry(normal.region)
         assert isinstance(g, Geometry)
         k = KernelBuilder(normal.region, target, pdl=target.pdl)
-        _emit(k, normal, g, variant["bm"], variant["bc"])
+        _emit(k, normal, g, variant["bm"], variant["bc"], variant["warps"])
         return k, g
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
@@ -88,7 +93,7 @@ def _pixels(g: Geometry, bindings: Bindings) -> int:
     return evaluate(mul(g.batch, *g.output), bindings)
 
 
-def _emit(k: KernelBuilder, normal: Normal, g: Geometry, m: int, c: int) -> None:
+def _emit(k: KernelBuilder, normal: Normal, g: Geometry, m: int, c: int, warps: int) -> None:
     rank = len(g.kernel)
     channels, rows = g.groups * g.out_channels, mul(g.batch, *g.output)
     tiles_c = -(-channels // c)
@@ -113,16 +118,19 @@ def _emit(k: KernelBuilder, normal: Normal, g: Geometry, m: int, c: int) -> None
     k.line(f"x_ptr = {k.input(x_name)} + ({batch})[:, None] + ({columns})[None, :]")
     w_channel = _weight_channel(k, g)
     k.line(f"w_ptr = {k.input(w_name)} + {w_channel}")
+    space_rows = (Axis(0, g.batch), *(Axis(2 + i, g.output[i]) for i in range(rank)))
+    shape = k.region.spec_of[k.region.ops[0].outputs[0]].shape
+    space = Space(shape, space_rows, 1, col_code="channel")
+    epilogue = Epilogue(k, space, row_mask, col_mask, m * c // (32 * warps))
+    epilogue.preload(constants=True)
     if k.pdl:
         k.line("gdc_wait()")
+    epilogue.preload(constants=False)
     k.line(f"acc = tl.zeros(({m}, {c}), dtype=tl.float32)")
     _taps(k, g, col_mask)
     if k.pdl:
         k.line("gdc_launch_dependents()")
-    space_rows = (Axis(0, g.batch), *(Axis(2 + i, g.output[i]) for i in range(rank)))
-    shape = k.region.spec_of[k.region.ops[0].outputs[0]].shape
-    space = Space(shape, space_rows, 1, col_code="channel")
-    Epilogue(k, space, row_mask, col_mask).run("acc", normal.epilogue, normal.product.outputs[0])
+    epilogue.run("acc", normal.epilogue, normal.product.outputs[0])
 
 
 def _weight_channel(k: KernelBuilder, g: Geometry) -> str:

@@ -16,6 +16,8 @@ from ingot.kernels.triton.indexing import Offsets, Space, broadcast_strides, off
 
 REGISTER_TYPE = {"float16": "float32", "bfloat16": "float32"}
 """Type in which a value of a storage type is computed, where it is not its own."""
+_PRELOADED = 32
+"""Most elements per thread of a whole tile that is loaded before the main loop."""
 _STORED_BOOL = "tl.uint8"
 
 
@@ -95,8 +97,9 @@ def _broadcasts(shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> bool:
 class Epilogue:
     """Emits an epilogue into a kernel whose anchor result is a float32 tile."""
 
-    def __init__(self, k: KernelBuilder, space: Space, mask_row: str, mask_col: str) -> None:
-        self.k, self.space = k, space
+    def __init__(self, k: KernelBuilder, space: Space, mask_row: str, mask_col: str, elements_per_thread: int) -> None:
+        self.k, self.space, self.elements_per_thread = k, space, elements_per_thread
+        self.raw: dict[str, str] = {}
         self.mask_row, self.mask_col = mask_row, mask_col
         self.codes: dict[str, str] = {}
         self.places: dict[object, Offsets] = {}
@@ -122,8 +125,24 @@ class Epilogue:
             self.places[key] = Offsets(*named)
         return self.places[key]
 
+    def preload(self, *, constants: bool) -> None:
+        """Emits the loads of epilogue tensors (weights, or the others) ahead of the main loop, which hides them.
+
+        Whole tiles are only loaded early where they cost few registers.
+        """
+        region = self.k.region
+        read = dict.fromkeys(n for op in region.ops[1:] for n in op.inputs if n in region.inputs)
+        for name in read:
+            spec = region.spec_of[name]
+            if spec.constant is not constants:
+                continue
+            strides = broadcast_strides(spec, self.space.shape)
+            whole = any(strides[axis.axis] != 0 for axis in self.space.rows)
+            if not whole or self.elements_per_thread <= _PRELOADED:
+                self.raw[name] = self.load(name)
+
     def load(self, name: str) -> str:
-        """Emits the load of an external tile (broadcast as it is) and returns its variable."""
+        """Emits the load of an external tile (broadcast as it is, in its own type) and returns its variable."""
         spec = self.k.region.spec_of[name]
         at = self.place(spec)
         pointer, tile = self.k.input(name), at.tile()
@@ -131,10 +150,16 @@ class Epilogue:
         guard = f", mask={mask}, other=0" if mask else ""
         variable = self._fresh()
         self.k.line(f"{variable} = tl.load({pointer}{' + ' + tile if tile else ''}{guard})")
-        if spec.dtype == "bool":
-            self.k.line(f"{variable} = {variable} != 0")
-        elif spec.dtype in REGISTER_TYPE:
-            self.k.line(f"{variable} = {variable}.to(tl.float32)")
+        return variable
+
+    def external(self, name: str) -> str:
+        """Emits the conversion of an external tile to its register type, and its load if that is still to do."""
+        raw, dtype = self.raw.get(name) or self.load(name), self.k.region.spec_of[name].dtype
+        if dtype != "bool" and dtype not in REGISTER_TYPE:
+            return raw
+        # A new name: Triton does not let a branch change the type of a variable from outside.
+        variable = self._fresh()
+        self.k.line(f"{variable} = {raw} != 0" if dtype == "bool" else f"{variable} = {raw}.to(tl.float32)")
         return variable
 
     def _fresh(self) -> str:
@@ -150,7 +175,7 @@ class Epilogue:
             assert isinstance(code, str)
             return code
         if name not in self.codes:
-            self.codes[name] = self.load(name)
+            self.codes[name] = self.external(name)
         return self.codes[name]
 
     def run(self, accumulator: str, ops: tuple[BodyOp, ...], result: str) -> None:
@@ -174,8 +199,12 @@ class Epilogue:
         at = self.place(spec)
         mask = self._mask(True, True)
         guard = f", mask={mask}" if mask else ""
+        # A store needs pointers of the whole tile even where the output has one row or one column.
+        rows = "" if at.row else "(row * 0)[:, None]"
+        cols = "" if at.col else f"({self.space.col_code} * 0)[None, :]"
+        where = " + ".join(part for part in (at.tile(), rows, cols) if part)
         kind = _STORED_BOOL if spec.dtype == "bool" else f"tl.{triton_name(spec.dtype)}"
-        self.k.line(f"tl.store({self.k.output(name)} + {at.tile() or '0'}, {self.codes[name]}.to({kind}){guard})")
+        self.k.line(f"tl.store({self.k.output(name)} + {where}, {self.codes[name]}.to({kind}){guard})")
 
 
 def triton_name(dtype: str) -> str:

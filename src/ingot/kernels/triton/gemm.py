@@ -14,14 +14,18 @@ from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cost import ProductShape, product_seconds
 from ingot.kernels.triton import product
 from ingot.kernels.triton.builder import KernelBuilder
+from ingot.kernels.triton.conv_operands import PREFETCH, prefetched_steps
 from ingot.kernels.triton.epilogue import check_epilogue
 from ingot.kernels.triton.indexing import Axis, Space, fits_int32, flat_offset, times
 from ingot.kernels.triton.normal import Normal, normal_gemm
-from ingot.kernels.triton.tile import Tile
 from ingot.kernels.triton.space import shortlist
+from ingot.kernels.triton.tile import Tile
 
 PRODUCT_TYPES = ("float16", "bfloat16", "float32")
 _INT32 = 2**31 - 1
+_LINE = 128
+"""Bytes of a cache line."""
+_PREFETCH_LINES = 1024
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def matrices(region: Region) -> Matrices:
         rows = m_rows
         members = list(zip(batch, a_batch, b_batch, strict=True))
     col = batch_rank + has_m if has_n else None
-    space = Space(y.shape, tuple(axis for axis, _ in rows), col, tuple(axis for axis, _, _ in members), col_code="n_local")
+    space = Space(
+        y.shape, tuple(axis for axis, _ in rows), col, tuple(axis for axis, _, _ in members), col_code="n_local"
+    )
     return Matrices(
         tuple(rows), tuple(members), b_shape[-1], a_shape[-1], a_strides[-1], b_strides[-2], b_strides[-1], space
     )
@@ -107,7 +113,9 @@ class MatrixOperands:
         a_k = times("rk", k.dim(m.stride_ak)) or "rk * 0"
         b_k = times("rk", k.dim(m.stride_bk)) or "rk * 0"
         a, b = k.input(a_name), k.input(b_name)
-        k.line(f"a_ptr = {a}{' + ' + a_base if a_base else ''} + ({a_rows or 'm_index * 0'})[:, None] + ({a_k})[None, :]")
+        k.line(
+            f"a_ptr = {a}{' + ' + a_base if a_base else ''} + ({a_rows or 'm_index * 0'})[:, None] + ({a_k})[None, :]"
+        )
         k.line(f"b_ptr = {b}{' + ' + b_base if b_base else ''} + ({b_k})[:, None] + ({columns})[None, :]")
 
     def load(self, k: KernelBuilder) -> None:
@@ -128,7 +136,21 @@ class MatrixOperands:
             k.line(f"{name} = tl.load({name}_ptr + {step}{guard})")
 
     def prefetch(self, k: KernelBuilder) -> None:
-        """Nothing: see ``ConvOperands``."""
+        """Brings this block's share of a weight B into the L2 cache while earlier kernels still run."""
+        m, b = self.m, self.region.spec_of[self.region.ops[0].inputs[1]]
+        if not b.constant or m.batch_axes or not isinstance(self.steps, int) or not isinstance(m.stride_bk, int):
+            return
+        tile, b_name = self.tile, k.input(self.region.ops[0].inputs[1])
+        if m.stride_bk == 1 and prefetched_steps(k, self.steps, tile):
+            k.line(f"line = {b_name} + (ahead * {tile.k})[:, None] + (n_index * {k.dim(m.stride_bn)})[None, :]")
+            k.line(PREFETCH)
+        elif m.stride_bn == 1 and tile.n * itemsize(b.dtype) <= _LINE:
+            share = -(-self.steps // tile.split) * tile.k
+            many = min(1 << max(share - 1, 0).bit_length(), _PREFETCH_LINES)
+            begin = f"part * {share}" if tile.split > 1 else "0"
+            k.line(f"ahead = tl.minimum({begin} + tl.arange(0, {many}), {k.dim(m.depth)} - 1)")
+            k.line(f"line = {b_name} + ahead * {m.stride_bk} + pid_n * {tile.n}")
+            k.line(PREFETCH)
 
 
 class GemmTactic:
@@ -203,4 +225,6 @@ def gemm_shape(region: Region, bindings: Bindings) -> ProductShape:
         for name, s in ((v, region.spec_of[v]) for v in (*region.inputs, *region.outputs))
         if name not in op.inputs[:2]
     )
-    return ProductShape(rows, n, depth, batch, size, a_bytes=batch * rows * depth * size, extra_bytes=extra, chunk=depth)
+    return ProductShape(
+        rows, n, depth, batch, size, a_bytes=batch * rows * depth * size, extra_bytes=extra, chunk=depth
+    )

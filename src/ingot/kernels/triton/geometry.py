@@ -71,7 +71,9 @@ def geometry(region: Region) -> Geometry | No:
     stride, dilation = op.ints("strides", ones), op.ints("dilations", ones)
     groups = int(op.attr("group", 1) or 1)  # type: ignore[arg-type]
     transposed = op.op == "ConvTranspose"
-    pads = _pads(op.attr("auto_pad", "NOTSET"), op.ints("pads", (0,) * (2 * rank)), x, y, kernel, stride, dilation, transposed)
+    pads = _pads(
+        op.attr("auto_pad", "NOTSET"), op.ints("pads", (0,) * (2 * rank)), x, y, kernel, stride, dilation, transposed
+    )
     if isinstance(pads, No):
         return pads
     if any(p < 0 for p in pads):

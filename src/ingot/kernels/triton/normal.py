@@ -66,7 +66,7 @@ def _split(
     result = anchor.outputs[0]
     ops = [replace(anchor, inputs=inputs, outputs=(_RAW,))]
     literals: tuple[tuple[str, Scalar | tuple[Scalar, ...]], ...] = region.literals
-    values = ((_RAW, region.spec_of[result]),)
+    values: tuple[tuple[str, TensorSpec], ...] = ((_RAW, region.spec_of[result]),)
     if beta != 1.0:
         ops.append(BodyOp("Mul", (addend, _BETA), (_SCALED,)))
         literals = (*literals, (_BETA, beta))

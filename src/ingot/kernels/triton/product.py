@@ -49,20 +49,22 @@ def generate(region: Region, target: Target, tile: Tile, operands: Operands, ops
     if tile.split > 1:
         k.line("part = tl.program_id(1)")
     operands.setup(k)
+    epilogue = Epilogue(k, operands.space, *_masks(tile, operands, k), tile.m * tile.n // (32 * tile.warps))
+    epilogue.preload(constants=True)
     if k.pdl:
         operands.prefetch(k)
         k.line("gdc_wait()")
         if tile.early:
             k.line("gdc_launch_dependents()")
+    epilogue.preload(constants=False)
     _main_loop(k, tile, operands)
     if k.pdl and not tile.early:
         k.line("gdc_launch_dependents()")
     if scale != 1.0:
         k.line(f"acc = acc * {scale!r}")
-    masks = _masks(tile, operands, k)
     if tile.split > 1:
         _reduce_splits(k, tile)
-    Epilogue(k, operands.space, *masks).run("acc", ops, result)
+    epilogue.run("acc", ops, result)
     return k
 
 

@@ -26,7 +26,9 @@ def _power(value: int, low: int, high: int) -> int:
 @lru_cache(maxsize=4096)
 def shortlist(shape: ProductShape, target: Target, limit: int = _LIMIT) -> tuple[Tile, ...]:
     """Tiles ordered by predicted time, with few near-duplicates."""
-    ranked = sorted(_candidates(shape, target), key=lambda t: (product_seconds(shape, t, target), -t.stages, abs(t.warps - 4)))
+    ranked = sorted(
+        _candidates(shape, target), key=lambda t: (product_seconds(shape, t, target), -t.stages, abs(t.warps - 4))
+    )
     chosen: list[Tile] = []
     per_shape: dict[tuple[int, int, int], int] = {}
     for tile in ranked:

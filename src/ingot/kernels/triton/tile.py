@@ -37,4 +37,13 @@ class Tile:
         return max(self.stages, 1) * (self.m + self.n) * self.k * itemsize
 
 
-_LONG = {"bm": "m", "bn": "n", "bk": "k", "warps": "warps", "stages": "stages", "split": "split", "group": "group", "early": "early"}
+_LONG = {
+    "bm": "m",
+    "bn": "n",
+    "bk": "k",
+    "warps": "warps",
+    "stages": "stages",
+    "split": "split",
+    "group": "group",
+    "early": "early",
+}
