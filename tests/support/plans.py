@@ -100,7 +100,9 @@ class GraphBuilder:
         )  # fmt: skip
 
 
-def fake_program(region: Region, kernels: int = 1, pdl: Pdl = Pdl.NONE, workspaces: Sequence[Workspace] = ()) -> Program:
+def fake_program(
+    region: Region, kernels: int = 1, pdl: Pdl = Pdl.NONE, workspaces: Sequence[Workspace] = ()
+) -> Program:
     """Launches with plausible arguments and no code."""
     arguments = (
         *(Input(i) for i in range(len(region.inputs))),

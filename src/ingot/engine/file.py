@@ -64,7 +64,9 @@ class EngineFile:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except OSError as error:
-            raise IngotError(f"cannot write the engine: {error}", node=str(target), fix="check the folder and its space") from None
+            raise IngotError(
+                f"cannot write the engine: {error}", node=str(target), fix="check the folder and its space"
+            ) from None
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -88,8 +88,7 @@ def encode(plan: Plan, provenance: Provenance, segments: Mapping[str, memoryview
     ]
     at = PREFIX.size + length
     for name in SEGMENTS:
-        pieces.append(bytes(align(at) - at))
-        pieces.append(segments[name])
+        pieces.extend((bytes(align(at) - at), segments[name]))
         at = align(at) + sizes[name]
     return pieces
 

@@ -82,7 +82,7 @@ def _check_segments(plan: Plan, sizes: Mapping[str, int]) -> None:
     places = {"cubins": [(c.offset, c.size) for c in plan.cubins], "models": [(m.offset, m.size) for m in plan.models]}
     for kind, rows in places.items():
         for index, (offset, size) in enumerate(rows):
-            inside = 0 <= offset and 0 <= size and offset + size <= sizes[kind]
+            inside = offset >= 0 and size >= 0 and offset + size <= sizes[kind]
             _require(inside, f"{kind}[{index}] lies outside its segment")
     for index, model in enumerate(plan.models):
         _unique(model.inputs, f"input of models[{index}]")
@@ -121,7 +121,9 @@ def _check_regions(plan: Plan) -> None:
     for region in plan.regions:
         _check_indices(plan, (*region.reads, *region.writes), region.name)
         _require(-1 <= region.body < len(plan.models), "body model does not exist", region.name)
-        _require(math.isfinite(region.micros) and region.micros >= 0, f"time of {region.micros} µs", region.name)
+        _require(
+            math.isfinite(region.micros) and region.micros >= 0, f"time of {region.micros} microseconds", region.name
+        )
         if region.body >= 0:
             model = plan.models[region.body]
             fits = len(model.inputs) == len(region.reads) and len(model.outputs) == len(region.writes)
@@ -136,7 +138,9 @@ def _check_step(plan: Plan, index: int, step: Step) -> None:
     _check_indices(plan, (*step.reads, *step.writes), where)
     _require(step.pdl in PDL, f"unknown pdl {step.pdl[:40]!r}", where)
     for value in (plan.values[i] for i in step.writes):
-        _require(value.memory.space not in ("weights", "input"), f"writes {value.name[:80]!r}, which is read-only", where)
+        _require(
+            value.memory.space not in ("weights", "input"), f"writes {value.name[:80]!r}, which is read-only", where
+        )
     match step.kind:
         case "kernel":
             _check_kernel(plan, step, where)
@@ -152,7 +156,9 @@ def _check_step(plan: Plan, index: int, step: Step) -> None:
 def _check_programmatic(plan: Plan, step: Step, where: str) -> None:
     if not step.programmatic:
         return
-    _require(step.programmatic == step.after and len(step.after) == 1, "a programmatic edge must be the only one", where)
+    _require(
+        step.programmatic == step.after and len(step.after) == 1, "a programmatic edge must be the only one", where
+    )
     before = plan.steps[step.after[0]]
     _require(step.kind == before.kind == "kernel", "only kernels have programmatic edges", where)
     _require(step.pdl != "none", "a kernel that does not wait has a programmatic edge", where)
@@ -199,7 +205,9 @@ def _check_copy(plan: Plan, step: Step, where: str) -> None:
 
 
 def _check_outputs_written(plan: Plan) -> None:
-    written = {plan.values[i].memory.binding for s in plan.steps for i in s.writes if plan.values[i].memory.space == "output"}
+    written = {
+        plan.values[i].memory.binding for s in plan.steps for i in s.writes if plan.values[i].memory.space == "output"
+    }
     for b in plan.outputs:
         _require(b.name in written, "no step writes this output", b.name)
 

@@ -48,7 +48,8 @@ def read_region(body: bytes) -> Region:
         inputs=tuple(data["inputs"]),
         outputs=tuple(data["outputs"]),
         ops=tuple(
-            BodyOp(op["op"], tuple(op["inputs"]), tuple(op["outputs"]), _pairs(op["attrs"]), op["domain"]) for op in data["ops"]
+            BodyOp(op["op"], tuple(op["inputs"]), tuple(op["outputs"]), _pairs(op["attrs"]), op["domain"])
+            for op in data["ops"]
         ),
         values=tuple((name, _spec(spec)) for name, spec in data["values"]),
         literals=_pairs(data["literals"]),

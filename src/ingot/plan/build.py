@@ -141,7 +141,11 @@ def _uses(launches: Launches, places: Places) -> tuple[dict[str, int], dict[str,
 
 
 def _buffers(
-    launches: Launches, places: Places, holder: Mapping[str, str], touched: Mapping[str, int], written: Mapping[str, int]
+    launches: Launches,
+    places: Places,
+    holder: Mapping[str, str],
+    touched: Mapping[str, int],
+    written: Mapping[str, int],
 ) -> list[Buffer]:
     """Roots of the arena (those in one another's memory as one) and workspaces."""
     joined: dict[str, Buffer] = {}
@@ -239,7 +243,8 @@ def _steps(
 ) -> list[spec.Step]:
     programmatic = edges.programmatic(after, launches.items)
     return [
-        _step(launch, after[i], programmatic[i], lowered, index, cubins, models) for i, launch in enumerate(launches.items)
+        _step(launch, after[i], programmatic[i], lowered, index, cubins, models)
+        for i, launch in enumerate(launches.items)
     ]
 
 

@@ -60,8 +60,7 @@ def merge(
             continue
         region, (step,) = regions[index], steps
         free = {
-            name: not users.get(holder.get(name, name), 0) & ~(ancestors_of[step] | 1 << step)
-            for name in region.inputs
+            name: not users.get(holder.get(name, name), 0) & ~(ancestors_of[step] | 1 << step) for name in region.inputs
         }
         source = takes_over(region, places, free)
         if source is not None:

@@ -47,7 +47,11 @@ def workspace_name(region: int, index: int) -> str:
 
 
 def make_launches(
-    lowered: Lowered, choices: Sequence[Choice], order: Sequence[int], places: Places, host_reads: Mapping[int, tuple[str, ...]]
+    lowered: Lowered,
+    choices: Sequence[Choice],
+    order: Sequence[int],
+    places: Places,
+    host_reads: Mapping[int, tuple[str, ...]],
 ) -> Launches:
     """Launches of the working Regions in ``order``. ``host_reads`` gives the inputs an island's model takes."""
     items: list[Launch] = []
@@ -59,7 +63,10 @@ def make_launches(
             made = [Launch(index, 0, None, host_reads[index], region.outputs)]
         else:
             assert program is not None and program.kernels, f"{region.name}: no program was chosen"
-            made = [_launch(index, part, kernel, region.inputs, region.outputs) for part, kernel in enumerate(program.kernels)]
+            made = [
+                _launch(index, part, kernel, region.inputs, region.outputs)
+                for part, kernel in enumerate(program.kernels)
+            ]
             for number, workspace in enumerate(program.workspaces):
                 sizes[workspace_name(index, number)] = (max(places.most(workspace.bytes), 1), workspace.zeroed)
         steps_of[index] = tuple(range(len(items), len(items) + len(made)))

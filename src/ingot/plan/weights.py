@@ -31,12 +31,12 @@ def pack(places: Places) -> Weights:
     for name, spec in lowered.values.items():
         if name not in lowered.constants:
             continue
-        content = physical(lowered.constants[name], spec)
+        content = physical(lowered.constants[name], spec).data
         digest = hashlib.sha256(content).digest()
         if digest not in stored:
             data.extend(bytes(aligned(len(data)) - len(data)))
             stored[digest] = len(data)
-            data.extend(memoryview(content))
+            data.extend(content)
         offsets[name] = stored[digest]
     # The arena ends where its last constant's last vector load may end.
     data.extend(bytes(aligned(len(data)) - len(data)))
@@ -46,7 +46,7 @@ def pack(places: Places) -> Weights:
 def physical(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """``array`` (logical shape) as the flat bytes that ``spec``'s strides describe; gaps are zero."""
     want = dtypes.numpy_dtype(spec.dtype)
-    assert array.dtype == want and array.shape == spec.shape, f"constant is {array.dtype}{array.shape}, spec says {spec}"
+    assert (array.dtype, array.shape) == (want, spec.shape), f"constant is {array.dtype}{array.shape}, not {spec}"
     strides = [int(stride) for stride in spec.strides]
     if array.size == 0:
         return np.zeros(0, np.uint8)

@@ -65,7 +65,9 @@ def span_of(value: ValueDecl, bindings: Bindings) -> Span:
 class Memory:
     """All spaces of one simulated Context, poisoned, with the weights and feeds in place."""
 
-    def __init__(self, engine: EngineFile, bindings: Bindings, feeds: Mapping[str, Array], loose: frozenset[int]) -> None:
+    def __init__(
+        self, engine: EngineFile, bindings: Bindings, feeds: Mapping[str, Array], loose: frozenset[int]
+    ) -> None:
         plan = engine.plan
         self.values = plan.values
         self.spans = [None if i in loose else span_of(v, bindings) for i, v in enumerate(plan.values)]
@@ -83,7 +85,9 @@ class Memory:
             span = self.spans[b.value]
             self.data["output", b.name] = np.full(span.bytes if span else 0, _POISON, np.uint8)
         self.owner = {
-            key: np.full(array.nbytes, NOBODY, np.int32) for key, array in self.data.items() if key[0] in ("arena", "output")
+            key: np.full(array.nbytes, NOBODY, np.int32)
+            for key, array in self.data.items()
+            if key[0] in ("arena", "output")
         }
 
     def get(self, index: int) -> Array:

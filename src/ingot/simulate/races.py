@@ -74,13 +74,12 @@ def _check_pair(
             if rivals and overlap(a, b):
                 other = plan.steps[members(rivals)[0]].name
                 names = f"{plan.values[x].name!r} and {plan.values[y].name!r}"
-                raise PlanFault(f"no edge orders it and {other!r}, which conflict over {names}", node=plan.steps[step].name)
+                where = plan.steps[step].name
+                raise PlanFault(f"no edge orders it and {other!r}, which conflict over {names}", node=where)
     both = (written[u] & touched[v]) | (touched[u] & written[v])
     if u != v and both and a != b and overlap(a, b):
-        step = plan.steps[members(both)[0]]
-        raise PlanFault(
-            f"{plan.values[u].name!r} and {plan.values[v].name!r} overlap within one step", node=step.name
-        )
+        names = f"{plan.values[u].name!r} and {plan.values[v].name!r}"
+        raise PlanFault(f"{names} overlap within one step", node=plan.steps[members(both)[0]].name)
     if u != v and both and a == b:
         _check_in_place(plan, u, v, members(both))
 

@@ -127,7 +127,7 @@ class _Run:
     def _kernel(self, step: Step) -> None:
         region = self.plan.regions[step.region]
         if region.body < 0:
-            raise IngotError("the engine does not keep this region's body", node=region.name, fix="build it with bodies")
+            raise IngotError("the engine does not keep this region's body", node=region.name, fix="keep bodies")
         first = self.left[step.region] == self.kernels[step.region]
         self.left[step.region] -= 1
         last = self.left[step.region] == 0
