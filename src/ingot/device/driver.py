@@ -29,7 +29,7 @@ def cuda() -> ModuleType:
         raise IngotError("the package cuda-bindings is not installed", fix="pip install 'ingot[cuda]'") from None
     try:
         code = driver.cuInit(0)[0]
-    except Exception as error:  # noqa: BLE001 - the loader's exception type differs between releases of cuda-bindings
+    except Exception as error:
         raise IngotError(
             f"no NVIDIA driver could be loaded ({str(error).splitlines()[0]})",
             fix="install the NVIDIA driver, or build the engine with --target cpu",

@@ -131,9 +131,9 @@ class GraphBuilder:
         return check(self._driver.cuGraphAddNode(self._graph, nodes or None, edges, len(nodes), params), what)
 
     def _set_cluster(self, node: Node, size: int) -> None:
-        value = self._driver.CUlaunchAttributeValue()
+        value = self._driver.CUkernelNodeAttrValue()
         value.clusterDim.x, value.clusterDim.y, value.clusterDim.z = size, 1, 1
-        attribute = self._driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        attribute = self._driver.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
         check(self._driver.cuGraphKernelNodeSetAttribute(node, attribute, value), f"setting clusters of {size}")
 
     def __del__(self) -> None:

@@ -76,7 +76,7 @@ class Buffer:
             check(cuda().cuMemsetD8(self.pointer, value, self.bytes), "clearing device memory")
 
     def _range(self, offset: int, size: int) -> None:
-        assert 0 <= offset and offset + size <= self.bytes, (offset, size, self.bytes)
+        assert offset >= 0 and offset + size <= self.bytes, (offset, size, self.bytes)
 
     def close(self) -> None:
         """Free the memory now. Nothing may still use it."""

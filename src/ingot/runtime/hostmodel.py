@@ -39,7 +39,7 @@ def load_host_model(model: bytes, decl: ModelDecl, backend: str, name: str) -> H
         return loaders[library](module, model, decl, option)
     except IngotError:
         raise
-    except Exception as error:  # noqa: BLE001 - both libraries raise exceptions of their own, without a common base
+    except Exception as error:
         raise IngotError(f"{library} refuses the model: {error}", node=name) from None
 
 
