@@ -73,14 +73,14 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_every_truncation_is_refused() -> None:
     data = small().to_bytes()
-    for size in (*range(0, 300), *range(300, len(data), 97), len(data) - 1):
+    for size in (*range(300), *range(300, len(data), 97), len(data) - 1):
         with pytest.raises(IngotError):
             EngineFile.from_bytes(data[:size])
 
 
 def test_every_flipped_byte_is_refused() -> None:
     data = small().to_bytes()
-    for at in (*range(0, 400), *range(400, len(data), 53), len(data) - 1):
+    for at in (*range(400), *range(400, len(data), 53), len(data) - 1):
         altered = bytearray(data)
         altered[at] ^= 0x10
         with pytest.raises(IngotError):

@@ -26,9 +26,10 @@ NASTY: tuple[Any, ...] = (
     -1, 0, 1, 2, 7, 255, 256, 1 << 31, (1 << 31) - 1, 1 << 63, -(1 << 63), 1 << 64, 10**40, 1.5, -0.0, 1e308,
     "", "n", "t", "x", "q", "n*t", "1/n", "n/0", "n-100", "1000-n", "n**9", "__import__('os')", "max(n)", "floor(n, 2)",
     "mod(n)", "mod(n, 0)", "((((((((n))))))))", "(" * 500 + "n" + ")" * 500, "-" * 3000 + "n", "n" + "+n" * 1500,
-    "9" * 4000, "9" * 4000 + "*" + "9" * 90, "n.real", "n[0]", "lambda: 0", "n if n else t", "True", "None", "\x00", "\ud7ff",
-    "a" * 5000, "arena", "weights", "persistent", "input", "output", "host", "kernel", "copy", "float16", "int64", "bool",
-    "waits", "waits+triggers", "value", "dim", "null", "sm_90", "cpu", "sm_9999", None, True, False, [], {}, [[]], [1] * 40,
+    "9" * 4000, "9" * 4000 + "*" + "9" * 90, "n.real", "n[0]", "lambda: 0", "n if n else t", "True", "None", "\x00",
+    "\ud7ff", "a" * 5000, "arena", "weights", "persistent", "input", "output", "host", "kernel", "copy", "float16",
+    "int64", "bool", "waits", "waits+triggers", "value", "dim", "null", "sm_90", "cpu", "sm_9999",
+    None, True, False, [], {}, [[]], [1] * 40,
     ["n"], {"a": 1},
 )  # fmt: skip
 

@@ -152,7 +152,7 @@ def test_ordered_overwrite_of_a_live_value_is_found() -> None:
             steps[i] = msgspec.structs.replace(steps[i], after=[i - 1])
         return moved(replace(plan, steps=steps), "p", offset(plan, "a"))
 
-    with pytest.raises(PlanFault, match="left there|overlap"):
+    with pytest.raises(PlanFault, match=r"left there|overlap"):
         Simulator(mutated(lowered, change)).run(feeds_of(lowered))
 
 

@@ -87,8 +87,8 @@ class Places:
         roots = {place.root for place in self.of.values()}
         spaces = {root: "host" if root in self._host_only else "arena" for root in roots}
         spaces |= {root: "weights" for root in roots if root in lowered.constants}
-        spaces |= {name: "input" for name in lowered.inputs}
-        spaces |= {name: "output" for name in lowered.outputs}
+        spaces |= dict.fromkeys(lowered.inputs, "input")
+        spaces |= dict.fromkeys(lowered.outputs, "output")
         return spaces
 
     @cached_property
