@@ -29,8 +29,12 @@ def relu_then_add(backend: str = "onnxruntime") -> Engine:
     p.value("s", ["n", 3], "host", size="12*n")
     p.value("y", ["n", 3], "output")
     first = p.host(tiny.model("Relu", ["a"], ["b"], ranks=[2]), ["x"], ["h"], (["a"], ["b"]), backend=backend)
-    second = p.host(tiny.model("Add", ["a", "b"], ["c"], ranks=[2, 1]), ["h", "w"], ["s"], (["a", "b"], ["c"]), [first], backend)
-    p.host(tiny.model("Add", ["a", "b"], ["c"], ranks=[2, 2]), ["s", "h"], ["y"], (["a", "b"], ["c"]), [second], backend)
+    second = p.host(
+        tiny.model("Add", ["a", "b"], ["c"], ranks=[2, 1]), ["h", "w"], ["s"], (["a", "b"], ["c"]), [first], backend
+    )
+    p.host(
+        tiny.model("Add", ["a", "b"], ["c"], ranks=[2, 2]), ["s", "h"], ["y"], (["a", "b"], ["c"]), [second], backend
+    )
     return p.engine()
 
 
@@ -228,7 +232,7 @@ print(sorted(heavy & set(sys.modules)))
     import ingot.errors
 
     root = str(ingot.errors.__file__).rsplit("/", 1)[0]
-    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, check=True, env=_paths())
     assert done.stdout.strip() == "[]"
 
 

@@ -42,7 +42,10 @@ KERNELS: dict[str, tuple[str, str]] = {
     "scale_pdl": ("const float* x, float* y, int n, int k", "WAIT if (i < n) y[i] = k * x[i]; TRIGGER"),
     "add": ("const float* x, const float* y, float* z, int n", "if (i < n) z[i] = x[i] + y[i];"),
     "bump": ("float* counter, float* y", "if (i == 0) { counter[0] += 1; y[0] = counter[0]; }"),
-    "wide": ("float* y, long long value, const void* unused", "if (i == 0) y[0] = unused ? -1.0f : (float)(value >> 20);"),
+    "wide": (
+        "float* y, long long value, const void* unused",
+        "if (i == 0) y[0] = unused ? -1.0f : (float)(value >> 20);",
+    ),
     "shared": ("const float* x, float* y, int n", "SHARED if (i < n) { buf[TX] = x[i]; y[i] = buf[TX]; }"),
 }
 
@@ -179,7 +182,14 @@ class TinyPlan:
         """Adds a host step running ``model``, whose tensors are called ``names``."""
         self.decls.append(ModelDecl(sum(map(len, self.models)), len(model), *names))
         self.models.append(model)
-        step = Step("host", f"host{len(self.steps)}", 0, list(after), [self.names[r] for r in reads], [self.names[w] for w in writes])
+        step = Step(
+            "host",
+            f"host{len(self.steps)}",
+            0,
+            list(after),
+            [self.names[r] for r in reads],
+            [self.names[w] for w in writes],
+        )
         self.steps.append(msgspec.structs.replace(step, model=len(self.models) - 1, backend=backend))
         return len(self.steps) - 1
 
@@ -206,7 +216,11 @@ def _bytes(shape: Sequence[Dim]) -> Dim:
 
 
 def model(
-    op: str, inputs: Sequence[str], outputs: Sequence[str], types: Sequence[str] | None = None, ranks: Sequence[int] = ()
+    op: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    types: Sequence[str] | None = None,
+    ranks: Sequence[int] = (),
 ) -> bytes:
     """A one-node ONNX model on float32 tensors of unknown shape (``types``: other types of the outputs)."""
 
@@ -214,9 +228,14 @@ def model(
 
     elem = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
     outs = [
-        helper.make_tensor_value_info(o, elem[t], None) for o, t in zip(outputs, types or ["float32"] * len(outputs), strict=True)
+        helper.make_tensor_value_info(o, elem[t], None)
+        for o, t in zip(outputs, types or ["float32"] * len(outputs), strict=True)
     ]
-    shapes = [[f"{i}_{axis}" for axis in range(rank)] for i, rank in zip(inputs, ranks, strict=True)] if ranks else [None] * len(inputs)
+    shapes = (
+        [[f"{i}_{axis}" for axis in range(rank)] for i, rank in zip(inputs, ranks, strict=True)]
+        if ranks
+        else [None] * len(inputs)
+    )
     ins = [helper.make_tensor_value_info(i, TensorProto.FLOAT, shape) for i, shape in zip(inputs, shapes, strict=True)]
     graph = helper.make_graph([helper.make_node(op, list(inputs), list(outputs))], "g", ins, outs)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

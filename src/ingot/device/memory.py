@@ -101,7 +101,7 @@ class PinnedBuffer:
         if result[0] == _OUT_OF_MEMORY:
             raise IngotError(
                 f"out of page-locked host memory: {what} needs {_gib(size)}",
-                fix="raise the limit on locked memory (ulimit -l, container settings), or lower the profile's max shape",
+                fix="raise the limit on locked memory (ulimit -l, container settings), or a smaller max shape",
             )
         self.pointer = int(check(result, f"allocating {_gib(size)} of page-locked memory for {what}"))
         self._free = driver.cuMemFreeHost

@@ -25,7 +25,7 @@ class Stream:
 
     @staticmethod
     def of(stream: object) -> Stream:
-        """``stream`` itself, or a borrowed one: an integer handle, ``torch.cuda.Stream``, CuPy's, ``__cuda_stream__``."""
+        """``stream`` itself, or a borrowed one: an integer handle, or what PyTorch, CuPy and others call a stream."""
         if isinstance(stream, Stream):
             return stream
         if isinstance(stream, int):

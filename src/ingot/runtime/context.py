@@ -34,7 +34,10 @@ class Context(ABC):
 
     @abstractmethod
     def bind(
-        self, shapes: Shapes | None = None, inputs: Mapping[str, Any] | None = None, outputs: Mapping[str, Any] | None = None
+        self,
+        shapes: Shapes | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare :meth:`enqueue` for input shapes, and CUDA arrays to read and write in place.
 

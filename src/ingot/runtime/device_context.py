@@ -95,9 +95,7 @@ class DeviceContext(Context):
         given = {name: (arrays[name].shape if name in arrays else views[name].shape) for name in feeds}
         return self._job(given, arrays, views, outputs or {})
 
-    def _job(
-        self, given: Shapes, arrays: dict[str, Array], views: dict[str, View], outputs: Mapping[str, Any]
-    ) -> Job:
+    def _job(self, given: Shapes, arrays: dict[str, Array], views: dict[str, View], outputs: Mapping[str, Any]) -> Job:
         plan = self.engine.plan
         check_names(outputs, plan.outputs, "output")
         bases: dict[Base, int] = {}
@@ -182,7 +180,10 @@ class DeviceContext(Context):
     # Binding ahead of time.
 
     def bind(
-        self, shapes: Shapes | None = None, inputs: Mapping[str, Any] | None = None, outputs: Mapping[str, Any] | None = None
+        self,
+        shapes: Shapes | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """See :meth:`Context.bind`. Shapes that neither ``shapes`` nor ``inputs`` gives are the optimum ones."""
         self._device.activate()
@@ -277,7 +278,10 @@ class DeviceContext(Context):
     def _program(self, given: Shapes, external: Mapping[Base, int]) -> Program:
         plan = self.engine.plan
         names = [b.name for b in plan.inputs]
-        bases = {base: external[base] if base in external else self._slots.buffer(base).pointer for base in self._slots.capacity}
+        bases = {
+            base: external[base] if base in external else self._slots.buffer(base).pointer
+            for base in self._slots.capacity
+        }
         key = (tuple(given[name] for name in names), tuple(bases.values()))
         program = self._programs.get(key)
         if program is None:
@@ -363,7 +367,8 @@ class DeviceContext(Context):
     def _from_host(self, view: View, array: Array, binding: Binding) -> None:
         if view.shape != array.shape:
             raise IngotError(
-                f"the array to write into has shape {list(view.shape)}, not {list(array.shape)}", node=f"output {binding.name!r}"
+                f"the array to write into has shape {list(view.shape)}, not {list(array.shape)}",
+                node=f"output {binding.name!r}",
             )
         host = np.ascontiguousarray(array)
         self._stream.copy(view.pointer, host.ctypes.data, host.nbytes)

@@ -123,7 +123,9 @@ def view(array: Any, stream: int | None = None) -> View:
         raise IngotError(f"{type(array).__name__}.__dlpack__() returned no DLPack capsule")
     name = _NAMES.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
     if name is None:
-        raise IngotError(f"DLPack element type (code {tensor.code}, {tensor.bits} bits, {tensor.lanes} lanes) is not supported")
+        raise IngotError(
+            f"DLPack element type (code {tensor.code}, {tensor.bits} bits, {tensor.lanes} lanes) is not supported"
+        )
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     return View(
         pointer=(tensor.data or 0) + tensor.byte_offset,

@@ -106,7 +106,8 @@ class Engine:
         with self._lock:
             if self._device is not None and self._device is not device:
                 raise IngotError(
-                    f"this Engine is already on GPU {self._device.ordinal}", fix="load the file once more for another GPU"
+                    f"this Engine is already on GPU {self._device.ordinal}",
+                    fix="load the file once more for another GPU",
                 )
             check_architecture(self.target, device)
             if self._weights is None:

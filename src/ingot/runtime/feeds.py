@@ -21,7 +21,9 @@ def check_names(given: Iterable[str], bindings: Iterable[Binding], what: str) ->
     known = [b.name for b in bindings]
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise IngotError(f"the engine has no {what} called {', '.join(map(repr, unknown))}", fix=f"its {what}s are {known}")
+        raise IngotError(
+            f"the engine has no {what} called {', '.join(map(repr, unknown))}", fix=f"its {what}s are {known}"
+        )
 
 
 def require_all(given: Mapping[str, object], bindings: Iterable[Binding]) -> None:

@@ -104,7 +104,10 @@ class HostContext(Context):
         return arrays
 
     def bind(
-        self, shapes: Shapes | None = None, inputs: Mapping[str, Any] | None = None, outputs: Mapping[str, Any] | None = None
+        self,
+        shapes: Shapes | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         """Bind host arrays: ``inputs`` are read by every :meth:`enqueue`; without them, new zeroed ones."""
         plan = self.engine.plan

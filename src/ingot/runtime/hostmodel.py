@@ -26,7 +26,9 @@ def load_host_model(model: bytes, decl: ModelDecl, backend: str, name: str) -> H
     library, _, option = backend.partition(":")
     loaders = {"onnxruntime": _onnxruntime, "openvino": _openvino}
     if library not in loaders or (option and library != "openvino") or option not in _PRECISION:
-        raise IngotError(f"unknown host backend {backend!r}", node=name, fix="rebuild the engine with this version of Ingot")
+        raise IngotError(
+            f"unknown host backend {backend!r}", node=name, fix="rebuild the engine with this version of Ingot"
+        )
     try:
         module = import_module(library)
     except ImportError:

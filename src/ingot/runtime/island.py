@@ -65,10 +65,8 @@ class Island:
         for index, result in zip(self._step.writes, results, strict=True):
             place = self._places[index]
             if place is not None and (result.shape != place.shape or result.dtype != place.dtype):
-                raise IngotError(
-                    f"the host model made {result.dtype}{list(result.shape)}, the plan says {place.dtype}{list(place.shape)}",
-                    node=self._step.name,
-                )
+                made, want = f"{result.dtype}{list(result.shape)}", f"{place.dtype}{list(place.shape)}"
+                raise IngotError(f"the host model made {made}, the plan says {want}", node=self._step.name)
             up = self._up.get(index)
             if up is None:
                 host[index] = result

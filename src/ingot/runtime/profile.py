@@ -83,7 +83,12 @@ def _profile_device(context: DeviceContext, feeds: Mapping[str, Any]) -> list[St
                 hosted.setdefault(index, []).append(time.perf_counter() - start)
     overhead = _launch_overhead(list(probes.values()))
     return [
-        StepTime(i, steps[i].name, steps[i].kind, 1e6 * (_step_seconds(probes[i], overhead) if i in probes else statistics.median(hosted[i])))
+        StepTime(
+            i,
+            steps[i].name,
+            steps[i].kind,
+            1e6 * (_step_seconds(probes[i], overhead) if i in probes else statistics.median(hosted[i])),
+        )
         for i in order
     ]
 

@@ -51,9 +51,7 @@ class Program:
         self.parts: list[Graph | Island] = []
         for stage in schedule:
             if stage.host:
-                self.parts += [
-                    Island(plan, plan.steps[i], models[i], self.places, for_islands) for i in stage.steps
-                ]
+                self.parts += [Island(plan, plan.steps[i], models[i], self.places, for_islands) for i in stage.steps]
             else:
                 self.parts.append(self._segment(stage))
         self.host: HostArrays = dict(self._constants)

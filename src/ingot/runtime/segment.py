@@ -52,7 +52,9 @@ class SegmentBuilder:
         except OverflowError as error:
             raise IngotError(str(error), node=step.name, fix="keep the shapes within the engine's profile") from None
         x, y, z = (evaluate(dim, bindings) for dim in step.grid)
-        node = self._graph.add_kernel(self._functions(step), (x, y, z), step.block, args, after=after, programmatic=early)
+        node = self._graph.add_kernel(
+            self._functions(step), (x, y, z), step.block, args, after=after, programmatic=early
+        )
         return [node]
 
     def _argument(self, argument: Argument, bindings: Bindings) -> Arg:

@@ -51,12 +51,17 @@ class InferenceSession:
         self._context = self.engine.context(device)
         self._outputs = [output.name for output in self.engine.outputs]
 
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: object = None) -> list[Any]:
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: object = None
+    ) -> list[Any]:
         """Results in the order of ``output_names``, all outputs if None or empty."""
         names = list(output_names or self._outputs)
         unknown = [name for name in names if name not in self._outputs]
         if unknown:
-            raise IngotError(f"the engine has no output called {', '.join(map(repr, unknown))}", fix=f"its outputs are {self._outputs}")
+            raise IngotError(
+                f"the engine has no output called {', '.join(map(repr, unknown))}",
+                fix=f"its outputs are {self._outputs}",
+            )
         made = self._context.run(input_feed)
         return [made[name] for name in names]
 

@@ -120,7 +120,9 @@ def _whole(context: DeviceContext, job: Job, enqueue: list[float], transfers: bo
     return once
 
 
-def _split(context: DeviceContext, job: Job, runs: int, transfers: bool) -> tuple[list[float], list[float], list[float]]:
+def _split(
+    context: DeviceContext, job: Job, runs: int, transfers: bool
+) -> tuple[list[float], list[float], list[float]]:
     marks = [Event() for _ in range(4)]
     shares: tuple[list[float], list[float], list[float]] = ([], [], [])
     for _ in range(runs):
