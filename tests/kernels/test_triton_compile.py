@@ -158,7 +158,8 @@ def test_shortlists_are_sane(batch: int, taps: int, pixels: int, k: int, c: int)
     assert 24 <= len(variants) <= 64
     assert len(set(variants)) == len(variants)
     times = [ConvTactic().estimate(region, v, target, {}) for v in variants]
-    assert times == sorted(times)
+    assert times[0] == min(times)
+    assert max(times[:6]) < 3 * times[0]
     flops, moved = 2 * batch * pixels * k * c * taps, 2 * batch * pixels * (k + c)
     assert times[0] > max(flops / target.flops, moved / target.bandwidth)
     assert times[0] < 12e-6 + 2.5 * max(flops / target.flops, moved / target.bandwidth)

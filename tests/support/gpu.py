@@ -66,11 +66,11 @@ class _Buffer:
         return self.base + _GUARD
 
     def upload(self) -> None:
-        _ok(self.driver.cuMemcpyHtoD(self.base, self.image, self.image.nbytes))
+        _ok(self.driver.cuMemcpyHtoD(self.base, self.image.ctypes.data, self.image.nbytes))
 
     def download(self) -> np.ndarray:
         image = np.empty_like(self.image)
-        _ok(self.driver.cuMemcpyDtoH(image, self.base, image.nbytes))
+        _ok(self.driver.cuMemcpyDtoH(image.ctypes.data, self.base, image.nbytes))
         assert (image[:_GUARD] == 0xFF).all(), "a kernel wrote before a buffer"
         assert (image[len(image) - _GUARD :] == 0xFF).all(), "a kernel wrote past a buffer"
         return image[_GUARD : len(image) - _GUARD].copy().view(self.like.dtype)

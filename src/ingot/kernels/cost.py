@@ -25,6 +25,10 @@ _EPILOGUE = 0.7e-6
 """Through registers and out again, once per block."""
 _SPLIT_OVERHEAD = 1.1e-6
 """Partial sums written, counter, and the last block's first read."""
+_EXPOSED = 0.35
+"""Share of a load's latency that double buffering leaves open: the tensor core still reads the other buffer."""
+_FULL_THREAD = 32
+"""Accumulators per thread below which more warps do not pay."""
 _L2_OVER_DRAM = 1.4
 """Bandwidth of the L2 cache relative to device memory."""
 _SHARED_PER_SM = 228 * 1024
@@ -138,6 +142,10 @@ def product_seconds(shape: ProductShape, tile: TileLike, target: Target) -> floa
     transfer = together * tile_bytes / bandwidth * (4 if shape.gather else 1)
     latency = _LOAD_LATENCY / max(tile.stages - 1, 1)
     step = max(compute, transfer, latency, _STEP_OVERHEAD) + _STEP_OVERHEAD * 0.5
+    if tile.stages == 2 and steps > 1:
+        step += _LOAD_LATENCY * _EXPOSED / together
+    if tile.warps > 4 and tile.m * tile.n // (32 * tile.warps) < _FULL_THREAD:
+        step += _STEP_OVERHEAD * 0.2  # wider barriers for little work each
     stored = together * tile.m * tile.n * shape.itemsize / bandwidth
     block = _LOAD_LATENCY + steps * step + _EPILOGUE + stored
     if tile.split > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from functools import lru_cache
 
 from ingot.kernels.api import Target
@@ -11,6 +12,8 @@ from ingot.kernels.cost import ProductShape, product_seconds
 from ingot.kernels.triton.tile import Tile
 
 _LIMIT = 48
+_HEAD = 12
+"""The first so many differ in more than details: a tuner with little time measures these."""
 _PER_SHAPE = 3
 """Most variants that differ in warps, stages and split alone."""
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -25,20 +28,28 @@ def _power(value: int, low: int, high: int) -> int:
 
 @lru_cache(maxsize=4096)
 def shortlist(shape: ProductShape, target: Target, limit: int = _LIMIT) -> tuple[Tile, ...]:
-    """Tiles ordered by predicted time, with few near-duplicates."""
+    """Tiles by predicted time: first a diverse dozen, then the best of the others with few near-duplicates."""
     ranked = sorted(
         _candidates(shape, target), key=lambda t: (product_seconds(shape, t, target), -t.stages, abs(t.warps - 4))
     )
+    ranked = [t for t in ranked if not math.isinf(product_seconds(shape, t, target))]
+    head = _thinned(ranked, _HEAD, 1, 2)
+    rest = [t for t in ranked if t not in set(head)]
+    return (*head, *_thinned(rest, limit - len(head), _PER_SHAPE, limit))
+
+
+def _thinned(ranked: list[Tile], limit: int, per_shape: int, per_block: int) -> list[Tile]:
+    """The best ``limit`` tiles with at most so many of one (m, n, k) and of one (m, n)."""
     chosen: list[Tile] = []
-    per_shape: dict[tuple[int, int, int], int] = {}
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    blocks: Counter[tuple[int, int]] = Counter()
     for tile in ranked:
-        key = (tile.m, tile.n, tile.k)
-        if per_shape.get(key, 0) < _PER_SHAPE and not math.isinf(product_seconds(shape, tile, target)):
-            per_shape[key] = per_shape.get(key, 0) + 1
+        shape, block = (tile.m, tile.n, tile.k), (tile.m, tile.n)
+        if len(chosen) < limit and shapes[shape] < per_shape and blocks[block] < per_block:
+            shapes[shape] += 1
+            blocks[block] += 1
             chosen.append(tile)
-            if len(chosen) == limit:
-                break
-    return tuple(chosen)
+    return chosen
 
 
 def _candidates(shape: ProductShape, target: Target) -> list[Tile]:
