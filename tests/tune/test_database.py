@@ -73,7 +73,9 @@ def test_refusals_count_for_the_same_compilers_only() -> None:
 
 
 def test_shortened_keeps_the_fastest_and_no_refusals() -> None:
-    base = Database([Entry(key(), "map", {"a": 3.0, "b": 1.0, "c": 2.0}, {"d": "NaN"}), Entry(key("B"), "map", {}, {"d": "x"})])
+    base = Database(
+        [Entry(key(), "map", {"a": 3.0, "b": 1.0, "c": 2.0}, {"d": "NaN"}), Entry(key("B"), "map", {}, {"d": "x"})]
+    )
     assert list(base.shortened(2)) == [Entry(key(), "map", {"b": 1.0, "c": 2.0})]
 
 

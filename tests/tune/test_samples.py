@@ -58,7 +58,9 @@ def test_flops() -> None:
 def residual(batch: int) -> Region:
     ops = [Op("Add", ("acc", "skip"), "sum"), Op("Relu", ("sum",), "y")]
     x = spec("float32", (batch, 4, 6, 6))
-    return conv_region((batch, 4, 6, 6), (4, 4, 3, 3), pads=(1, 1, 1, 1), dtype="float32", epilogue=ops, extras={"skip": x})
+    return conv_region(
+        (batch, 4, 6, 6), (4, 4, 3, 3), pads=(1, 1, 1, 1), dtype="float32", epilogue=ops, extras={"skip": x}
+    )
 
 
 def test_batch_is_sliced_in_activations_and_not_in_weights() -> None:
@@ -76,7 +78,10 @@ def test_a_bias_as_long_as_the_batch_is_not_sliced() -> None:
 
 def test_mixing_the_batch_is_not_sliceable() -> None:
     tensor = spec("float32", (8, 8))
-    for op in (BodyOp("Softmax", ("x",), ("y",), (("axis", 0),)), BodyOp("Transpose", ("x",), ("y",), (("perm", (1, 0)),))):
+    for op in (
+        BodyOp("Softmax", ("x",), ("y",), (("axis", 0),)),
+        BodyOp("Transpose", ("x",), ("y",), (("perm", (1, 0)),)),
+    ):
         assert sliced_names(build_region(Kind.ROWWISE, {"x": tensor}, [op], {"y": tensor}, ("y",)), {}) is None
     rows = BodyOp("Softmax", ("x",), ("y",), (("axis", -1),))
     assert sliced_names(build_region(Kind.ROWWISE, {"x": tensor}, [rows], {"y": tensor}, ("y",)), {}) == {"x", "y"}

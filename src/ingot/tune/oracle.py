@@ -17,7 +17,7 @@ from ingot.tune.storage import Array, Stored
 
 _HOST_FLOPS = 4e9
 """Beyond this the reference is evaluated at some indices of the leading dimension only, if that is sound."""
-_HOST_BYTES = 32 << 20
+_HOST_BYTES = 8 << 20
 """The same, for the bytes of the outputs."""
 
 

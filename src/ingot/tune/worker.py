@@ -79,7 +79,7 @@ class Worker:
             if self._closed:
                 raise EOFError
             if self._process is None:
-                self._errors = tempfile.TemporaryFile()
+                self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
                 path = [os.path.abspath(p) for p in sys.path]
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", _BOOT.format(path=path)],
