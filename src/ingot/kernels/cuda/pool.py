@@ -138,7 +138,7 @@ class PoolSource:
             elif plan.anchor.op == "AveragePool":
                 out.line("a[j] += v;")
             else:
-                power = int(plan.anchor.attr("p", 2))  # type: ignore[call-overload]
+                power = int(plan.anchor.attr("p", 2))  # type: ignore[arg-type]
                 size = "v < 0 ? -v : v"
                 out.line(
                     f"a[j] += {'v * v' if power == 2 else size if power == 1 else self._power(f'({size})', power)};"
@@ -159,7 +159,7 @@ class PoolSource:
             out.line(f"const {self.kind} divisor = ({self.kind})({' * '.join(counts)});")
             result = "a[j] / divisor"
         elif plan.anchor.op == "LpPool":
-            power = int(plan.anchor.attr("p", 2))  # type: ignore[call-overload]
+            power = int(plan.anchor.attr("p", 2))  # type: ignore[arg-type]
             result = "a[j]" if power == 1 else "sqrt(a[j])" if power == 2 else self._power("a[j]", 1.0 / power)
         out.line("#pragma unroll")
         out.line(f"for (int j = 0; j < {self.vector}; ++j) {name}[j] = {result};")

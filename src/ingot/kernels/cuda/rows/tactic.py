@@ -12,8 +12,9 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant, Workspace
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.rows.plan import RowPlan, plan_rows
-from ingot.kernels.cuda.rows.source import RowSource, Threads, best_vector, finishing, workspace_bytes
+from ingot.kernels.cuda.rows.source import RowSource, Threads, finishing, workspace_bytes
 from ingot.kernels.cuda.rows.text import HELPERS
+from ingot.kernels.cuda.rows.vectors import best_vector
 
 _HELD = 32
 """Most elements of one tensor that a thread keeps in registers."""
@@ -67,7 +68,7 @@ class RowTactic:
         plan, threads = _planned(region), _threads(variant)
         text = HELPERS + RowSource(plan, threads, target).text("ingot_rows")
         if threads.splits > 1:
-            text += RowSource(plan, _finish_threads(threads), target, finish=True).text("ingot_finish")
+            text += RowSource(plan, finishing(threads), target, finish=True).text("ingot_finish")
         return text
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
@@ -106,17 +107,13 @@ def program(plan: RowPlan, threads: Threads, target: Target) -> Program:
     kernels = [Kernel("ingot_rows", cubin, grid, threads.block, 0, first.out.arguments, pdl)]
     if threads.splits == 1:
         return Program(tuple(kernels))
-    last = _finish_threads(threads)
+    last = finishing(threads)
     second = RowSource(plan, last, target, finish=True)
     cubin = compile_cuda(HELPERS + second.text("ingot_finish"), "ingot_finish", target).cubin
     kernels.append(
         Kernel("ingot_finish", cubin, (ceildiv(plan.rows, last.slots), 1, 1), last.block, 0, second.out.arguments, pdl)
     )
     return Program(tuple(kernels), tuple(Workspace(size) for size in workspace_bytes(plan, threads.splits)))
-
-
-def _finish_threads(threads: Threads) -> Threads:
-    return finishing(threads)
 
 
 def _planned(region: Region) -> RowPlan:
