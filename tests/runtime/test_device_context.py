@@ -169,6 +169,24 @@ def test_host_only_inputs_outputs_and_weights() -> None:
     assert made["t"].tolist() == [0, 3, 0, 5]
 
 
+def test_host_step_writes_a_window_and_nothing_around_it() -> None:
+    p = TinyPlan(tiny.target())
+    p.value("x", [4, 2], "input")
+    p.value("y", [4, 5], "output")
+    p.value("flat", [20], "output", binding="y")
+    p.value("part", [4, 2], "output", 4, strides=[5, 1], binding="y")
+    p.values[p.names["part"]] = _with_bytes(p.values[p.names["part"]], 80 - 4)
+    p.constant("ramp", np.arange(20, dtype=np.float32))
+    first = p.kernel("scale", ["ramp", "flat", number(20), number(1)], 20, ["flat"])
+    p.host(tiny.model("Neg", ["a"], ["b"]), ["x"], ["part"], (["a"], ["b"]), [first])
+    context = p.engine().context()
+    for seed in range(3):
+        x = vector(8).reshape(4, 2) + seed
+        want = np.arange(20, dtype=np.float32).reshape(4, 5)
+        want[:, 1:3] = -x
+        assert np.array_equal(context.run({"x": x})["y"], want)
+
+
 def test_output_whose_shape_depends_on_data() -> None:
     p = TinyPlan(tiny.target())
     p.value("x", [N], "input")

@@ -42,10 +42,8 @@ class Island:
         self._places = found
         self._down = [self._transfer(i, at[i], step) for i in dict.fromkeys(step.reads) if at[i]]
         self._up = {i: self._transfer(i, at[i], step) for i in step.writes if at[i]}
-        for index, up in self._up.items():
-            place = found[index]
-            assert place is not None and place.gapless, f"{step.name} writes {plan.values[index].name}, which has gaps"
-            up.view[...] = 0
+        # Between the elements of a window lie other Values: they make the trip with it, unchanged.
+        self._around = [up for i, up in self._up.items() if (place := found[i]) is not None and not place.gapless]
 
     def _transfer(self, index: int, address: int, step: Step) -> _Transfer:
         place = self._places[index]
@@ -55,7 +53,7 @@ class Island:
 
     def run(self, stream: Stream, host: HostArrays) -> None:
         """Wait for the device, run the model, send its outputs. ``host`` gains the outputs that stay."""
-        for down in self._down:
+        for down in (*self._down, *self._around):
             stream.copy(down.pinned.pointer, down.address, down.size)
         if self._down or self._up:
             stream.synchronize()

@@ -130,11 +130,12 @@ def _step_seconds(probe: _Probe, overhead: float) -> float:
 def _in_place(step: Step, found: Sequence[Place | None]) -> bool:
     """Whether the step overwrites what it reads, so that a second run would see other data.
 
-    Kernels leave their counters (persistent memory) as they found them.
+    A Value that is both read and written is a workspace: kernels leave it as they found it, or
+    write it before they read it.
     """
-    reads, writes = ([p for i in rows if (p := found[i]) is not None] for rows in (step.reads, step.writes))
+    pairs = ((found[a], found[b]) for a in step.reads for b in step.writes if a != b)
     return any(
-        a.base == b.base and a.base[0] != "persistent" and a.offset < b.offset + b.span and b.offset < a.offset + a.span
-        for a in reads
-        for b in writes
+        a.base == b.base and a.offset < b.offset + b.span and b.offset < a.offset + a.span
+        for a, b in pairs
+        if a is not None and b is not None
     )
