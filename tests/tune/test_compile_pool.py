@@ -78,9 +78,8 @@ def test_a_script_without_a_main_guard_can_compile(tmp_path: Path) -> None:
         "    made = list(pool.compile([Task(region, tactic, v) for v in tactic.variants(region, Target(90), {})]))\n"
         "print(len(made), all(hasattr(p, 'kernels') for _, p in made))\n"
     )
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    )  # fmt: skip
+    paths = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=paths)
     assert done.stdout == "3 True\n", done.stderr
 
 
@@ -126,3 +125,32 @@ def test_a_worker_keeps_its_process_and_replaces_a_dead_one() -> None:
     finally:
         worker.close()
     assert isinstance(worker.call("os:getpid", timeout=20), No)
+
+
+def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from ingot.tune.worker import Worker\n"
+        "worker = Worker()\n"
+        "print(worker.call('os:getpid', timeout=20), flush=True)\n"
+        "worker.call('time:sleep', 600, timeout=600)\n"
+    )
+    paths = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=paths) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip() / "cmdline"
+        assert b"ingot.tune.worker" in child.read_bytes()
+        time.sleep(0.3)
+        parent.kill()
+    deadline = time.monotonic() + 15
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(child)
+
+
+def _alive(cmdline: Path) -> bool:
+    """Whether the process is there and no zombie (whose command line is empty)."""
+    try:
+        return b"ingot.tune.worker" in cmdline.read_bytes()
+    except OSError:
+        return False

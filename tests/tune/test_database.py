@@ -8,7 +8,7 @@ from support.tuning import doubling
 
 from ingot.errors import IngotError
 from ingot.kernels.api import Target
-from ingot.tune.database import Database, Entry, Key, record_merge, recorded, user_path
+from ingot.tune.database import Database, Entry, Key, publish, record_merge, recorded, user_path
 
 REGION = doubling(4)
 
@@ -77,6 +77,17 @@ def test_shortened_keeps_the_fastest_and_no_refusals() -> None:
         [Entry(key(), "map", {"a": 3.0, "b": 1.0, "c": 2.0}, {"d": "NaN"}), Entry(key("B"), "map", {}, {"d": "x"})]
     )
     assert list(base.shortened(2)) == [Entry(key(), "map", {"b": 1.0, "c": 2.0})]
+
+
+def test_publishing_drops_the_kernels_digest_and_newer_times_win(tmp_path: Path) -> None:
+    user, shipped = tmp_path / "user.json", tmp_path / "sm_90.json.gz"
+    Database([
+        Entry(key("A", "triton-3 kernels-old"), "map", {"a": 5.0, "b": 6.0, "c": 7.0}, {"d": "NaN"}),
+        Entry(key("A", "triton-3 kernels-new"), "map", {"a": 4.0}),
+    ]).save(user)  # fmt: skip
+    assert publish(user, shipped, "triton-3 kernels-old", keep=2) == 1
+    assert publish(user, shipped, "triton-3 kernels-new", keep=2) == 1
+    assert list(Database.load(shipped)) == [Entry(key("A", "triton-3"), "map", {"a": 4.0, "b": 6.0})]
 
 
 @pytest.mark.parametrize(

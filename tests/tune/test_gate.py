@@ -68,8 +68,14 @@ def _infinite(values: Array) -> Array:
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"), [(_nan, "1 of 264 elements are NaN"), (_infinite, "NaN, infinite"), (_one_element, "1 of 264"), (_shifted, "are off")]
-)  # fmt: skip
+    ("damage", "reason"),
+    [
+        (_nan, "1 of 264 elements are NaN"),
+        (_infinite, "NaN, infinite"),
+        (_one_element, "1 of 264"),
+        (_shifted, "are off"),
+    ],
+)
 def test_wrong_kernels_are_refused(damage: Callable[[Array], Array], reason: str) -> None:
     layout = stored(spec("float32", (8, 33)))
     exact = RANDOM.standard_normal((8, 33)).astype(np.float32)

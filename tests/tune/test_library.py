@@ -10,14 +10,15 @@ from ingot.kernels.api import Input, Kernel, Null, Output, Pdl, Program, Scratch
 from ingot.tune import library, program_cache
 
 TARGET = Target(90)
+_ARGUMENTS = (Input(0), Scratch(0), Value("n", 8), Null())
 FULL = Program(
     (
-        Kernel("a", b"\x7fELF\n1", ("ceil((n)/(128))", 2, 1), 128, 4096, (Input(0), Scratch(0), Value("n", 8), Null()), Pdl.WAITS, 2),
+        Kernel("a", b"\x7fELF\n1", ("ceil((n)/(128))", 2, 1), 128, 4096, _ARGUMENTS, Pdl.WAITS, 2),
         Kernel("b", b"other\n", (1, 1, 1), 32, 0, (Scratch(0), Output(1))),
     ),
     (Workspace("4*n", True), Workspace(16)),
     deterministic=False,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)

@@ -34,12 +34,9 @@ class HostBuffer:
         self.pointer = -(-self._memory.ctypes.data // 256) * 256
 
     def _view(self, offset: int, size: int) -> np.ndarray:
-        assert 0 <= offset and offset + size <= self.bytes
+        assert 0 <= offset <= self.bytes - size
         start = self.pointer - self._memory.ctypes.data + offset
         return self._memory[start : start + size]
-
-    def fill(self, value: int = 0) -> None:
-        self._view(0, self.bytes)[...] = value
 
     def upload(self, data: np.ndarray, offset: int = 0) -> None:
         self._view(offset, data.nbytes)[...] = data
@@ -90,7 +87,9 @@ def _host(monkeypatch: pytest.MonkeyPatch) -> None:
         source, target = Stored.of(region.input_specs[0], bindings), Stored.of(region.output_specs[0], bindings)
         return Expected(tuple(flat), (OutputGate(target, 2 * source.window(flat[0]), 1e-5),))
 
-    device = SimpleNamespace(memory=lambda: (1 << 30, 1 << 30), info=SimpleNamespace(l2_bytes=1 << 20))
+    device = SimpleNamespace(
+        synchronize=lambda: None, memory=lambda: (1 << 30, 1 << 30), info=SimpleNamespace(l2_bytes=1 << 20)
+    )
     monkeypatch.setattr(session, "Device", SimpleNamespace(open=lambda ordinal: device))
     monkeypatch.setattr(session, "Buffer", HostBuffer)
     monkeypatch.setattr(session, "Stream", HostStream)

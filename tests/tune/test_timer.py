@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,7 +25,7 @@ class PretendedGraph:
 
 
 class PretendedBuilder:
-    made: list[PretendedBuilder] = []
+    made: ClassVar[list[PretendedBuilder]] = []
 
     def __init__(self) -> None:
         self.nodes: list[tuple[Any, ...]] = []

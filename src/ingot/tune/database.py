@@ -75,6 +75,7 @@ class Database:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         """Later entries are merged over earlier ones of the same Key."""
         self._entries: dict[Key, Entry] = {}
+        self._at: dict[tuple[str, str, str], set[Key]] = {}
         for entry in entries:
             self.add(entry)
 
@@ -96,6 +97,11 @@ class Database:
         micros |= {k: round(v, _DIGITS) for k, v in entry.micros.items()}  # as in the file: ties must not depend on it
         refused = {k: v for k, v in old.refused.items() if k not in entry.micros} | entry.refused
         self._entries[entry.key] = Entry(entry.key, entry.label, micros, refused)
+        self._at.setdefault(_place(entry.key), set()).add(entry.key)
+
+    def _alike(self, key: Key) -> list[Entry]:
+        """Entries of the same Region, shape and target, in order of their keys."""
+        return [self._entries[k] for k in sorted(self._at.get(_place(key), ()))]
 
     def merge(self, other: Iterable[Entry]) -> None:
         """Add every entry of ``other``."""
@@ -108,7 +114,7 @@ class Database:
         The Key's own device is preferred, then the first by name: times of different
         devices do not compare. Of one variant, the time by the Key's own compilers counts.
         """
-        same = [entry for entry in self if _place(entry.key) == _place(key) and entry.micros]
+        same = [entry for entry in self._alike(key) if entry.micros]
         if not same:
             return {}, ""
         devices = {entry.key.device for entry in same}
@@ -122,8 +128,8 @@ class Database:
     def refusals(self, key: Key) -> dict[str, str]:
         """Variants refused for the Region on any device, when built by the same compilers."""
         refused: dict[str, str] = {}
-        for entry in self:
-            if _place(entry.key) == _place(key) and entry.key.compilers == key.compilers:
+        for entry in self._alike(key):
+            if entry.key.compilers == key.compilers:
                 refused |= entry.refused
         return refused
 
@@ -197,6 +203,23 @@ def record_merge(path: Path, entries: Iterable[Entry]) -> Database:
     database.merge(entries)
     database.save(path)
     return database
+
+
+def publish(user: Path, shipped: Path, compilers: str, keep: int = 8) -> int:
+    """Put what ``user`` holds by these ``compilers`` into the ``shipped`` file; returns the entries there.
+
+    The digest of Ingot's kernels is dropped from the keys: shipped times are hints, and newer ones
+    replace older ones. Only the ``keep`` fastest variants of an entry are kept.
+    """
+    database = Database.load(shipped)
+    for entry in Database.load(user):
+        if entry.key.compilers == compilers:
+            versions = " ".join(word for word in compilers.split() if not word.startswith("kernels-"))
+            key = msgspec.structs.replace(entry.key, compilers=versions)
+            database.add(Entry(key, entry.label, entry.micros))
+    short = database.shortened(keep)
+    short.save(shipped)
+    return len(short)
 
 
 def user_path(target: Target, timing_db: Path | None) -> Path:

@@ -39,11 +39,12 @@ _WEIGHT_COPIES = 64
 class Guarded:
     """Device memory for one tensor or workspace between two guards, aligned no better than its spec promises."""
 
-    def __init__(self, size: int, align: int, what: str) -> None:
+    def __init__(self, size: int, align: int, what: str, stream: Stream) -> None:
+        """Allocates; what is done on ``stream`` afterwards finds poison in all of it."""
         self.bytes = size
         self._start = _GUARD + (align if align < 256 else 0)
         self._buffer = Buffer(self._start + size + _GUARD, what)
-        self._buffer.fill(_POISON)
+        stream.fill(self._buffer.pointer, _POISON, self._buffer.bytes)
 
     @property
     def address(self) -> int:
@@ -96,13 +97,18 @@ class Session:
             self._uploaded(s, array, copies if s.constant else sets)
             for s, array in zip(self._stored, self._expected.inputs, strict=True)
         ]
-        self._results = [[Guarded(o.nbytes, o.align, "an output") for _ in range(sets)] for o in self._outputs]
+        self._results = [
+            [Guarded(o.nbytes, o.align, "an output", self._stream) for _ in range(sets)] for o in self._outputs
+        ]
         self._timer = Timer(self._device, setting.weights - copies * constant)
 
     def _uploaded(self, stored: Stored, array: Array, copies: int) -> list[Guarded]:
-        buffers = [Guarded(stored.nbytes, stored.align, "an input") for _ in range(copies)]
+        buffers = [Guarded(stored.nbytes, stored.align, "an input", self._stream) for _ in range(copies)]
         if stored.nbytes:
+            # An upload runs on the legacy stream, with which this one does not synchronise by itself.
+            self._stream.synchronize()
             buffers[0].upload(array)
+            self._device.synchronize()
             for other in buffers[1:]:
                 self._stream.copy(other.address, buffers[0].address, stored.nbytes)
         self._stream.synchronize()
@@ -161,7 +167,7 @@ class Session:
     def _scratch(self, program: Program) -> list[Guarded]:
         buffers: list[Guarded] = []
         for workspace in program.workspaces:
-            buffer = Guarded(evaluate(workspace.bytes, self._bindings), 256, "a workspace")
+            buffer = Guarded(evaluate(workspace.bytes, self._bindings), 256, "a workspace", self._stream)
             if workspace.zeroed:
                 buffer.fill(0, self._stream)
             buffers.append(buffer)

@@ -146,6 +146,7 @@ def _read(descriptor: int, size: int, deadline: float) -> bytes:
 
 def serve() -> None:
     """The child's loop: until stdin closes, run what is asked and answer with the result or a No."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what compilers print goes to stderr, never into the answers
     while head := source.read(_LENGTH.size):
@@ -153,6 +154,13 @@ def serve() -> None:
         data = pickle.dumps(_apply(function, args), protocol=pickle.HIGHEST_PROTOCOL)
         sink.write(_LENGTH.pack(len(data)) + data)
         sink.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, even if it hangs in a kernel or a compiler."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(71)
 
 
 def _apply(function: str, args: tuple[object, ...]) -> object:
