@@ -136,6 +136,8 @@ def _refused(region: Region, tactic: ConvTactic | GemmTactic | DepthwiseTactic) 
 
 
 def test_refusals_say_why() -> None:
+    depthwise = conv_region((1, 8, 5, 5), (8, 1, 3, 3), group=8)
+    assert "of its own" in _refused(depthwise, ConvTactic())
     assert "not depthwise" in _refused(BODY, DepthwiseTactic())
     assert "float64" in _refused(gemm_region((4, 4), (4, 4), dtype="float64"), GemmTactic())
     extras = {"late": spec("float16", (2, 1, 4, 4))}
@@ -145,7 +147,8 @@ def test_refusals_say_why() -> None:
 
 
 RESNET = [
-    (1, 3136, 64, 64), (1, 3136, 256, 64), (9, 784, 128, 128), (9, 196, 256, 256), (1, 49, 2048, 512), (9, 49, 512, 512),
+    (1, 3136, 64, 64), (1, 3136, 256, 64), (9, 784, 128, 128), (9, 196, 256, 256), (1, 49, 2048, 512),
+    (9, 49, 512, 512),
 ]  # fmt: skip
 
 
@@ -165,6 +168,21 @@ def test_shortlists_are_sane(batch: int, taps: int, pixels: int, k: int, c: int)
     assert times[0] < 12e-6 + 2.5 * max(flops / target.flops, moved / target.bandwidth)
     if batch == 1 and pixels < 200 and c * taps > 512:
         assert variants[0]["split"] > 1
+
+
+@pytest.mark.parametrize("cc", [80, 86, 90, 120])
+def test_shortlists_fit_the_shared_memory_of_the_family(cc: int) -> None:
+    variants = ConvTactic().variants(BODY, Target(cc), {})
+    largest = {80: 163, 86: 99, 90: 227, 120: 99}[cc] * 1024
+    assert variants
+    assert all(Tile.of(v).shared(2) <= largest for v in variants)
+
+
+def test_transposed_phases_of_unequal_depth_are_not_split() -> None:
+    region = conv_region((1, 512, 4, 4), (512, 64, 3, 3), strides=(2, 2), pads=(1, 1, 1, 1), transpose=True)
+    variants = ConvTactic().variants(region, Target(90), {})
+    assert variants
+    assert {v["split"] for v in variants} == {1}
 
 
 def test_variant_text_round_trip() -> None:

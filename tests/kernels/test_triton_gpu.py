@@ -73,11 +73,15 @@ CONVOLUTIONS = {
     "last": conv_region((1, 512, 7, 7), (512, 512, 3, 3), pads=(1, 1, 1, 1), epilogue=RELU),
     "expand": conv_region((8, 64, 28, 28), (256, 64, 1, 1), **residual((8, 256, 28, 28))),
     "downsample": conv_region((2, 256, 28, 28), (512, 256, 1, 1), strides=(2, 2)),
-    "stem": conv_region((2, 3, 112, 112), (64, 3, 7, 7), strides=(2, 2), pads=(3, 3, 3, 3), x_order=(0, 1, 2, 3), epilogue=RELU),
+    "stem": conv_region(
+        (2, 3, 112, 112), (64, 3, 7, 7), strides=(2, 2), pads=(3, 3, 3, 3), x_order=(0, 1, 2, 3), epilogue=RELU
+    ),
     "odd": conv_region((3, 37, 13, 11), (29, 37, 3, 3), pads=(1, 1, 1, 1), dilations=(1, 1), epilogue=RELU),
     "dilated": conv_region((1, 64, 33, 31), (48, 64, 3, 3), pads=(4, 4, 4, 4), dilations=(4, 4)),
     "grouped": conv_region((2, 128, 14, 14), (128, 32, 3, 3), pads=(1, 1, 1, 1), group=4, epilogue=RELU),
-    "channels-first": conv_region((2, 32, 15, 15), (24, 32, 3, 3), pads=(1, 1, 1, 1), x_order=(0, 1, 2, 3), y_order=(0, 1, 2, 3)),
+    "channels-first": conv_region(
+        (2, 32, 15, 15), (24, 32, 3, 3), pads=(1, 1, 1, 1), x_order=(0, 1, 2, 3), y_order=(0, 1, 2, 3)
+    ),
     "1-D": conv_region((2, 64, 77), (96, 64, 5), pads=(2, 2), epilogue=RELU),
     "3-D": conv_region((1, 32, 5, 9, 9), (32, 32, 3, 3, 3), pads=(1, 1, 1, 1, 1, 1)),
     "bfloat16": conv_region((1, 64, 14, 14), (64, 64, 3, 3), dtype="bfloat16", pads=(1, 1, 1, 1), epilogue=RELU),
@@ -156,7 +160,8 @@ def test_random_convolution(seed: int, target: Target) -> None:
     size = (rng.randint(1, 5), rng.randint(1, 5))
     x = (rng.randint(1, 3), c, rng.randint(9, 30), rng.randint(9, 30))
     region = conv_region(
-        x, (k, c, *size), strides=(rng.randint(1, 3), rng.randint(1, 3)), pads=tuple(rng.randint(0, 2) for _ in range(4)),
+        x, (k, c, *size), strides=(rng.randint(1, 3), rng.randint(1, 3)),
+        pads=tuple(rng.randint(0, 2) for _ in range(4)),
         dilations=(rng.randint(1, 2), rng.randint(1, 2)), epilogue=RELU,
     )  # fmt: skip
     check(ConvTactic(), region, target, depth=c * size[0] * size[1])

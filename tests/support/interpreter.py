@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from support.strided import bound, poisoned, scatter, window
@@ -58,6 +59,7 @@ def _pointer(buffer: np.ndarray, kind: str) -> Any:
 
 def _execute(k: KernelBuilder, values: Mapping[str, Any], grid: tuple[int, ...]) -> None:
     from triton import knobs
+    from triton.runtime import interpreter
     from triton.runtime.interpreter import GridExecutor
 
     class OnHost(GridExecutor):  # type: ignore[misc]
@@ -69,7 +71,13 @@ def _execute(k: KernelBuilder, values: Mapping[str, Any], grid: tuple[int, ...])
         def _restore_args_dev(self, *_: Any) -> None:
             return None
 
-    with knobs.runtime.scope():
+    def patch_tensor(tensor: Any, scope: Any) -> None:
+        patched(tensor, scope)
+        # Triton 3.6 converts an array of one element, which NumPy 2.4 refuses.
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    patched = interpreter._patch_lang_tensor
+    with knobs.runtime.scope(), mock.patch.object(interpreter, "_patch_lang_tensor", patch_tensor):
         knobs.runtime.interpret = True
         function = getattr(load_source(k.source()), FUNCTION)
         names = list(k.types)

@@ -31,7 +31,8 @@ _FULL_THREAD = 32
 """Accumulators per thread below which more warps do not pay."""
 _L2_OVER_DRAM = 1.4
 """Bandwidth of the L2 cache relative to device memory."""
-_SHARED_PER_SM = 228 * 1024
+_SHARED_PER_SM = {80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 103: 228, 110: 228, 120: 100, 121: 100}
+"""KiB of shared memory of an SM; one block may have all but one of them."""
 _REGISTERS = 65536
 _THREADS = 2048
 
@@ -87,6 +88,8 @@ class ProductShape:
     """Length of a contiguous run along the depth: no step of the main loop goes past its end."""
     gather: bool = False
     """Whether A is gathered element by element."""
+    splittable: bool = True
+    """Whether the depth may be cut into parts (every batch member has the same depth)."""
 
     def steps(self, block_k: int) -> int:
         """Iterations of the main loop."""
@@ -103,13 +106,19 @@ class ProductShape:
         return self.a_bytes + self.batch * self.cols * self.depth * self.itemsize + self.extra_bytes
 
 
+def shared_limit(target: Target) -> int:
+    """Most dynamic shared memory of one block, bytes: the Target's own figure, and never more than its family has."""
+    return min(target.shared_per_block, (_SHARED_PER_SM.get(target.cc, 100) - 1) * 1024)
+
+
 def occupancy(tile: TileLike, size: int, target: Target) -> int:
     """Blocks per SM that shared memory, registers and threads allow; 0 when not even one fits."""
     shared = tile.stages * (tile.m + tile.n) * tile.k * size
-    if shared > target.shared_per_block:
+    if shared > shared_limit(target):
         return 0
     registers = min(255, tile.m * tile.n // (32 * tile.warps) + 56) * 32 * tile.warps
-    return min(_SHARED_PER_SM // (shared + 1024), _REGISTERS // registers, _THREADS // (32 * tile.warps), 32)
+    whole = _SHARED_PER_SM.get(target.cc, 100) * 1024
+    return min(whole // (shared + 1024), _REGISTERS // registers, _THREADS // (32 * tile.warps), 32)
 
 
 def _peak(shape: ProductShape, tile: TileLike, target: Target) -> float:

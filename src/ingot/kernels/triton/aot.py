@@ -94,8 +94,8 @@ def compile_source(
     """
     constants = dict(constants or {})
     options = (
-        _FORMAT, compiler_version(), function, tuple(signature.items()), tuple(constants.items()), num_warps, num_stages,
-        target.cc, tuple(sorted(aligned)),
+        _FORMAT, compiler_version(), function, tuple(signature.items()), tuple(constants.items()), num_warps,
+        num_stages, target.cc, tuple(sorted(aligned)),
     )  # fmt: skip
     key = hashlib.sha256(repr(options).encode() + b"\0" + source.encode()).hexdigest()
     path = env.cache_dir() / "cubin" / key[:2] / f"{key}.triton"

@@ -22,6 +22,7 @@ from ingot.kernels.triton.space import shortlist
 from ingot.kernels.triton.tile import Tile
 
 _FEW_CHANNELS = 16
+MAX_DEPTHWISE_TAPS = 256
 _INT32 = 2**31 - 1
 
 
@@ -78,6 +79,7 @@ def conv_shape(region: Region, g: Geometry, bindings: Bindings) -> ProductShape:
         extra_bytes=extra,
         chunk=depth if flat else g.in_channels,
         gather=flat or g.x.strides[1] != 1,
+        splittable=ConvOperands(region, Tile(16, 16, 16, 4, 2)).uniform,
     )
 
 
@@ -88,19 +90,19 @@ class ConvTactic:
     kinds = frozenset({Kind.CONV})
 
     def accepts(self, region: Region, target: Target) -> Answer:
-        """Any geometry; depthwise has its own tactic, but runs here too."""
-        return accepts_conv(region, target)
+        """Any geometry that the depthwise tactic does not take."""
+        answer = accepts_conv(region, target)
+        g = geometry(region)
+        if answer and isinstance(g, Geometry) and g.depthwise and g.out_channels == 1 and g.taps <= MAX_DEPTHWISE_TAPS:
+            return No("a depthwise convolution has a kernel of its own")
+        return answer
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """Tiles by predicted time."""
         region = normal_conv(region).region
         g = geometry(region)
         assert isinstance(g, Geometry)
-        if g.depthwise and g.out_channels == 1:
-            return []
-        listed = shortlist(conv_shape(region, g, bindings), target)
-        split_allowed = ConvOperands(region, Tile(16, 16, 16, 4, 2)).uniform
-        return [t.variant(self.name) for t in listed if t.split == 1 or split_allowed]
+        return [tile.variant(self.name) for tile in shortlist(conv_shape(region, g, bindings), target)]
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of one tile."""

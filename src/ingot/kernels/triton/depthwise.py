@@ -11,13 +11,12 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
 from ingot.kernels.triton.builder import KernelBuilder
-from ingot.kernels.triton.conv import accepts_conv
+from ingot.kernels.triton.conv import MAX_DEPTHWISE_TAPS, accepts_conv
 from ingot.kernels.triton.epilogue import Epilogue
 from ingot.kernels.triton.geometry import Geometry, geometry
 from ingot.kernels.triton.indexing import Axis, Space, fits_int32, times
 from ingot.kernels.triton.normal import Normal, normal_conv
 
-_MAX_TAPS = 256
 _UNROLLED_TAPS = 49
 
 
@@ -36,7 +35,7 @@ class DepthwiseTactic:
         assert isinstance(g, Geometry)
         if not g.depthwise:
             return No("not depthwise")
-        return answer if g.taps <= _MAX_TAPS else No(f"{g.taps} taps are too many for the depthwise kernel")
+        return answer if g.taps <= MAX_DEPTHWISE_TAPS else No(f"{g.taps} taps are too many for the depthwise kernel")
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """Pixels by channels of a block, likeliest first."""
@@ -124,12 +123,12 @@ def _emit(k: KernelBuilder, normal: Normal, g: Geometry, m: int, c: int, warps: 
     epilogue = Epilogue(k, space, row_mask, col_mask, m * c // (32 * warps))
     epilogue.preload(constants=True)
     if k.pdl:
+        # The block needs little beside registers: what follows finds room at once.
         k.line("gdc_wait()")
+        k.line("gdc_launch_dependents()")
     epilogue.preload(constants=False)
     k.line(f"acc = tl.zeros(({m}, {c}), dtype=tl.float32)")
     _taps(k, g, col_mask)
-    if k.pdl:
-        k.line("gdc_launch_dependents()")
     epilogue.run("acc", normal.epilogue, normal.product.outputs[0])
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ingot.errors import IngotError
 from ingot.graph.dims import Dim, ceildiv, divisible, mul
 from ingot.graph.region import BodyOp, Region
 from ingot.kernels.api import Kernel, Program, Target, Workspace
+from ingot.kernels.cost import shared_limit
 from ingot.kernels.triton.builder import KernelBuilder
 from ingot.kernels.triton.epilogue import Epilogue
 from ingot.kernels.triton.indexing import Space
@@ -77,6 +79,10 @@ def program(k: KernelBuilder, tile: Tile, operands: Operands) -> Program:
     """Compiles a generated kernel into a Program."""
     count = tiles(tile, operands)
     kernel: Kernel = k.kernel((count, tile.split, 1), num_warps=tile.warps, num_stages=tile.stages)
+    if kernel.shared > shared_limit(k.target):
+        raise IngotError(
+            f"a tile needs {kernel.shared} bytes of shared memory, {k.target.name} has {shared_limit(k.target)}"
+        )
     if tile.split == 1:
         return Program((kernel,))
     partial = Workspace(mul(count, tile.split * tile.m * tile.n * 4))

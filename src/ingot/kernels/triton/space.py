@@ -78,6 +78,8 @@ def _candidates(shape: ProductShape, target: Target) -> list[Tile]:
 
 def _splits(shape: ProductShape, m: int, n: int, steps: int, target: Target) -> list[int]:
     """Numbers of parts of the depth: only while blocks are few, and without empty parts."""
+    if not shape.splittable:
+        return [1]
     tiles = math.ceil(shape.rows / m) * math.ceil(shape.cols / n) * shape.batch
     fitting = [s for s in _SPLITS if s == 1 or (s <= steps // 2 and tiles * s <= 4 * target.sms)]
     return [s for s in fitting if math.ceil(steps / math.ceil(steps / s)) == s]
