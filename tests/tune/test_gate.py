@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.regions import gemm_region
+from support.regions import build_region, gemm_region
 from support.tuning import doubling
 
 from ingot.errors import No
+from ingot.graph.region import BodyOp, Kind
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.tune import gate
 from ingot.tune.gate import Fetch, OutputGate, compare, outliers, tolerance
@@ -140,7 +141,18 @@ def test_tolerance_follows_the_least_precise_type() -> None:
     assert tolerance(full, tf32=False) == 1e-5
     assert tolerance(full, tf32=True) == 2e-3
     assert tolerance(doubling(4), tf32=True) == 1e-5
-    assert outliers(full) == 0.0
+
+
+def test_only_what_jumps_may_have_outliers() -> None:
+    real, whole = spec("float32", (4,)), spec("int32", (4,))
+
+    def share(op: str, source: TensorSpec, result: TensorSpec) -> float:
+        body = [BodyOp(op, ("x",), ("y",))]
+        return outliers(build_region(Kind.MAP, {"x": source}, body, {"y": result}, ("y",)))
+
+    assert share("Relu", real, real) == share("Cast", real, spec("float16", (4,))) == 0.0
+    assert share("Floor", real, real) == share("Cast", real, whole) > 0
+    assert share("Sign", whole, whole) == 0.0
 
 
 @pytest.fixture
