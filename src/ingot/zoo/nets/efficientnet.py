@@ -48,7 +48,7 @@ def _block(b: ModelBuilder, x: str, channels: tuple[int, int], expansion: int, s
     y = b.silu(b.batch_norm(b.conv(y, (hidden, hidden), kernel, stride, group=hidden), hidden))
     y = _squeeze_excite(b, y, hidden, max(1, c_in // 4))
     # The gate halves what passes and SiLU shrinks it, which trained statistics would undo.
-    y = b.batch_norm(b.conv(y, (hidden, c_out), 1), c_out, gain=1.35)
+    y = b.batch_norm(b.conv(y, (hidden, c_out), 1), c_out, gain=1.25)
     return b.op("Add", y, x) if stride == 1 and c_in == c_out else y
 
 
