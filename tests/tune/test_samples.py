@@ -103,3 +103,9 @@ def test_positive_inputs_where_normal_ones_leave_the_domain() -> None:
     region = build_region(Kind.MAP, {"x": tensor}, [BodyOp("Log", ("x",), ("y",))], {"y": tensor}, ("y",))
     made = expected(region, {}, tf32=False)
     assert np.isfinite(made.gates[0].reference).all()
+
+
+def test_no_negative_number_is_cast_to_an_unsigned_type() -> None:
+    cast = [BodyOp("Cast", ("x",), ("y",), (("to", 2),))]
+    region = build_region(Kind.MAP, {"x": spec("float32", (64,))}, cast, {"y": spec("uint8", (64,))}, ("y",))
+    assert (expected(region, {}, tf32=False).inputs[0] >= 0).all()
