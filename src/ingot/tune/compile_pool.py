@@ -56,7 +56,7 @@ class CompilePool:
     def compile(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """Compile every task, yielding results as they come; each task yields exactly once."""
         order = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
-        if not self._workers or len(tasks) == 1:  # a process costs more than it saves on one task
+        if not self._workers:
             for index in order:
                 yield index, self._here(tasks[index])
             return
