@@ -54,10 +54,13 @@ def run_on_host(
     bindings = bindings or {}
     library = _library(program_source, tuple(dict.fromkeys(k.entry for k in program.kernels)))
     out_specs = [bound(s, bindings) for s in region.output_specs]
-    ins = [_Guarded(scatter(np.asarray(a), bound(s, bindings))) for a, s in zip(inputs, region.input_specs, strict=True)]
+    ins = [
+        _Guarded(scatter(np.asarray(a), bound(s, bindings))) for a, s in zip(inputs, region.input_specs, strict=True)
+    ]
     outs = [_Guarded(poisoned(s)) for s in out_specs]
     scratch = [
-        _Guarded(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8)) for w in program.workspaces
+        _Guarded(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8))
+        for w in program.workspaces
     ]
     before = [g.content.tobytes() for g in ins]
     fibred = int(any(word in program_source for word in _WAITING))
@@ -127,7 +130,9 @@ def _library(source: str, entries: tuple[str, ...]) -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             code, made = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
             code.write_text(text)
-            done = subprocess.run(["g++", *_FLAGS, str(code), "-o", str(made)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["g++", *_FLAGS, str(code), "-o", str(made)], capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, f"the host compiler refuses the kernel:\n{done.stderr[:4000]}\n{source}"
             made.replace(path)
     return ctypes.CDLL(str(path))

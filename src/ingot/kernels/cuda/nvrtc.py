@@ -20,7 +20,9 @@ from ingot.kernels.api import Target
 from ingot.kernels.cuda.prelude import PRELUDE
 
 _OPTIONS = ("--std=c++17", "--diag-suppress=177", "--ptxas-options=--verbose")
-_SUMMARY = re.compile(r"Compiling entry function '(?P<entry>[^']+)'(?P<text>.*?)(?=Compiling entry function|\Z)", re.S)
+_SUMMARY = re.compile(
+    r"Compiling entry function '(?P<entry>[^']+)'(?P<text>.*?)(?=Compiling entry function|\Z)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)

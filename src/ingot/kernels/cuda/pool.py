@@ -255,8 +255,8 @@ class PoolTactic:
         plan = plan_pool(region)
         if isinstance(plan, No):
             return No(plan.reason, node=region.name)
-        if isinstance(plan.elements, int) and not 0 < plan.elements < 1 << 31:
-            return No("an empty result, or more than 2^31 results", node=region.name)
+        if isinstance(plan.elements, int) and not 0 < plan.elements <= 1 << 30:
+            return No("an empty result, or more than 2^30 results", node=region.name)
         return YES
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
@@ -284,7 +284,7 @@ class PoolTactic:
         return Program((Kernel("ingot_pool", cubin, grid, variant["block"], 0, emitter.out.arguments, pdl),))
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
-        """Launch plus traffic; windows that overlap are read from the caches at a fifth of the cost."""
+        """Launch plus traffic; windows that overlap are read from the caches at an eighth of the cost."""
         plan = _planned(region)
         size = dtypes.itemsize(next(iter(plan.source.values())).spec.dtype)
         results = evaluate(plan.elements, bindings)
@@ -297,7 +297,7 @@ class PoolTactic:
         busy = min(1.0, threads * variant["vector"] * size * min(plan.window_size, _WHOLE) / (target.sms * 32768.0))
         issued = threads * plan.window_size * (8 + 3 * variant["vector"]) / (target.sms * 128 * 1.7e9)
         partial = 1.0 + variant["block"] / 4096  # smaller blocks end sooner
-        return _LAUNCH + partial * (max(fresh, cached / 5) / (target.bandwidth * busy) + issued + 1.0e-6)
+        return _LAUNCH + partial * (max(fresh, cached / 8) / (target.bandwidth * busy) + issued + 1.0e-6)
 
 
 def _planned(region: Region) -> PoolPlan:

@@ -153,7 +153,7 @@ def _axes_of(region: Region, op: BodyOp) -> tuple[int, ...] | None:
     if axes is None or axes == ():
         return () if op.attr("noop_with_empty_axes", 0) else tuple(range(rank))
     values = axes if isinstance(axes, tuple) else (axes,)
-    return tuple(sorted({int(a) % rank for a in values}))  # type: ignore[call-overload]
+    return tuple(sorted({int(a) % rank for a in values}))
 
 
 def _log_sum_exp(out: Primitives, x: str, y: str, dtype: str) -> None:

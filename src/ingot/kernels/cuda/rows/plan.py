@@ -53,6 +53,11 @@ class RowPlan:
         loops = self.reduced if self.columns_inner else self.kept
         return loops[-1] if loops else None
 
+    @property
+    def full_inputs(self) -> tuple[str, ...]:
+        """Tensors that are read for every column."""
+        return tuple(n for n in self.placed if n in self.full and n not in self.region.outputs)
+
     def is_reduction(self, op: BodyOp) -> bool:
         """Whether a primitive op reduces."""
         return op.op in REDUCTIONS

@@ -13,6 +13,7 @@ from ingot.kernels.api import Target
 from ingot.kernels.cuda.rows.axes import Loop, vector_load
 from ingot.kernels.cuda.rows.combine import Accumulator, accumulator, combine_block, combine_columns, combine_shuffled
 from ingot.kernels.cuda.rows.plan import RowPlan
+from ingot.kernels.cuda.rows.schedule import Schedule
 from ingot.kernels.cuda.rows.text import (
     CudaText,
     c_type,
@@ -64,13 +65,12 @@ class RowSource:
         self.column_width = self.vector if self.by_column else 1
         self.units: Dim = threads.splits if finish else floordiv(plan.columns, self.column_width)
         self.index = {name: i for i, name in enumerate(plan.placed)}
-        self.full_inputs = [n for n in plan.placed if n in plan.full and n not in plan.region.outputs]
         self.row_inputs = [n for n in plan.placed if n not in plan.full and n not in plan.region.outputs]
         self.value = {op.outputs[0]: i for i, op in enumerate(plan.ops)}
         self.sums = {op.outputs[0]: self._accumulator(op) for op in plan.ops if plan.is_reduction(op)}
-        self.stage_of = self._stages()
         self.held = threads.held if not finish else 0
-        self.preloaded = [n for n in self.full_inputs if self._preloads(n)]
+        self.schedule = Schedule(plan, bool(self.held))
+        self.preloaded = [n for n in self.plan.full_inputs if self._preloads(n)]
 
     # -- what is done where
 
@@ -81,58 +81,6 @@ class RowSource:
     def _preloads(self, name: str) -> bool:
         small = 0 < self.held * self.vector <= _PRELOADED
         return small and self.plan.placed[name].spec.constant
-
-    def _stages(self) -> dict[str, int]:
-        """Stage in which each full value is computed (or loaded): as late as its readers allow."""
-        plan, last = self.plan, self.plan.stages
-        stage: dict[str, int] = {}
-        for op in reversed(plan.ops):
-            name = op.outputs[0]
-            if plan.is_reduction(op):
-                when = plan.level[name] - 1
-            elif name not in plan.full:
-                continue
-            else:
-                when = plan.level[name] if name in plan.region.outputs else stage.get(name, last)
-                when = min(when, stage.get(name, last))
-                stage[name] = when
-            for read in plan.reads(op):
-                if read in plan.full:
-                    stage[read] = min(stage.get(read, last), when)
-        return stage
-
-    def _needed(self, stage: int) -> tuple[list[BodyOp], list[str]]:
-        """Full ops and full inputs evaluated in the loop of ``stage``."""
-        plan = self.plan
-        if self.held:
-            ops = [op for op in plan.ops if op.outputs[0] in plan.full and self.stage_of[op.outputs[0]] == stage]
-            reads = {n for op in (*ops, *self._reductions(stage)) for n in plan.reads(op) if n in plan.full}
-            return ops, [n for n in self.full_inputs if n in reads]
-        wanted = {op.inputs[0] for op in self._reductions(stage)} | set(self._full_outputs(stage))
-        ops = []
-        for op in reversed(plan.ops):
-            if op.outputs[0] in wanted and op.outputs[0] in plan.full:
-                ops.append(op)
-                wanted.update(n for n in plan.reads(op) if n in plan.full)
-        return ops[::-1], [n for n in self.full_inputs if n in wanted]
-
-    def _reductions(self, stage: int) -> list[BodyOp]:
-        return [
-            op for op in self.plan.ops if self.plan.is_reduction(op) and self.plan.level[op.outputs[0]] == stage + 1
-        ]
-
-    def _full_outputs(self, stage: int) -> list[str]:
-        names = (n for n in self.plan.region.outputs if n in self.plan.full)
-        return [n for n in names if self.stage_of[n] == stage]
-
-    def _held_value(self, name: str) -> bool:
-        """Whether a computed full value is read in a later stage than its own."""
-        readers = (op for op in self.plan.ops if name in self.plan.reads(op))
-        return any(self._stage_of_op(op) > self.stage_of[name] for op in readers)
-
-    def _stage_of_op(self, op: BodyOp) -> int:
-        name = op.outputs[0]
-        return self.plan.level[name] - 1 if self.plan.is_reduction(op) else self.stage_of.get(name, 0)
 
     # -- the kernel
 
@@ -146,7 +94,7 @@ class RowSource:
             self._load_loop(self.preloaded)
         self.out.line(WAIT)
         if not self.finish:
-            for name in self.full_inputs:
+            for name in self.plan.full_inputs:
                 if self.held and name not in self.preloaded:
                     self._declare_packs(name)
         self._row_loads(constant=False)
@@ -220,7 +168,7 @@ class RowSource:
 
     def _row_loads(self, *, constant: bool) -> None:
         if self.threads.splits > 1 and not self.finish:
-            wanted = {n for op in self._needed(0)[0] for n in self.plan.reads(op)}
+            wanted = {n for op in self.schedule.needed(0)[0] for n in self.plan.reads(op)}
         else:
             wanted = set(self.row_inputs)
         for name in self.row_inputs:
@@ -272,16 +220,19 @@ class RowSource:
             if stage == 0:
                 self._partials()
             return
-        ops, reads = self._needed(stage)
-        sums, stores = [self.sums[op.outputs[0]] for op in self._reductions(stage)], self._full_outputs(stage)
+        ops, reads = self.schedule.needed(stage)
+        sums, stores = (
+            [self.sums[op.outputs[0]] for op in self.schedule.reductions(stage)],
+            self.schedule.full_outputs(stage),
+        )
         for item in sums:
             item.declare(self.out)
         if not sums and not stores and not (self.held and ops):
             return
         if self.held:
-            fresh = [n for n in reads if n not in self.preloaded and self.stage_of[n] == stage]
+            fresh = [n for n in reads if n not in self.preloaded and self.schedule.stage_of[n] == stage]
             for op in ops:
-                if self._held_value(op.outputs[0]):
+                if self.schedule.held_value(op.outputs[0]):
                     kind = c_type(self.plan.prims.dtypes[op.outputs[0]])
                     self.out.line(f"{kind} h{self.value[op.outputs[0]]}[{self.held}][{self.vector}];")
             if fresh:
@@ -306,12 +257,12 @@ class RowSource:
             for op in ops:
                 name = op.outputs[0]
                 out.line(f"const {c_type(plan.prims.dtypes[name])} t{self.value[name]} = {self._code(op, local)};")
-                if self.held and self._held_value(name):
+                if self.held and self.schedule.held_value(name):
                     out.line(f"h{self.value[name]}[e][j] = t{self.value[name]};")
             for name in stores:
                 value = stored(self._read(name, local), plan.prims.dtypes[name], plan.placed[name].spec.dtype)
                 out.line(f"q{self.index[name]}.v[{'j' if self._width(name) > 1 else 0}] = {value};")
-            for op in self._reductions(stage):
+            for op in self.schedule.reductions(stage):
                 item = self.sums[op.outputs[0]]
                 position = "c + j" if self.column_width > 1 else "c"
                 out.line(item.merge(self._read(op.inputs[0], local), item.at("j"), f"({position})", item.at("j", "i")))
@@ -347,7 +298,7 @@ class RowSource:
 
     def _close(self, stage: int) -> None:
         """Puts the threads' accumulators together and names the results."""
-        sums = [(op, self.sums[op.outputs[0]]) for op in self._reductions(stage)]
+        sums = [(op, self.sums[op.outputs[0]]) for op in self.schedule.reductions(stage)]
         if not sums:
             return
         threads, items = self.threads, [item for _, item in sums]
@@ -422,7 +373,7 @@ class RowSource:
                         self.out.line(f"{base}[{place}] = {item.at(str(lane), 'i')};")
 
     def _partials(self) -> None:
-        items = [self.sums[op.outputs[0]] for op in self._reductions(0)]
+        items = [self.sums[op.outputs[0]] for op in self.schedule.reductions(0)]
         for item in items:
             item.declare(self.out)
         with self.out.block(f"for (int u = lane; u < end; u += {self.threads.per_row})"):

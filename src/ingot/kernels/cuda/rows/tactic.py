@@ -23,6 +23,8 @@ _SHARED = 40 * 1024
 _LAUNCH = 2.0e-6
 _LATENCY = 0.7e-6
 """Seconds from issuing a load to having its data, memory being busy."""
+_CLOCK = 1.7e9
+"""Cycles per second; an SM issues four instructions in each."""
 _SPLITS = (4, 16, 64)
 
 
@@ -42,8 +44,8 @@ class RowTactic:
         if isinstance(plan, No):
             return No(plan.reason, node=region.name)
         for count in (plan.rows, plan.columns):
-            if isinstance(count, int) and count >= 1 << 31:
-                return No("more than 2^31 rows or columns", node=region.name)
+            if isinstance(count, int) and count > 1 << 30:
+                return No("more than 2^30 rows or columns", node=region.name)
             if count == 0:
                 return No("an empty tensor", node=region.name)
         return YES
@@ -77,24 +79,36 @@ class RowTactic:
         return program(plan, threads, target)
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
-        """Launch, plus traffic at the bandwidth that the loads in flight can reach, plus dependent latencies."""
+        """Launch, plus the longer of memory traffic and instruction issue, plus what one thread waits for."""
         plan, threads = _planned(region), _threads(variant)
         rows, columns = evaluate(plan.rows, bindings), evaluate(plan.columns, bindings)
         lanes = threads.vector if plan.columns_inner else 1
         rounds = -(-columns // (lanes * threads.per_row * threads.splits))
         blocks = _blocks(plan, threads, rows) * threads.splits
-        sizes = {n: _bytes(plan, n, bindings) for n in plan.placed}
         passes = 1 if threads.held else plan.stages + (1 if plan.has_full_output else 0)
-        traffic = sum(sizes.values()) + (passes - 1) * 0.3 * sum(sizes.values())
-        width = max(dtypes.itemsize(plan.placed[n].spec.dtype) for n in plan.placed)
-        resident = min(blocks * threads.block, target.sms * 2048)
-        flight = resident * min(rounds, threads.held or 4) * threads.vector * width
-        rate = target.bandwidth * min(1.0, flight / (target.sms * 32768.0))
+        steps = 0 if threads.per_row == 1 else threads.per_row.bit_length() * 5 + (30 if threads.per_row > 32 else 0)
+        work = passes * rounds * threads.vector * (len(plan.ops) + 3) + plan.stages * (steps + 10)
+        issue = -(-blocks // target.sms) * (threads.block / 32) * work / (4 * _CLOCK)
         waves = -(-blocks * threads.block // (target.sms * 2048))
-        serial = passes * -(-rounds // (threads.held or 4)) * _LATENCY * waves
-        shuffles = plan.stages * (0.15e-6 + (0.25e-6 if threads.per_row > 32 or not plan.columns_inner else 0.0))
-        second = 0.0 if threads.splits == 1 else 1.5e-6
-        return _LAUNCH + max(traffic / max(rate, 1.0), serial * 0.5) + min(serial, _LATENCY * 4) + shuffles + second
+        loads = 1 if threads.held else passes * -(-rounds // 4)
+        alone = waves * (loads * _LATENCY + work * 4 / _CLOCK)
+        second = 0.0 if threads.splits == 1 else 2.0e-6
+        near = abs(threads.block.bit_length() - 8) * 1e-9  # of equals, blocks of 128 threads
+        traffic = _traffic(plan, threads, target, bindings, rounds, passes)
+        return _LAUNCH + max(traffic, issue) + alone + second + near
+
+
+def _traffic(plan: RowPlan, threads: Threads, target: Target, bindings: Bindings, rounds: int, passes: int) -> float:
+    """Seconds of memory traffic at the bandwidth that the loads in flight, and their neighbourhood, allow."""
+    total = sum(_bytes(plan, n, bindings) for n in plan.placed)
+    width = max(dtypes.itemsize(plan.placed[n].spec.dtype) for n in plan.placed)
+    rows = evaluate(plan.rows, bindings) // (1 if plan.columns_inner else threads.vector)
+    resident = min(rows * threads.per_row * threads.splits, target.sms * 2048)
+    flight = resident * min(rounds, threads.held or 4) * threads.vector * width
+    beside = threads.per_row if plan.columns_inner else threads.slots
+    fill = min(1.0, beside * threads.vector * width / 64)
+    rate = target.bandwidth * min(1.0, flight / (target.sms * 32768.0)) * fill
+    return total * (1 + 0.3 * (passes - 1)) / rate
 
 
 def program(plan: RowPlan, threads: Threads, target: Target) -> Program:

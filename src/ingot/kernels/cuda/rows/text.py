@@ -131,7 +131,9 @@ class CudaText:
         """Code of the address of a Region output."""
         index = self.region.outputs.index(name)
         kind = dtypes.TABLE[self.region.spec_of[name].dtype].cuda
-        self.parameters.setdefault(f"out{index}", (f"{kind}*", Output(index)))
+        # Only outputs are declared free of aliases: it lets loads move past stores, but does not let the compiler
+        # use the read-only cache for inputs, which a kernel that is still finishing may be writing.
+        self.parameters.setdefault(f"out{index}", (f"{kind}* __restrict__", Output(index)))
         return f"out{index}"
 
     def scratch(self, index: int, kind: str) -> str:
