@@ -70,7 +70,11 @@ def mul(*dims: Dim) -> Dim:
             rest.append(f"({dim})")
     if not rest or constant == 0:
         return constant
-    return "*".join(([] if constant == 1 else [str(constant)]) + rest) if len(rest) + (constant != 1) > 1 else rest[0][1:-1]
+    return (
+        "*".join(([] if constant == 1 else [str(constant)]) + rest)
+        if len(rest) + (constant != 1) > 1
+        else rest[0][1:-1]
+    )
 
 
 def add(*dims: Dim) -> Dim:

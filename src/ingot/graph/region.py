@@ -17,6 +17,8 @@ from ingot.graph.tensor import TensorSpec
 Scalar = bool | int | float
 Attr = Scalar | str | tuple[int | str, ...] | tuple[float, ...]
 """An attribute's value. A tuple of ints may hold dimension expressions where a shape is meant."""
+Literal = Scalar | str | tuple[Scalar | str, ...]
+"""A constant folded into a Region; a str is a dimension expression."""
 
 
 class Kind(StrEnum):
@@ -78,7 +80,7 @@ class Region:
     outputs: tuple[str, ...]
     ops: tuple[BodyOp, ...]
     values: tuple[tuple[str, TensorSpec], ...]
-    literals: tuple[tuple[str, Scalar | tuple[Scalar, ...]], ...] = ()
+    literals: tuple[tuple[str, Literal], ...] = ()
     opset: int = 21
     notes: tuple[str, ...] = field(default=(), compare=False)
     """Reasons worth reporting: why something was not fused, why it stays in FP32."""
@@ -89,7 +91,7 @@ class Region:
         return dict(self.values)
 
     @cached_property
-    def literal_of(self) -> dict[str, Scalar | tuple[Scalar, ...]]:
+    def literal_of(self) -> dict[str, Literal]:
         """Literal by value name."""
         return dict(self.literals)
 
@@ -113,7 +115,7 @@ class Region:
         """The op that makes each inner value or output."""
         return {name: op for op in self.ops for name in op.outputs if name}
 
-    def literal(self, name: str) -> Scalar | tuple[Scalar, ...] | None:
+    def literal(self, name: str) -> Literal | None:
         """The literal called ``name``, or None when the value is a tensor."""
         return self.literal_of.get(name)
 
@@ -137,7 +139,9 @@ class Region:
             inputs=tuple(order[name] for name in self.inputs),
             outputs=tuple(order[name] for name in self.outputs),
             ops=tuple(
-                BodyOp(op.op, tuple(order[i] for i in op.inputs), tuple(order[o] for o in op.outputs), op.attrs, op.domain)
+                BodyOp(
+                    op.op, tuple(order[i] for i in op.inputs), tuple(order[o] for o in op.outputs), op.attrs, op.domain
+                )
                 for op in self.ops
             ),
             values=tuple(sorted((order[n], s) for n, s in self.values if n in order and n not in literals)),
@@ -161,7 +165,9 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose"),
     Kind.GEMM: ("MatMul", "Gemm"),
     Kind.ATTENTION: ("Attention",),
-    Kind.ROWWISE: ("Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "ReduceMean", "ReduceSum", "ReduceMax"),
+    Kind.ROWWISE: (
+        "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "ReduceMean", "ReduceSum", "ReduceMax",
+    ),
     Kind.REDUCE: (
         "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
         "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin", "GlobalAveragePool", "GlobalMaxPool",

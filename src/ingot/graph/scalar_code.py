@@ -285,7 +285,8 @@ class Triton(Code):
         return f"(tl.exp({x}) - 1.0)"
 
     def log1p(self, x: str) -> str:
-        return f"tl.where(1.0 + {x} == 1.0, {x}, tl.log(1.0 + {x}) * ({x} / tl.where(1.0 + {x} == 1.0, 1.0, (1.0 + {x}) - 1.0)))"
+        tiny = f"1.0 + {x} == 1.0"
+        return f"tl.where({tiny}, {x}, tl.log(1.0 + {x}) * ({x} / tl.where({tiny}, 1.0, (1.0 + {x}) - 1.0)))"
 
     def tanh(self, x: str) -> str:
         if self.dtype == "float64":

@@ -157,7 +157,9 @@ def _not_a_number(code: Code, args: _Args, op: BodyOp) -> str:
 
 
 def _is_inf(code: Code, args: _Args, op: BodyOp) -> str:
-    return infinite(code, args[0], negative=bool(op.attr("detect_negative", 1)), positive=bool(op.attr("detect_positive", 1)))
+    return infinite(
+        code, args[0], negative=bool(op.attr("detect_negative", 1)), positive=bool(op.attr("detect_positive", 1))
+    )
 
 
 def _cast(code: Code, args: _Args, op: BodyOp) -> str | No:

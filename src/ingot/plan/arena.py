@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -12,6 +13,9 @@ ALIGN: Final = 256
 
 _STARTS: Final = 64
 """Largest buffers from which the lower bound is searched."""
+_TRIES: Final = 100
+_WORK: Final = 500_000
+"""Pairs of conflicting buffers looked at per order: keeps planning a graph of a thousand steps to seconds."""
 
 
 def aligned(size: int) -> int:
@@ -38,7 +42,7 @@ def assign(buffers: Sequence[Buffer], conflicts: Sequence[set[int]]) -> tuple[li
     bound = lower_bound(buffers, conflicts)
     for rule in rules:
         for fit in (_best_gap, _lowest_gap):
-            found = _place(size, conflicts, sorted(range(len(buffers)), key=rule), fit)
+            found = _improved(size, conflicts, sorted(range(len(buffers)), key=rule), fit, bound)
             if best is None or found[1] < best[1]:
                 best = found
             if best[1] <= bound:
@@ -87,6 +91,28 @@ def _best_gap(gaps: list[tuple[int, int]], size: int) -> int:
 
 def _lowest_gap(gaps: list[tuple[int, int]], size: int) -> int:
     return next(start for start, length in gaps if length < 0 or length >= size)
+
+
+def _improved(
+    size: list[int], conflicts: Sequence[set[int]], order: list[int], fit: _Fit, bound: int
+) -> tuple[list[int], int]:
+    """The best of several placements: what ended up on top is placed earlier the next time."""
+    best = _place(size, conflicts, order, fit)
+    tries = min(_TRIES, _WORK // max(1, sum(len(c) for c in conflicts)))
+    # A fixed sequence: equal inputs must give equal offsets.
+    generator = random.Random(0)
+    offsets, top = best
+    for _ in range(tries):
+        if best[1] <= bound:
+            break
+        highest = max(i for i in order if offsets[i] + size[i] == top)
+        at = order.index(highest)
+        order.remove(highest)
+        order.insert(generator.randrange(at) if at else 0, highest)
+        offsets, top = _place(size, conflicts, order, fit)
+        if top < best[1]:
+            best = offsets, top
+    return best
 
 
 def _place(size: list[int], conflicts: Sequence[set[int]], order: list[int], fit: _Fit) -> tuple[list[int], int]:

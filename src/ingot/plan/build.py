@@ -13,7 +13,7 @@ from ingot.graph.region import Kind, Region
 from ingot.plan import arena, edges, spec
 from ingot.plan.flow import Flow
 from ingot.plan.inplace import merge
-from ingot.plan.lifetimes import Buffer, ancestors, bits, conflicts, in_sequence
+from ingot.plan.lifetimes import Buffer, ancestors, bits, conflicts, in_sequence, in_time
 from ingot.plan.order import order_regions
 from ingot.plan.places import Places, extent_bytes
 from ingot.plan.roofline import fewest_bytes, flops
@@ -24,8 +24,8 @@ from ingot.tune.choice import Choice
 
 _FREE_BYTES: Final = 32 << 20
 """An arena of this size stays in the L2 cache (50 MB on an H100): making it smaller gains nothing."""
-_WORTH: Final = 1.05
-"""Larger arenas give up parallelism between branches when that saves more than this factor."""
+_WORTH: Final = 1.25
+"""A large arena gives up parallelism between branches when that saves more than this factor."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def build_plan(lowered: Lowered, choices: Sequence[Choice], target: str, *, bodi
     places, flow = Places(lowered), Flow(lowered)
     islands = {i: _island_reads(lowered, r) for i, r in enumerate(lowered.regions) if r.kind is Kind.HOST}
     launches = make_launches(lowered, choices, order_regions(flow, places), places, islands)
-    memory = _assign_memory(launches, flow, places)
+    micros = [choices[x.region].micros / len(launches.steps_of[x.region]) for x in launches.items]
+    memory = _assign_memory(launches, flow, places, micros)
     weights = pack(places)
     values, index = _values(launches, memory, places, weights)
     cubins, models = CubinTable(), ModelTable()
@@ -94,21 +95,24 @@ def _island_reads(lowered: Lowered, region: Region) -> tuple[str, ...]:
 # -- memory
 
 
-def _assign_memory(launches: Launches, flow: Flow, places: Places) -> _Memory:
+def _assign_memory(launches: Launches, flow: Flow, places: Places, micros: Sequence[float]) -> _Memory:
     """Offsets, and the edges that they and the data flow demand.
 
-    Steps of parallel branches never share memory, unless that makes the arena large: then memory is reused
-    in the order of the steps, and edges keep that order where it matters.
+    As long as the arena is small, memory is reused along data flow only, which adds no edge. In a large
+    one it is also reused where the predicted times of the steps allow it without delaying any of
+    them; if that is not enough, in the plain order of the steps. Edges keep what was assumed.
     """
     after = edges.flow_edges(launches.items, launches.steps_of, flow.depends)
     known = ancestors(after)
     touched, written = _uses(launches, places)
     holder = merge(flow.lowered.regions, launches.steps_of, places, touched, known)
     buffers = _buffers(launches, places, holder, touched, written)
-    parallel, serial = conflicts(buffers, known), conflicts(buffers, in_sequence(len(after)))
-    chosen = parallel
-    offsets, size = arena.assign(buffers, parallel)
+    chosen = conflicts(buffers, known)
+    offsets, size = arena.assign(buffers, chosen)
     if size > _FREE_BYTES:
+        chosen = conflicts(buffers, in_time(after, micros))
+        offsets, size = arena.assign(buffers, chosen)
+        serial = conflicts(buffers, in_sequence(len(after)))
         dense = arena.assign(buffers, serial)
         if dense[1] * _WORTH < size:
             (offsets, size), chosen = dense, serial

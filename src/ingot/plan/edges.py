@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ingot.kernels.api import Pdl
-from ingot.plan.lifetimes import Buffer, ancestors, bits, members
+from ingot.plan.lifetimes import Buffer, ancestors, before_all, bits, members
 from ingot.plan.steps import Launch
 
 _WAITING: Final = (Pdl.WAITS, Pdl.TRIGGERS)
@@ -52,13 +52,14 @@ def add_memory_edges(after: Sequence[set[int]], buffers: Sequence[Buffer], offse
     found = [set(before) for before in after]
     known = ancestors(found)
     spans = [(offset, offset + b.bytes) for b, offset in zip(buffers, offsets, strict=True)]
+    ready = [before_all(b.written, known) for b in buffers]
     for i, a in enumerate(buffers):
         for j, b in enumerate(buffers):
-            overlap = i != j and spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1]
-            if not overlap or a.touched.bit_length() > _first(b.touched) + 1:
+            if not a.touched & ~ready[j] or a.touched.bit_length() > _first(b.touched) + 1 or i == j:
                 continue
-            for writer in members(b.written):
-                found[writer].update(members(a.touched & ~known[writer]))
+            if spans[i][0] < spans[j][1] and spans[j][0] < spans[i][1]:
+                for writer in members(b.written):
+                    found[writer].update(members(a.touched & ~known[writer]))
     return found
 
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+_LEAST_MICROS: Final = 1.0
+"""Time of a step whose own is unknown: about one graph node."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,12 @@ def bits(steps: Iterable[int]) -> int:
 
 def members(steps: int) -> list[int]:
     """The steps of a set, ascending."""
-    return [i for i in range(steps.bit_length()) if steps >> i & 1]
+    found = []
+    while steps:
+        lowest = steps & -steps
+        found.append(lowest.bit_length() - 1)
+        steps ^= lowest
+    return found
 
 
 def ancestors(after: Sequence[Iterable[int]]) -> list[int]:
@@ -55,6 +64,23 @@ def ancestors(after: Sequence[Iterable[int]]) -> list[int]:
 def in_sequence(count: int) -> list[int]:
     """Ancestors when steps run strictly one after another."""
     return [(1 << step) - 1 for step in range(count)]
+
+
+def in_time(after: Sequence[Iterable[int]], micros: Sequence[float]) -> list[int]:
+    """Steps that have finished before each step starts if every step starts as early as its edges allow.
+
+    Making an edge of such a pair does not lengthen that schedule: memory is reused without giving up
+    parallelism. Only earlier steps count, so that the order of the steps stays valid.
+    """
+    start: list[float] = []
+    finish: list[float] = []
+    for before, duration in zip(after, micros, strict=True):
+        start.append(max((finish[b] for b in before), default=0.0))
+        finish.append(start[-1] + max(duration, _LEAST_MICROS))
+    return [
+        bits(t for t in range(s) if finish[t] <= begin) | known
+        for s, (begin, known) in enumerate(zip(start, ancestors(after), strict=True))
+    ]
 
 
 def before_all(steps: int, ancestors_of: Sequence[int]) -> int:

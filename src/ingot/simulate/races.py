@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ingot.plan.lifetimes import ancestors, bits, members
+from ingot.plan.lifetimes import ancestors, before_all, bits, members
 from ingot.plan.spec import Plan
 from ingot.simulate.faults import PlanFault
 from ingot.simulate.memory import Span
@@ -20,14 +20,20 @@ def check_races(plan: Plan, spans: Sequence[Span | None]) -> None:
     an input only if both have the same elements in the same places.
     """
     touched, written = [0] * len(plan.values), [0] * len(plan.values)
+    ordered = _ordered(plan)
     for step, item in enumerate(plan.steps):
         for value in item.writes:
             written[value] |= 1 << step
         for value in (*item.reads, *item.writes):
             touched[value] |= 1 << step
-    ordered = _ordered(plan)
+    # Steps ordered with respect to every writer of a Value: one mask per Value makes a pair cheap.
+    settled = [before_all(steps, ordered) for steps in written]
     for u, v in _neighbours(spans, [bool(t) for t in touched]):
-        _check_pair(plan, spans, (u, v), touched, written, ordered)
+        if touched[v] & ~settled[u] or touched[u] & ~settled[v]:
+            _report_race(plan, spans, (u, v), touched, written, ordered)
+        if u != v and (written[u] & touched[v]) | (touched[u] & written[v]):
+            _check_same_step(plan, spans, (u, v), (written[u] & touched[v]) | (touched[u] & written[v]))
+    _check_persistent(plan, spans)
 
 
 def _ordered(plan: Plan) -> list[int]:
@@ -55,7 +61,7 @@ def _neighbours(spans: Sequence[Span | None], used: Sequence[bool]) -> list[tupl
     return pairs
 
 
-def _check_pair(
+def _report_race(
     plan: Plan,
     spans: Sequence[Span | None],
     pair: tuple[int, int],
@@ -63,25 +69,38 @@ def _check_pair(
     written: Sequence[int],
     ordered: Sequence[int],
 ) -> None:
-    u, v = pair
-    a, b = spans[u], spans[v]
-    assert a is not None and b is not None
-    if a.space == "persistent" and u != v and overlap(a, b):
-        raise PlanFault("two persistent workspaces overlap", node=f"{plan.values[u].name}, {plan.values[v].name}")
-    for x, y in ((u, v), (v, u)):
+    """Raises PlanFault if two Values accessed by unordered steps really have a byte in common."""
+    a, b = spans[pair[0]], spans[pair[1]]
+    if a is None or b is None or not overlap(a, b):
+        return
+    for x, y in (pair, pair[::-1]):
         for step in members(written[x]):
-            rivals = touched[y] & ~ordered[step]
-            if rivals and overlap(a, b):
-                other = plan.steps[members(rivals)[0]].name
+            rivals = members(touched[y] & ~ordered[step])
+            if rivals:
                 names = f"{plan.values[x].name!r} and {plan.values[y].name!r}"
-                where = plan.steps[step].name
-                raise PlanFault(f"no edge orders it and {other!r}, which conflict over {names}", node=where)
-    both = (written[u] & touched[v]) | (touched[u] & written[v])
-    if u != v and both and a != b and overlap(a, b):
-        names = f"{plan.values[u].name!r} and {plan.values[v].name!r}"
-        raise PlanFault(f"{names} overlap within one step", node=plan.steps[members(both)[0]].name)
-    if u != v and both and a == b:
-        _check_in_place(plan, u, v, members(both))
+                reason = f"no edge orders it and {plan.steps[rivals[0]].name!r}, which conflict over {names}"
+                raise PlanFault(reason, node=plan.steps[step].name)
+
+
+def _check_same_step(plan: Plan, spans: Sequence[Span | None], pair: tuple[int, int], steps: int) -> None:
+    """Two Values of one step, one of them written: apart, or one in place of the other."""
+    a, b = spans[pair[0]], spans[pair[1]]
+    if a is None or b is None or not overlap(a, b):
+        return
+    if a == b:
+        _check_in_place(plan, *pair, members(steps))
+        return
+    names = f"{plan.values[pair[0]].name!r} and {plan.values[pair[1]].name!r}"
+    raise PlanFault(f"{names} overlap within one step", node=plan.steps[members(steps)[0]].name)
+
+
+def _check_persistent(plan: Plan, spans: Sequence[Span | None]) -> None:
+    """Zeroed workspaces keep their content from run to run, so they never overlap."""
+    spaces = [span is not None and span.space == "persistent" for span in spans]
+    for u, v in _neighbours(spans, spaces):
+        if u != v:
+            names = f"{plan.values[u].name}, {plan.values[v].name}"
+            raise PlanFault("two persistent workspaces overlap", node=names)
 
 
 def _check_in_place(plan: Plan, u: int, v: int, steps: Sequence[int]) -> None:

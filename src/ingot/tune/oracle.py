@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from ingot.graph.reference import run_region
 
 from ingot.graph.dims import Bindings
-from ingot.graph.reference import run_region
 from ingot.graph.region import Region
 from ingot.tune.gate import OutputGate, outliers, tolerance
 from ingot.tune.samples import flops, random_inputs

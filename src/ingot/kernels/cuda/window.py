@@ -93,9 +93,8 @@ def plan_pool(region: Region) -> PoolPlan | No:
     lead = result[region.outputs[0]].strides
     axes = sorted(range(y.rank), key=lambda axis: (y.shape[axis] != 1, -typical(lead[axis]), axis))
     loops = tuple((a, Loop(y.shape[a], {n: p.strides[a] for n, p in result.items()})) for a in axes)
-    literals = {
-        n: v[0] if isinstance(v, tuple) else v for n, v in region.literals if not isinstance(v, tuple) or len(v) == 1
-    }
+    single = {n: v[0] if isinstance(v, tuple) and len(v) == 1 else v for n, v in region.literals}
+    literals = {n: v for n, v in single.items() if not isinstance(v, str | tuple)}
     kinds = {name: arithmetic(spec.dtype) for name, spec in region.values}
     unwritten = refusal([*prologue, *epilogue], kinds, literals)
     if unwritten is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
-from ingot.graph.region import BodyOp, Region, Scalar
+from ingot.graph.region import BodyOp, Literal, Region
 from ingot.graph.scalar_ops import expression
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.triton.builder import KernelBuilder
@@ -21,7 +21,7 @@ _PRELOADED = 32
 _STORED_BOOL = "tl.uint8"
 
 
-def literal_code(value: Scalar | tuple[Scalar, ...], dtype: str) -> str | No:
+def literal_code(value: Literal, dtype: str) -> str | No:
     """A one-element literal as Triton source, for an op on ``dtype``."""
     if isinstance(value, tuple):
         if len(value) != 1:
@@ -166,7 +166,7 @@ class Epilogue:
         self.count += 1
         return f"e{self.count}"
 
-    def value(self, name: str, literals: Mapping[str, Scalar | tuple[Scalar, ...]], dtype: str) -> str:
+    def value(self, name: str, literals: Mapping[str, Literal], dtype: str) -> str:
         """Code of an op's operand: a literal, a value made before, or a tile loaded now."""
         if not name:
             return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ingot.graph.region import BodyOp, Region, Scalar
+from ingot.graph.region import BodyOp, Literal, Region
 from ingot.graph.tensor import TensorSpec
 
 _RAW = "@product"
@@ -65,7 +65,7 @@ def _split(
 ) -> Region:
     result = anchor.outputs[0]
     ops = [replace(anchor, inputs=inputs, outputs=(_RAW,))]
-    literals: tuple[tuple[str, Scalar | tuple[Scalar, ...]], ...] = region.literals
+    literals: tuple[tuple[str, Literal], ...] = region.literals
     values: tuple[tuple[str, TensorSpec], ...] = ((_RAW, region.spec_of[result]),)
     if beta != 1.0:
         ops.append(BodyOp("Mul", (addend, _BETA), (_SCALED,)))

@@ -1,0 +1,263 @@
+"""From the canonical ONNX graph to a flat list of ops over typed, shaped values.
+
+This is the last place that sees ONNX objects: what follows (partition, layout, kernels) works on
+:class:`FlatGraph`. Parameters of ops (axes, pads, slice bounds ...) become literals here, symbolic
+where the shape inference knows them only as expressions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_shape_inference import SYM_DATA_KEY
+
+from ingot.errors import No
+from ingot.graph import dtypes
+from ingot.graph.dims import Dim, symbols
+from ingot.graph.op_table import PARAMETERS, WEIGHTS, kind_of
+from ingot.graph.region import Attr, BodyOp, Kind, Literal, Scalar
+from ingot.graph.scalar_ops import is_scalar_op
+from ingot.graph.tensor import TensorSpec, spec
+
+_MAX_PARAMETER = 256
+"""Longest integer vector that is still a parameter rather than data."""
+
+
+@dataclass(frozen=True)
+class FlatOp:
+    """One node: its op over value names, its kind, and why it is on the host if it is."""
+
+    name: str
+    body: BodyOp
+    kind: Kind
+    captures: tuple[str, ...] = ()
+    """Outer values that the node's subgraphs use."""
+    reason: No | None = None
+
+
+@dataclass(frozen=True)
+class FlatGraph:
+    """The canonical graph without ONNX objects. Values are row-major until layout is assigned."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ops: tuple[FlatOp, ...]
+    values: Mapping[str, TensorSpec]
+    constants: Mapping[str, np.ndarray]
+    literals: Mapping[str, Literal]
+    opset: int
+
+    def is_literal(self, op: BodyOp, position: int) -> bool:
+        """Whether input ``position`` of ``op`` is folded into a Region instead of being read.
+
+        Parameters always are; operands only when they are one known number.
+        """
+        literal = self.literals.get(op.inputs[position])
+        if literal is None or position in PARAMETERS.get(op.op, ()):
+            return literal is not None
+        if position in WEIGHTS.get(op.op, ()) or not (is_scalar_op(op.op) or (op.op, position) == ("Gather", 1)):
+            return False
+        number = literal[0] if isinstance(literal, tuple) and len(literal) == 1 else literal
+        return isinstance(number, bool | int | float)
+
+    def tensor_inputs(self, op: FlatOp) -> tuple[str, ...]:
+        """Names of the values the op reads at run time, captures included, without literals."""
+        if op.kind is Kind.HOST:
+            return tuple(dict.fromkeys(n for n in (*op.body.inputs, *op.captures) if n))
+        names = (n for i, n in enumerate(op.body.inputs) if n and not self.is_literal(op.body, i))
+        return tuple(dict.fromkeys(names))
+
+
+def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[str, No]) -> FlatGraph | No:
+    """The flat form of ``model``, whose shapes have been inferred.
+
+    ``known_symbols`` are the symbolic dimensions of the inputs; a shape that depends on any other
+    is data-dependent. ``force_host`` names nodes that no device kernel accepts, with the reason.
+    Returns No when the graph cannot be expressed as device Regions and islands at all.
+    """
+    graph = model.graph
+    constants = _constants(graph)
+    values: dict[str, TensorSpec] = {}
+    literals: dict[str, Literal] = {}
+    for value in _all_values(graph):
+        name = str(value.name)
+        described = _spec(value, known_symbols, constant=name in constants)
+        if described is not None:
+            values[name] = described
+        literal = _literal(value, constants.get(name))
+        if literal is not None:
+            literals[name] = literal
+    ops = [_flat_op(node, i, values, constants, literals, force_host) for i, node in enumerate(graph)]
+    inputs = tuple(str(v.name) for v in graph.inputs)
+    outputs = tuple(str(v.name) for v in graph.outputs)
+    for name in (*inputs, *outputs):
+        if name not in values:
+            return No("its type is not a dense tensor of a device type, or its shape depends on data", node=name)
+    if len(set(outputs)) != len(outputs) or any(o in constants or o in inputs for o in outputs):
+        return No("an output is an input, a constant, or another output", node=str(graph.name))
+    opset = model.opset_imports.get("", 21)
+    return _without_dead_ops(FlatGraph(inputs, outputs, tuple(ops), values, constants, literals, opset))
+
+
+def _all_values(graph: ir.Graph) -> list[ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values()]
+    for node in graph:
+        values.extend(v for v in node.outputs if v.name)
+    return values
+
+
+def _constants(graph: ir.Graph) -> dict[str, np.ndarray]:
+    found = {str(v.name): v.const_value.numpy() for v in graph.initializers.values() if v.const_value is not None}
+    for node in graph:
+        for value in node.outputs:
+            # Shape inference leaves the value of fully known shape arithmetic here.
+            if value.const_value is not None and value.name and not value.is_graph_output():
+                found[value.name] = value.const_value.numpy()
+    return found
+
+
+def _dims(shape: ir.Shape) -> tuple[Dim | None, ...]:
+    return tuple(d if isinstance(d, int) else (str(d) if d.value is not None else None) for d in shape)
+
+
+def _spec(value: ir.Value, known: frozenset[str], *, constant: bool) -> TensorSpec | None:
+    """TensorSpec of a value; None for what only the host can hold."""
+    if value.shape is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
+        return None
+    dtype = dtypes.from_onnx(int(value.dtype))
+    dims = tuple(d for d in _dims(value.shape) if d is not None)
+    if dtype is None or len(dims) != len(value.shape) or any(symbols(d) - known for d in dims):
+        return None
+    return spec(dtype, dims, constant=constant)
+
+
+def _literal(value: ir.Value, array: np.ndarray | None) -> Literal | None:
+    if array is not None:
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+            return None
+        if array.size == 1:
+            scalar: Scalar = (
+                array.reshape(()).astype(np.float64).item() if array.dtype.kind not in "biu" else array.item()
+            )
+            return scalar if array.ndim == 0 else (scalar,)
+        if array.ndim == 1 and array.size <= _MAX_PARAMETER:
+            return tuple(array.astype(np.float64).tolist() if array.dtype.kind not in "biu" else array.tolist())
+        return () if array.size == 0 else None
+    data = value.metadata_props.get(SYM_DATA_KEY)
+    if data is None:
+        return None
+    entries = tuple(json.loads(data))
+    if any(entry is None or "None" in str(entry) for entry in entries):
+        return None
+    return entries if value.shape is not None and len(value.shape) else entries[0]
+
+
+def _flat_op(
+    node: ir.Node,
+    index: int,
+    values: Mapping[str, TensorSpec],
+    constants: Mapping[str, np.ndarray],
+    literals: dict[str, Literal],
+    force_host: Mapping[str, No],
+) -> FlatOp:
+    name = node.name or f"{node.op_type}_{index}"
+    inputs = tuple((v.name or "") if v is not None else "" for v in node.inputs)
+    outputs = tuple(v.name or "" for v in node.outputs)
+    attrs, unknown = _attrs(node)
+    captures = _captures(node)
+    kind = kind_of(node.op_type, node.domain)
+    body = BodyOp(node.op_type, inputs, outputs, attrs, node.domain)
+    reason = force_host.get(name)
+    if reason is None and kind is Kind.HOST:
+        reason = No(f"{node.domain + '.' if node.domain else ''}{node.op_type} has no device kernel", node=name)
+    if reason is None and unknown:
+        reason = No(f"attribute {unknown} of {node.op_type} has no device form", node=name)
+    if reason is None:
+        reason = _refusal(body, name, values, constants, literals)
+    if reason is not None:
+        return FlatOp(name, body, Kind.HOST, captures, reason)
+    return FlatOp(name, body, kind)
+
+
+def _refusal(
+    op: BodyOp,
+    name: str,
+    values: Mapping[str, TensorSpec],
+    constants: Mapping[str, np.ndarray],
+    literals: dict[str, Literal],
+) -> No | None:
+    """Why an op with a device kind cannot be on the device; fills in symbolic shape parameters."""
+    for value in (*op.inputs, *op.outputs):
+        if value and value not in values and value not in literals:
+            return No(f"value {value!r} has no device type, or its shape depends on data", node=name)
+    for position in PARAMETERS.get(op.op, ()):
+        value = op.inputs[position] if position < len(op.inputs) else ""
+        if not value or value in literals or (op.op in ("Shape", "Size")):
+            continue
+        if op.op in ("Reshape", "Expand", "ConstantOfShape") and position == len(op.inputs) - 1:
+            literals[value] = values[op.outputs[0]].shape  # only the resulting shape matters
+        elif value not in constants or constants[value].size > _MAX_PARAMETER:
+            return No(f"input {value!r} of {op.op} is computed from data", node=name)
+    return None
+
+
+def _attrs(node: ir.Node) -> tuple[tuple[tuple[str, Attr], ...], str]:
+    """Attributes as plain values, and the name of the first that has no plain form."""
+    plain: list[tuple[str, Attr]] = []
+    for name, attr in sorted(node.attributes.items()):
+        kind = attr.type
+        if kind == ir.AttributeType.TENSOR and attr.as_tensor().size == 1:
+            array = attr.as_tensor().numpy().reshape(())
+            plain.append((name, array.item() if array.dtype.kind in "biu" else float(array)))
+        elif kind == ir.AttributeType.INT:
+            plain.append((name, attr.as_int()))
+        elif kind == ir.AttributeType.FLOAT:
+            plain.append((name, attr.as_float()))
+        elif kind == ir.AttributeType.STRING:
+            plain.append((name, attr.as_string()))
+        elif kind == ir.AttributeType.INTS:
+            plain.append((name, tuple(attr.as_ints())))
+        elif kind == ir.AttributeType.FLOATS:
+            plain.append((name, tuple(attr.as_floats())))
+        else:
+            return tuple(plain), name
+    return tuple(plain), ""
+
+
+def _graphs(attr: ir.Attr) -> Sequence[ir.Graph]:
+    if attr.type == ir.AttributeType.GRAPH:
+        return [attr.as_graph()]
+    return attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else []
+
+
+def _captures(node: ir.Node) -> tuple[str, ...]:
+    """Values of outer scopes used inside the node's subgraphs."""
+    names: dict[str, None] = {}
+    for attr in node.attributes.values():
+        for graph in _graphs(attr):
+            inner = {id(v) for v in (*graph.inputs, *graph.initializers.values())}
+            inner |= {id(v) for sub in graph.all_nodes() for v in sub.outputs}
+            inner |= {id(v) for sub in graph.subgraphs() for v in (*sub.inputs, *sub.initializers.values())}
+            used = [v for sub in graph.all_nodes() for v in sub.inputs] + list(graph.outputs)
+            for value in used:
+                if value is not None and id(value) not in inner and value.name:
+                    names.setdefault(value.name)
+    return tuple(names)
+
+
+def _without_dead_ops(flat: FlatGraph) -> FlatGraph:
+    """Drops ops whose results nobody reads at run time, shape arithmetic above all."""
+    live = set(flat.outputs)
+    kept: list[FlatOp] = []
+    for op in reversed(flat.ops):
+        if any(name in live for name in op.body.outputs):
+            if all(name in flat.constants or name not in live for name in op.body.outputs):
+                continue  # its value is known
+            kept.append(op)
+            live.update(flat.tensor_inputs(op))
+    kept.reverse()
+    return FlatGraph(flat.inputs, flat.outputs, tuple(kept), flat.values, flat.constants, flat.literals, flat.opset)

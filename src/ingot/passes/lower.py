@@ -1,0 +1,111 @@
+"""From the canonical ONNX graph to Regions that device kernels accept, and host islands for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_shape_inference import infer_symbolic_shapes
+
+from ingot.errors import Answer, No
+from ingot.graph.lowered import Lowered, SymbolRange
+from ingot.graph.region import Kind, Region
+from ingot.passes.flatten import FlatGraph, flatten
+from ingot.passes.host import host_model
+from ingot.passes.layout import Layout, assign_layout
+from ingot.passes.partition import Group, partition
+
+Accepts = Callable[[Region], Answer]
+_ROUNDS = 64
+"""Most times the graph is cut anew after a refusal; each round settles at least one node."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    flat: FlatGraph
+    groups: list[Group]
+    layout: Layout
+
+
+def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) -> Lowered | No:
+    """Fuses, assigns layouts, and asks ``accepts`` about every Region.
+
+    A fused Region that is refused is tried again op by op; a single op that is refused goes to a
+    host island with the reason. Returns No when the whole graph must run on the host.
+    """
+    model = infer_symbolic_shapes(model)
+    known = frozenset(r.symbol for r in ranges)
+    host: dict[str, No] = {}
+    solo: set[str] = set()
+    for _ in range(_ROUNDS):
+        flat = flatten(model, known, host)
+        if isinstance(flat, No):
+            return flat
+        groups = partition(flat, frozenset(solo))
+        cut = _Cut(flat, groups, assign_layout(flat, groups))
+        if not _settle(cut, accepts, host, solo):
+            return _lowered(model, cut, ranges)
+    raise AssertionError("partitioning did not settle")
+
+
+def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str]) -> bool:
+    """Records refusals; True when the graph has to be cut again."""
+    owner = {out: group for group in cut.groups for i in group.ops for out in cut.flat.ops[i].body.outputs}
+    again = False
+    for region in cut.layout.regions:
+        if region.kind in (Kind.VIEW, Kind.HOST):
+            continue
+        answer = accepts(region)
+        if answer:
+            continue
+        group = owner.get(region.outputs[0])
+        assert group is not None, f"no kernel copies {region.inputs[0]}: {answer}"
+        names = [cut.flat.ops[i].name for i in group.ops]
+        again = True
+        if len(names) > 1 and not set(names) <= solo:
+            solo.update(names)
+        else:
+            for name in names:
+                host[name] = (
+                    No(answer.reason, node=name, fix=answer.fix) if isinstance(answer, No) else No("refused", name)
+                )
+    return again
+
+
+def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Lowered | No:
+    layout, flat = cut.layout, cut.flat
+    nodes = {node.name or f"{node.op_type}_{i}": node for i, node in enumerate(model.graph)}
+    bodies: dict[str, bytes] = {}
+    reasons: list[str] = []
+    for group in cut.groups:
+        if group.kind is not Kind.HOST:
+            continue
+        region = next(r for r in layout.regions if r.kind is Kind.HOST and r.name == flat.ops[group.ops[0]].name)
+        missing = [n for n in (*region.inputs, *region.outputs) if n not in layout.values]
+        reasons.extend(str(flat.ops[i].reason) for i in group.ops)
+        if missing:
+            return No(f"value {missing[0]!r} between host and device has no device type", node=region.name)
+        bodies[region.name] = host_model(
+            model, [nodes[flat.ops[i].name] for i in group.ops], region, flat.constants, layout.copies
+        )
+    used = {n for region in layout.regions for n in (*region.inputs, *region.outputs)} | {*flat.inputs, *flat.outputs}
+    used |= {window.parent for window in layout.windows.values()}
+    return Lowered(
+        inputs=flat.inputs,
+        outputs=flat.outputs,
+        values={n: s for n, s in layout.values.items() if n in used},
+        regions=tuple(layout.regions),
+        constants=_used_constants(flat.constants, used, bodies, layout),
+        windows={n: w for n, w in layout.windows.items() if n in used},
+        ranges=ranges,
+        host_bodies=bodies,
+        reasons=tuple(reasons),
+    )
+
+
+def _used_constants(constants: Mapping, used: set[str], bodies: dict[str, bytes], layout: Layout) -> dict:  # type: ignore[type-arg]
+    """Constants that device Regions read (islands carry their own copy)."""
+    read = {n for region in layout.regions if region.kind is not Kind.HOST for n in region.inputs}
+    read |= {window.parent for window in layout.windows.values()}
+    return {name: array for name, array in constants.items() if name in read & used}

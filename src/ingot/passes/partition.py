@@ -1,0 +1,237 @@
+"""Fusion: which ops go into one Region.
+
+Legality is general, not a list of patterns. A scalar op joins the group that produces one of its
+inputs when its result has the group's shape and the merge makes no cycle; producers of rows and
+reductions are absorbed when nobody else reads them. Writing an extra output costs no more than
+the separate kernel that would read it back, so groups may have several outputs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ingot.graph.dims import Shape
+from ingot.graph.region import Kind
+from ingot.graph.scalar_ops import is_scalar_op
+from ingot.passes.flatten import FlatGraph, FlatOp
+
+_ABSORBS_EPILOGUE = {Kind.CONV, Kind.GEMM, Kind.POOL, Kind.REDUCE, Kind.ROWWISE, Kind.MAP}
+_ABSORBS_PROLOGUE = {Kind.ROWWISE, Kind.REDUCE}
+_NEVER_WITH_EPILOGUE = {"Concat"}
+"""A concat is better written in place by its producers (see layout)."""
+_MAX_TENSORS = 24
+"""Most tensors one kernel reads or writes: keeps register pressure and argument lists sane."""
+
+
+@dataclass
+class Group:
+    """Ops that will be one Region. ``shape`` is the iteration space that epilogue ops must have."""
+
+    ident: int
+    kind: Kind
+    shape: Shape | None
+    ops: list[int] = field(default_factory=list)
+    pointwise: bool = False
+    """Only scalar ops so far."""
+
+
+class Partition:
+    """Groups of op indices over one FlatGraph, with the queries that keep merges acyclic."""
+
+    def __init__(self, flat: FlatGraph) -> None:
+        self.flat = flat
+        self.groups: dict[int, Group] = {}
+        self.group_of: dict[int, int] = {}
+        self.producer: dict[str, int] = {}
+        self.readers: dict[str, list[int]] = defaultdict(list)
+        for index, op in enumerate(flat.ops):
+            for name in flat.tensor_inputs(op):
+                self.readers[name].append(index)
+            for name in op.body.outputs:
+                self.producer[name] = index
+
+    def add(self, index: int, kind: Kind, shape: Shape | None, *, pointwise: bool = False) -> Group:
+        """A new group of one op."""
+        group = Group(index, kind, shape, [index], pointwise)
+        self.groups[group.ident], self.group_of[index] = group, group.ident
+        return group
+
+    def join(self, index: int, group: Group) -> None:
+        """Adds an op to a group."""
+        group.ops.append(index)
+        self.group_of[index] = group.ident
+
+    def merge(self, group: Group, other: Group) -> None:
+        """Moves every op of ``other`` into ``group``."""
+        for index in other.ops:
+            self.join(index, group)
+        del self.groups[other.ident]
+
+    def op_producers(self, index: int) -> list[Group]:
+        """Groups that make the inputs of an op, the latest first."""
+        makers = {self.producer[n] for n in self.flat.tensor_inputs(self.flat.ops[index]) if n in self.producer}
+        idents = dict.fromkeys(self.group_of[m] for m in sorted(makers, reverse=True) if m in self.group_of)
+        return [self.groups[i] for i in idents]
+
+    def inputs(self, ops: Iterable[int]) -> dict[str, None]:
+        """Values that ``ops`` read and do not make, in order of use."""
+        inside = set(ops)
+        names = (n for i in sorted(inside) for n in self.flat.tensor_inputs(self.flat.ops[i]))
+        return dict.fromkeys(n for n in names if self.producer.get(n, -1) not in inside)
+
+    def outputs(self, ops: Iterable[int]) -> dict[str, None]:
+        """Values that ``ops`` make and someone else reads, in order of making."""
+        inside, final = set(ops), set(self.flat.outputs)
+        names = (n for i in sorted(inside) for n in self.flat.ops[i].body.outputs if n)
+        return dict.fromkeys(n for n in names if n in final or any(r not in inside for r in self.readers[n]))
+
+    def successors(self, group: Group) -> set[int]:
+        """Groups (made so far) that read what ``group`` makes."""
+        readers = (r for i in group.ops for n in self.flat.ops[i].body.outputs for r in self.readers[n])
+        return {self.group_of[r] for r in readers if r in self.group_of} - {group.ident}
+
+    def reaches(self, start: Group, goal: Group, *, indirectly: bool = False) -> bool:
+        """Whether ``goal`` depends on ``start``; ``indirectly``: through at least one other group."""
+        stack = [i for i in self.successors(start) if not (indirectly and i == goal.ident)]
+        seen = set(stack)
+        while stack:
+            ident = stack.pop()
+            if ident == goal.ident:
+                return True
+            fresh = self.successors(self.groups[ident]) - seen
+            seen |= fresh
+            stack.extend(fresh)
+        return False
+
+    def fits(self, ops: Iterable[int]) -> bool:
+        """Whether one kernel may hold ``ops``."""
+        ops = list(ops)
+        return len(self.inputs(ops)) + len(self.outputs(ops)) <= _MAX_TENSORS
+
+    def ordered(self) -> list[Group]:
+        """Groups in topological order; ties by the first op."""
+        done: set[int] = set()
+        order: list[Group] = []
+        pending = sorted(self.groups.values(), key=lambda g: max(g.ops))
+        while pending:
+            later = []
+            for group in pending:
+                makers = (self.producer[n] for n in self.inputs(group.ops) if n in self.producer)
+                if all(self.group_of[m] in done for m in makers):
+                    done.add(group.ident)
+                    order.append(group)
+                else:
+                    later.append(group)
+            assert len(later) < len(pending), "fusion made a cycle"
+            pending = later
+        return order
+
+
+def partition(flat: FlatGraph, solo: frozenset[str] = frozenset()) -> list[Group]:
+    """Groups of ``flat``'s ops in topological order. Ops named in ``solo`` are not fused with others."""
+    parts = Partition(flat)
+    for index, op in enumerate(flat.ops):
+        _place(parts, index, op, solo)
+    _merge_maps(parts, solo)
+    _absorb_prologues(parts, solo)
+    for group in parts.groups.values():
+        group.ops.sort()
+    return parts.ordered()
+
+
+def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> None:
+    flat = parts.flat
+    if op.kind is Kind.HOST:
+        _place_host(parts, index)
+        return
+    shape = flat.values[op.body.outputs[0]].shape
+    pointwise = is_scalar_op(op.body.op)
+    if pointwise and op.name not in solo:
+        producers = parts.op_producers(index)
+        for group in producers:
+            if _joins(parts, index, group, shape, solo) and not any(
+                parts.reaches(group, other) for other in producers if other is not group
+            ):
+                if group.kind is Kind.REDUCE and shape != group.shape:
+                    group.kind, group.shape = Kind.ROWWISE, shape
+                parts.join(index, group)
+                group.pointwise = group.pointwise and pointwise
+                return
+    kind = op.kind
+    space = flat.values[op.body.inputs[0]].shape if kind is Kind.ROWWISE else shape
+    parts.add(index, kind, space, pointwise=pointwise)
+
+
+def _joins(parts: Partition, index: int, group: Group, shape: Shape, solo: frozenset[str]) -> bool:
+    ops = parts.flat.ops
+    if group.kind not in _ABSORBS_EPILOGUE or any(ops[i].name in solo for i in group.ops):
+        return False
+    if ops[group.ops[0]].body.op in _NEVER_WITH_EPILOGUE or not parts.fits([*group.ops, index]):
+        return False
+    if any(parts.flat.values[n].shape != shape for n in ops[index].body.outputs):
+        return False
+    return shape == group.shape or _makes_rows(parts, group, shape)
+
+
+def _makes_rows(parts: Partition, group: Group, shape: Shape) -> bool:
+    """Whether a reduction of the last axis is broadcast back over what it reduced."""
+    if group.kind is not Kind.REDUCE or len(shape) in (0, 4):
+        return False
+    anchor = parts.flat.ops[group.ops[0]].body
+    source = parts.flat.values[anchor.inputs[0]].shape
+    if not anchor.op.startswith("Reduce") or source != shape or anchor.attr("keepdims", 1) != 1:
+        return False
+    axes = parts.flat.literals.get(anchor.inputs[1]) if len(anchor.inputs) > 1 else None
+    return axes in ((-1,), (len(shape) - 1,)) and parts.flat.values[anchor.outputs[0]].dtype.startswith("float")
+
+
+def _place_host(parts: Partition, index: int) -> None:
+    producers = parts.op_producers(index)
+    hosts = [g for g in producers if g.kind is Kind.HOST]
+    for group in hosts:
+        if not any(parts.reaches(group, other) for other in producers if other is not group):
+            parts.join(index, group)
+            return
+    parts.add(index, Kind.HOST, None)
+
+
+def _merge_maps(parts: Partition, solo: frozenset[str]) -> None:
+    """Merges map groups of one shape along their edges."""
+    for ident in sorted(parts.groups):
+        group = parts.groups.get(ident)
+        if group is None or not group.pointwise or any(parts.flat.ops[i].name in solo for i in group.ops):
+            continue
+        for maker_index in sorted({parts.producer[n] for n in parts.inputs(group.ops) if n in parts.producer}):
+            maker = parts.groups[parts.group_of[maker_index]]
+            fusible = maker.pointwise and maker.kind is Kind.MAP and maker.shape == group.shape and maker is not group
+            if not fusible or any(parts.flat.ops[i].name in solo for i in maker.ops):
+                continue
+            if parts.fits([*maker.ops, *group.ops]) and not parts.reaches(maker, group, indirectly=True):
+                parts.merge(group, maker)
+
+
+def _absorb_prologues(parts: Partition, solo: frozenset[str]) -> None:
+    """Moves pointwise producers into the only reduction or row kernel that reads them."""
+    for ident in sorted(parts.groups):
+        group = parts.groups.get(ident)
+        if (
+            group is None
+            or group.kind not in _ABSORBS_PROLOGUE
+            or any(parts.flat.ops[i].name in solo for i in group.ops)
+        ):
+            continue
+        anchor = parts.flat.ops[min(group.ops)].body
+        source = anchor.inputs[0]
+        maker_index = parts.producer.get(source)
+        if maker_index is None or maker_index in group.ops:
+            continue
+        maker = parts.groups[parts.group_of[maker_index]]
+        if not maker.pointwise or maker.kind is not Kind.MAP or maker.shape != parts.flat.values[source].shape:
+            continue
+        if any(parts.flat.ops[i].name in solo for i in maker.ops):
+            continue
+        only = parts.successors(maker) == {group.ident} and not set(parts.outputs(maker.ops)) & set(parts.flat.outputs)
+        if only and parts.fits([*maker.ops, *group.ops]):
+            parts.merge(group, maker)
