@@ -1,0 +1,110 @@
+"""From an ONNX file to the model that the passes work on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from ingot.errors import IngotError
+from ingot.graph.lowered import SymbolRange
+from ingot.importer.dims import Shapes, settle_dims
+from ingot.importer.external import load_external
+from ingot.importer.infer import forget_shapes, infer
+from ingot.importer.read import Source, read
+from ingot.importer.structure import check_structure
+from ingot.importer.tensors import check_tensors
+from ingot.importer.versions import check_versions, upgrade
+from ingot.importer.walk import all_graphs
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checked model: functions inlined, opset upgraded, names unique, weights in memory, inputs sized."""
+
+    model: ir.Model
+    ranges: tuple[SymbolRange, ...]
+    """One for every symbolic dimension that is left in the inputs."""
+    sha256: str
+    """Of the file's content, external data included."""
+    notes: tuple[str, ...]
+    """What was changed or is unusual, for a report."""
+
+
+def import_model(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Shapes = (), *, any_size: bool = False
+) -> Imported:
+    """Imports the ONNX model ``source``: a path, the bytes of a file, or a parsed model (which is not changed).
+
+    ``shapes`` has, per input, one Range per dimension: equal bounds fix a dimension, others keep it symbolic.
+    A symbolic first dimension without a shape becomes 1; with ``any_size`` it and all others stay symbolic.
+
+    Raises IngotError for files that cannot be read or are damaged, graphs that make no sense, versions
+    newer than the installed onnx, and shapes that are missing or do not fit.
+    """
+    origin = read(source)
+    model = _checked(origin)
+    notes = _simplify(model)
+    model, more = upgrade(model)
+    notes += more
+    _tidy(model)
+    ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
+    notes += more
+    notes += infer(model, forget_shapes(model))
+    notes += _foreign(model)
+    return Imported(model, ranges, origin.sha256, tuple(notes))
+
+
+def _checked(source: Source) -> ir.Model:
+    proto = source.proto
+    for _ in all_graphs(proto):
+        pass  # raises where graphs are nested too deep for what follows
+    check_versions(proto)
+    load_external(proto, source.path)
+    check_tensors(proto)
+    check_structure(proto)
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:  # whatever a damaged message makes the deserialiser raise
+        raise IngotError(f"{source.name} is damaged: {_first_line(error)}", fix="export the model again") from None
+
+
+def _simplify(model: ir.Model) -> list[str]:
+    """Inlines functions and makes initialisers constants."""
+    notes = []
+    initialised = [v.name for v in model.graph.inputs if v.name in model.graph.initializers]
+    if initialised:
+        notes.append(
+            f"{len(initialised)} inputs with a default value are constants: {', '.join(map(str, initialised[:5]))}"
+        )
+    common.RemoveInitializersFromInputsPass()(model)
+    if model.functions:
+        try:
+            common.InlinePass()(model)
+        except Exception as error:
+            raise IngotError(
+                f"functions cannot be inlined: {_first_line(error)}", fix="export without functions"
+            ) from None
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
+    return notes
+
+
+def _tidy(model: ir.Model) -> None:
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.NameFixPass()(model)
+
+
+def _foreign(model: ir.Model) -> list[str]:
+    """Notes about ops of domains that ONNX does not define."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    names = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain})
+    return [f"ops of other domains: {', '.join(names)}"] if names else []
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]

@@ -1,0 +1,67 @@
+"""Versions: the IR and the operator sets a model was written for, and the upgrade to the one Ingot works on."""
+
+from __future__ import annotations
+
+import logging
+
+import onnx
+import onnx_ir as ir
+from onnxscript import version_converter
+
+from ingot.errors import IngotError
+from ingot.importer.walk import all_nodes
+
+OPSET = 21
+"""Operator set that models are upgraded to. Newer ones stay as they are."""
+_IR_VERSION = 10
+"""The IR version that belongs to ``OPSET``."""
+
+
+def check_versions(model: onnx.ModelProto) -> None:
+    """Names the default domain ``""`` everywhere, in place. Raises IngotError for versions nobody here knows."""
+    if model.ir_version > onnx.IR_VERSION:
+        reason = f"IR version {model.ir_version} is newer than this onnx knows ({onnx.IR_VERSION})"
+        raise IngotError(reason, fix="pip install -U onnx, or save the model with an older IR version")
+    for node in all_nodes(model):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+    for holder in (model, *model.functions):
+        _one_default_domain(holder)
+    uses_default = any(node.domain == "" for node in all_nodes(model))
+    version = next((entry.version for entry in model.opset_import if not entry.domain), None)
+    newest = onnx.defs.onnx_opset_version()
+    if version is None and uses_default:
+        raise IngotError("no operator set of the default domain is imported", fix="set opset_import of the model")
+    if version is not None and not 1 <= version <= newest:
+        fix = f"pip install -U onnx, or export with opset_version={newest} or lower"
+        raise IngotError(f"opset {version} is not one that this onnx knows (1 to {newest})", fix=fix)
+
+
+def _one_default_domain(holder: onnx.ModelProto | onnx.FunctionProto) -> None:
+    versions: dict[str, int] = {}
+    for entry in holder.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            both = f"{versions[domain]} and {entry.version}"
+            raise IngotError(f"domain {domain or 'ai.onnx'!r} is imported in two versions, {both}")
+    del holder.opset_import[:]
+    holder.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
+
+
+def upgrade(model: ir.Model) -> tuple[ir.Model, list[str]]:
+    """``model`` at ``OPSET`` where it was older, and notes. An unconvertible model stays as it is."""
+    version = model.opset_imports.get("")
+    if version is None or version >= OPSET:
+        return model, []
+    logger = logging.getLogger("onnxscript.version_converter")
+    level, logger.level = logger.level, logging.CRITICAL
+    try:
+        version_converter.convert_version(model, target_version=OPSET, fallback=True)
+    except Exception as error:  # the converters raise whatever the node that they do not know causes
+        return model, [f"stays at opset {version}: {str(error).strip().splitlines()[0]}"]
+    finally:
+        logger.level = level
+    if model.opset_imports.get("") != OPSET:
+        return model, [f"stays at opset {version}: the converter cannot upgrade it"]
+    model.ir_version = max(model.ir_version, _IR_VERSION)
+    return model, [f"upgraded from opset {version} to {OPSET}"]

@@ -1,0 +1,73 @@
+"""Walks over the graphs, nodes and tensors of a protobuf model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+from ingot.errors import IngotError
+
+_MAX_DEPTH = 64
+"""Deepest nesting of graphs that is accepted: far more than any real model, far less than Python's stack."""
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def all_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph and every nested one, those in functions too. Raises IngotError when nested too deep."""
+    stack = [(model.graph, 1)]
+    stack.extend((graph, 2) for function in model.functions for node in function.node for graph in subgraphs(node))
+    while stack:
+        graph, depth = stack.pop()
+        if depth > _MAX_DEPTH:
+            raise IngotError(f"graphs are nested more than {_MAX_DEPTH} deep", fix="flatten the control flow")
+        yield graph
+        stack.extend((inner, depth + 1) for node in graph.node for inner in subgraphs(node))
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node, in no particular order."""
+    for graph in all_graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def all_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every tensor with the place to name in a message: initialisers and attributes."""
+    for graph in all_graphs(model):
+        for tensor in graph.initializer:
+            yield f"initialiser {tensor.name!r}", tensor
+        for sparse in graph.sparse_initializer:
+            yield f"sparse initialiser {sparse.values.name!r}", sparse.values
+            yield f"indices of sparse initialiser {sparse.values.name!r}", sparse.indices
+    for node in all_nodes(model):
+        yield from _attribute_tensors(node)
+
+
+def _attribute_tensors(node: onnx.NodeProto) -> Iterable[tuple[str, onnx.TensorProto]]:
+    for attribute in node.attribute:
+        place = f"attribute {attribute.name!r} of {node_label(node)}"
+        if attribute.HasField("t"):
+            yield place, attribute.t
+        yield from ((place, tensor) for tensor in attribute.tensors)
+        sparse = [
+            *attribute.sparse_tensors,
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+        ]
+        for one in sparse:
+            yield from ((place, tensor) for tensor in (one.values, one.indices))
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """How messages call a node."""
+    if node.name:
+        return f"{node.name} ({node.op_type})"
+    return f"{node.op_type} that writes {next(iter(node.output), '')!r}"
