@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ingot.errors import IngotError
+
+Shapes = tuple[tuple[str, tuple["Range", ...]], ...]
+"""Per input: its name and one Range per dimension."""
+_FIX = "write name=1x3x224x224, or name=MIN:OPT:MAX with three such shapes"
 
 
 @dataclass(frozen=True)
@@ -23,13 +31,52 @@ class BuildOptions:
     """``auto``, ``cuda``, ``cpu`` or ``sm_80`` ... ``sm_120``."""
     fp16: bool = False
     tf32: bool = False
-    shapes: tuple[tuple[str, tuple[Range, ...]], ...] = ()
-    """Per input: one Range per dimension."""
+    shapes: Shapes = ()
     opt_level: int = 3
     """0: first variant of each tactic; 1: best by cost model; 2: also the recorded database;
     3: measure a shortlist; 4: measure more; 5: measure every variant."""
     timing_db: Path | None = None
     strict: bool = False
     """Refuse a build that would need a host island."""
+    bodies: bool = True
+    """Keep every Region's body in the engine, for ``ingot simulate`` and ``ingot compare``."""
     dump_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.opt_level not in range(6):
+            raise IngotError(f"there is no optimisation level {self.opt_level}", fix="take one from 0 to 5")
+
+
+def parse_shapes(texts: Sequence[str]) -> Shapes:
+    """Shapes from the command line: ``x=1x3x224x224``, or ``x=MIN:OPT:MAX`` with three shapes of one rank.
+
+    A scalar input is written ``x=``. Raises IngotError for anything else, and for an input given twice.
+    """
+    found: dict[str, tuple[Range, ...]] = {}
+    for text in texts:
+        name, equals, rest = text.rpartition("=")
+        if not name or not equals:
+            raise IngotError(f"{text!r} is not a shape", fix=_FIX)
+        if name in found:
+            raise IngotError("two shapes are given for this input", node=name, fix="give one")
+        found[name] = _ranges(name, rest)
+    return tuple(found.items())
+
+
+def _ranges(name: str, text: str) -> tuple[Range, ...]:
+    shapes = [_dims(name, part) for part in text.split(":")]
+    if len(shapes) not in (1, 3) or len({len(shape) for shape in shapes}) != 1:
+        raise IngotError(f"{text!r} is neither one shape nor three of one rank", node=name, fix=_FIX)
+    least, best, most = shapes * (3 // len(shapes))
+    ranges = tuple(Range(*dims) for dims in zip(least, best, most, strict=True))
+    if any(not r.min <= r.opt <= r.max for r in ranges):
+        raise IngotError(f"{text!r} does not grow from minimum to maximum", node=name, fix=_FIX)
+    return ranges
+
+
+def _dims(name: str, text: str) -> list[int]:
+    parts = re.split("[x,]", text) if text else []
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise IngotError(f"{text!r} is not a shape of positive numbers", node=name, fix=_FIX)
+    return [int(part) for part in parts]

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_shape_inference import infer_symbolic_shapes
 
 from ingot.errors import Answer, No
+from ingot.graph.dims import symbols
 from ingot.graph.lowered import Lowered, SymbolRange
 from ingot.graph.region import Kind, Region
 from ingot.passes.flatten import FlatGraph, flatten
@@ -34,8 +35,9 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
     A fused Region that is refused is tried again op by op; a single op that is refused goes to a
     host island with the reason. Returns No when the whole graph must run on the host.
     """
-    model = infer_symbolic_shapes(model)
     known = frozenset(r.symbol for r in ranges)
+    _forget_foreign_shapes(model, known)
+    model = infer_symbolic_shapes(model)
     host: dict[str, No] = {}
     solo: set[str] = set()
     for _ in range(_ROUNDS):
@@ -47,6 +49,15 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
         if not _settle(cut, accepts, host, solo):
             return _lowered(model, cut, ranges)
     raise AssertionError("partitioning did not settle")
+
+
+def _forget_foreign_shapes(model: ir.Model, known: frozenset[str]) -> None:
+    """Drops declared shapes over symbols that are no input's: exporters name dimensions that inference can compute."""
+    for node in model.graph:
+        for value in node.outputs:
+            dims = value.shape or ()
+            if any(not isinstance(d, int) and not (d.value is not None and symbols(str(d)) <= known) for d in dims):
+                value.shape = None
 
 
 def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str]) -> bool:

@@ -1,0 +1,96 @@
+"""What ``import ingot`` offers beside loading: building, and ONNX Runtime's session over both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingot.errors import IngotError
+from ingot.options import BuildOptions, Range, Shapes, parse_shapes
+from ingot.runtime import session
+from ingot.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    import onnx
+
+Dim = int | tuple[int, int, int]
+"""A fixed dimension, or (minimum, optimum, maximum)."""
+
+
+def build(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    target: str = "auto",
+    fp16: bool = False,
+    tf32: bool = False,
+    shapes: Mapping[str, Sequence[Dim] | str] | None = None,
+    opt_level: int = 3,
+    timing_db: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Engine:
+    """Compiles an ONNX model (a path, the bytes of a file, or a ModelProto).
+
+    ``target``: ``auto`` (the GPU if there is one), ``cuda``, ``cpu``, or ``sm_80`` ... ``sm_120``.
+    ``shapes``: per input, dimensions as ints or (min, opt, max) triples, or the command line's text.
+    ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``progress(stage, done, total)`` is told the way.
+    Raises IngotError for a model or options that are wrong.
+    """
+    from ingot.builder.api import build_engine
+
+    options = BuildOptions(
+        target=target,
+        fp16=fp16,
+        tf32=tf32,
+        shapes=_shapes(shapes or {}),
+        opt_level=opt_level,
+        timing_db=Path(timing_db) if timing_db is not None else None,
+        strict=strict,
+    )
+    made = build_engine(model, options) if progress is None else build_engine(model, options, progress=progress)
+    return Engine(made)
+
+
+class InferenceSession(session.InferenceSession):
+    """``onnxruntime.InferenceSession``'s constructor and ``run``, for engine files and for ONNX models.
+
+    A model is built first, for the GPU if there is one, with ``build_options`` (those of :func:`build`).
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: Any,
+        sess_options: object = None,
+        providers: Sequence[object] | None = None,
+        provider_options: Sequence[object] | None = None,
+        *,
+        device: int = 0,
+        **build_options: Any,
+    ) -> None:
+        super().__init__(
+            path_or_bytes,
+            sess_options,
+            providers,
+            provider_options,
+            build=lambda model: build(model, **build_options),
+            device=device,
+        )
+
+
+def _shapes(given: Mapping[str, Sequence[Dim] | str]) -> Shapes:
+    found: list[tuple[str, tuple[Range, ...]]] = []
+    for name, shape in given.items():
+        if isinstance(shape, str):
+            found.extend(parse_shapes([f"{name}={shape}"]))
+        else:
+            found.append((name, tuple(_range(name, dim) for dim in shape)))
+    return tuple(found)
+
+
+def _range(name: str, dim: Dim) -> Range:
+    least, best, most = dim if isinstance(dim, tuple | list) else (dim, dim, dim)
+    if not 0 < least <= best <= most:
+        raise IngotError(f"{dim} is no dimension", node=name, fix="give a positive int, or (minimum, optimum, maximum)")
+    return Range(int(least), int(best), int(most))

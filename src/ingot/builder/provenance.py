@@ -1,0 +1,35 @@
+"""Where an engine comes from: kept in its header, the same for the same build."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from ingot.builder.targets import Chosen
+from ingot.engine.format import Provenance
+from ingot.importer.load import Imported
+from ingot.options import BuildOptions
+from ingot.tune.compilers import compilers
+
+
+def version() -> str:
+    """Version of Ingot that is installed, or ``source`` when it runs from a checkout."""
+    try:
+        return metadata.version("ingot")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def provenance(imported: Imported, options: BuildOptions, chosen: Chosen) -> Provenance:
+    """Model, options, versions and device of a build. No clock, path or host name: builds can be repeated."""
+    shapes = {name: ",".join(f"{r.min}:{r.opt}:{r.max}" for r in ranges) for name, ranges in options.shapes}
+    return {
+        "ingot": version(),
+        "model_sha256": imported.sha256,
+        "target": chosen.name,
+        "device": chosen.device.info.name if chosen.device else "",
+        "fp16": options.fp16,
+        "tf32": options.tf32,
+        "opt_level": options.opt_level,
+        "shapes": dict(shapes),
+        "compilers": compilers() if chosen.target else "",
+    }
