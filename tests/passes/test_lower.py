@@ -115,6 +115,20 @@ def test_concat_is_written_in_place() -> None:
     check_lowered(model, lowered, {"x": normal(1, 8, 6, 6)})
 
 
+def test_split_and_concat_of_the_same_tensor_share_memory() -> None:
+    """The block of YOLOv8: both halves of a tensor and what is made of one of them, side by side."""
+    model = graph(
+        "g (float[1, 8, 6, 6] x) => (float[1, 8, 6, 6] y)"
+        " { a = Conv(x, w) l, r = Split <axis = 1> (a, sizes) b = Conv(r, v) c = Concat <axis = 1> (l, r, b)"
+        " y = Conv(c, u) }",
+        w=normal(16, 8, 1, 1), v=normal(8, 8, 1, 1), u=normal(8, 24, 1, 1), sizes=np.array([8, 8]),
+    )  # fmt: skip
+    lowered = lowered_of(model)
+    assert lowered.windows["a"].parent == "c" and lowered.windows["l"].parent == lowered.windows["r"].parent == "a"
+    assert [r.inputs for r in lowered.regions if r.kind is Kind.MAP] == [("x",)]
+    check_lowered(model, lowered, {"x": normal(1, 8, 6, 6)})
+
+
 def test_views_move_nothing() -> None:
     model = graph(
         "g (float[2, 6, 4] x) => (float[2, 2, 12] y)"

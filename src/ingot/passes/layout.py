@@ -59,6 +59,8 @@ class _Assigner:
         self.spatial = self._spatial_values()
         self.placed: dict[str, Window] = {}
         """Values to be written inside another: concat parts and reshaped outputs."""
+        self.inside: set[tuple[str, str]] = set()
+        """(concat, part) where the part needs no copy."""
         self.in_place: set[int] = set()
         """Groups whose work their producers do."""
 
@@ -154,13 +156,36 @@ class _Assigner:
             start = add(start, self.flat.values[name].shape[axis])
         rows = [s for s, d in zip(whole.strides, whole.shape, strict=True) if s != 1 and d != 1]
         aligned = all(isinstance(x, int) and x * size % _VECTOR == 0 for x in (*rows, *(w.offset for w in windows)))
+        if not aligned:
+            return
+        wholes = {n: self._whole_split(op, position, axis) for position, n in enumerate(op.inputs)}
         free = [self._free_to_place(n) and op.inputs.count(n) == 1 for n in op.inputs]
-        if not aligned or not any(free):
+        if not any(free) and not any(wholes.values()):
             return
         self.in_place.add(group.ident)
         for name, window, ok in zip(op.inputs, windows, free, strict=True):
-            if ok:
+            split = wholes[name]
+            if split is not None and self._free_to_place(split.inputs[0]):
+                self.placed[split.inputs[0]] = window
+                self.inside.update((op.outputs[0], part) for part in split.outputs)
+            elif ok:
                 self.placed[name] = window
+                self.inside.add((op.outputs[0], name))
+
+    def _whole_split(self, concat: BodyOp, position: int, axis: int) -> BodyOp | None:
+        """The Split along the same axis whose outputs, all of them and in order, start at this input of a concat.
+
+        What it splits is then written into the concat as it is.
+        """
+        maker = self.maker.get(concat.inputs[position])
+        split = self.flat.ops[maker.ops[0]].body if maker is not None and maker.kind is Kind.VIEW else None
+        if split is None or split.op != "Split" or not self._free_to_place(split.inputs[0]):
+            return None
+        rank = self.flat.values[split.inputs[0]].rank
+        run = concat.inputs[position : position + len(split.outputs)]
+        once = all(concat.inputs.count(name) == 1 for name in run)
+        same_axis = int(split.attr("axis", 0)) % rank == axis  # type: ignore[arg-type]
+        return split if run == split.outputs and once and same_axis else None
 
     # -- laying out one Value
 
@@ -243,7 +268,7 @@ class _Assigner:
         for position, name in enumerate(op.inputs):
             offset, size = mul(start, whole.strides[axis]), dtypes.itemsize(whole.dtype)
             start = add(start, self.flat.values[name].shape[axis])
-            if self.placed.get(name, Window("")).parent == op.outputs[0]:
+            if (op.outputs[0], name) in self.inside:
                 parts.append(name)
                 continue
             part = f"{op.outputs[0]}/part{position}"
