@@ -1,0 +1,248 @@
+"""Simplification that libraries already do: constants, dead code, identities, common subexpressions.
+
+Shapes are inferred first, with symbolic dimensions, so the shape arithmetic of old exporters folds
+wherever it is static.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnx_shape_inference import infer_symbolic_shapes
+from onnxscript.optimizer import _constant_folding as folding
+from onnxscript.rewriter import RewritePass, RewriteRule
+from onnxscript.rewriter.rules.common import (
+    _basic_rules,
+    _cast_constant_of_shape,
+    _collapse_slices,
+    _fuse_relus_clips,
+    _materialize_reshape_shape,
+    _min_max_to_clip,
+    _remove_optional_bias,
+)
+
+from ingot.graph.edit import Editor, constant_of, is_op, operand, scalar_of, shape_of
+
+_ROUNDS = 4
+_PIN = "ingot.pin"
+"""Domain of the nodes that hold graph outputs while library passes run."""
+_FREE = 4096
+"""Elements that a folded constant may always have."""
+_KEPT = frozenset({
+    "ConstantOfShape", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "RandomNormal",
+    "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+})  # fmt: skip
+"""Ops that are not folded: their form says more than their value, or it has no fixed value."""
+
+_RULES: tuple[RewriteRule, ...] = (
+    _basic_rules.cast_cast_rule,
+    _basic_rules.no_op_cast_rule,
+    _basic_rules.no_op_expand_rule,
+    _basic_rules.reshape_reshape_rule,
+    _basic_rules.no_op_transpose_rule,
+    _basic_rules.transpose_transpose_rule,
+    _basic_rules.unsqueeze_unsqueeze_rule,
+    *_cast_constant_of_shape.rules,
+    *_collapse_slices.rules,
+    *_materialize_reshape_shape.rules,
+    *_min_max_to_clip.rules,
+    *_fuse_relus_clips.rules,
+    *_remove_optional_bias.rules,
+)
+"""Left out on purpose: the library's no-op rules, which drop ``x + 1e-12`` too, and its batch-norm rule."""
+
+
+def fold(model: ir.Model) -> list[str]:
+    """Simplifies ``model`` in place until nothing changes; gives what is worth reporting."""
+    before = _count(model)
+    quiet = logging.getLogger("onnxscript.optimizer")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        for _ in range(_ROUNDS):
+            if not _round(model):
+                break
+    finally:
+        quiet.setLevel(level)
+    infer_symbolic_shapes(model, warn_on_missing=False)
+    after = _count(model)
+    return (
+        [f"{before - after} of {before} nodes were constant, dead, repeated or did nothing"] if after < before else []
+    )
+
+
+def tidy(model: ir.Model) -> None:
+    """Shapes of new values, and names for whatever has none: after a pass that made nodes."""
+    common.RemoveUnusedNodesPass()(model)
+    infer_symbolic_shapes(model, warn_on_missing=False)
+
+
+def _count(model: ir.Model) -> int:
+    return sum(not is_op(node, "Constant") for node in model.graph.all_nodes())
+
+
+def _round(model: ir.Model) -> bool:
+    nodes = list(model.graph.all_nodes())
+    infer_symbolic_shapes(model, warn_on_missing=False)
+    _fold_known(model)
+    with _pinned_outputs(model):
+        modified = folding.FoldConstantsPass(
+            shape_inference=False, input_size_limit=_FREE, output_size_limit=1 << 62, should_fold=_worth_folding
+        )(model).modified
+        modified |= RewritePass(_RULES)(model).modified
+        modified |= _no_ops(model)
+        for step in (
+            common.IdentityEliminationPass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.DeduplicateInitializersPass(),
+            common.CommonSubexpressionEliminationPass(),
+            common.RemoveUnusedNodesPass(),
+            common.NameFixPass(),
+        ):
+            step(model)
+    return modified or nodes != list(model.graph.all_nodes())
+
+
+@contextmanager
+def _pinned_outputs(model: ir.Model) -> Iterator[None]:
+    """Keeps the library's passes from merging or renaming graph outputs: each is read by a node of its own."""
+    graph = model.graph
+    wanted = [(str(v.name), v.type, v.shape) for v in graph.outputs]
+    pins = []
+    for position, value in enumerate(graph.outputs):
+        out = ir.Value(name=f"{_PIN}/{position}", type=value.type, shape=value.shape)
+        attrs = [ir.AttrInt64("position", position)]
+        pins.append(ir.Node(_PIN, "Output", [value], attrs, outputs=[out], name=f"{_PIN}/{position}/node"))
+        graph.append(pins[-1])
+        graph.outputs[position] = out
+    yield
+    held = {v.name: v for v in (*graph.initializers.values(), *(v for n in graph.all_nodes() for v in n.outputs))}
+    for position, (pin, (name, kind, shape)) in enumerate(zip(pins, wanted, strict=True)):
+        source = pin.inputs[0]
+        assert source is not None
+        if source.is_graph_output() or source.is_graph_input() or source.producer() is None:
+            copy = ir.Node("", "Identity", [source], name=f"{name}/output")
+            graph.insert_before(pin, copy)
+            source = copy.outputs[0]
+        other = held.get(name)
+        if other is not None and other is not source:
+            other.name = f"{name}/inner"
+        source.name, source.type, source.shape = name, kind, shape
+        graph.outputs[position] = source
+        graph.remove(pin, safe=True)
+
+
+def _fold_known(model: ir.Model) -> None:
+    """Replaces shape arithmetic whose value the shape inference has found by constants."""
+    editor = Editor(model)
+    for node in list(model.graph):
+        known = [v for v in node.outputs if v.const_value is not None]
+        if len(known) != len(node.outputs) or is_op(node, "Constant") or any(v.is_graph_output() for v in known):
+            continue
+        for value in known:
+            array = constant_of(value)
+            if array is not None:
+                editor.replace(value, editor.constant(np.asarray(array), f"{value.name}/value"))
+        editor.sweep([node])
+
+
+def _worth_folding(node: ir.Node) -> bool:
+    """Whether a node on constants alone becomes a constant: never when the weights would grow much."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT or len(node.outputs) != 1:
+        return False
+    shape = shape_of(node.outputs[0])
+    inputs = [v for v in node.inputs if v is not None]
+    if shape is None or not all(isinstance(d, int) for d in shape):
+        return all(v.const_value is not None and v.const_value.size <= _FREE for v in inputs)
+    size = math.prod(d for d in shape if isinstance(d, int))
+    freed = sum(_elements(v) for v in inputs if len(v.uses()) == 1)
+    return size <= max(_FREE, freed)
+
+
+def _elements(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.size
+
+
+def _no_ops(model: ir.Model) -> bool:
+    """Takes out what changes nothing: exact neutral elements, inference-time dropout, transposes of nothing."""
+    editor = Editor(model)
+    changed = False
+    for node in list(model.graph):
+        same = _unchanged(node)
+        if same is not None and node.graph is model.graph:
+            editor.substitute(node, same)
+            changed = True
+    return changed
+
+
+def _unchanged(node: ir.Node) -> ir.Value | None:
+    """The input that the first output equals, as far as is certain."""
+    source = operand(node, 0)
+    if source is None or not node.outputs or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+        return None
+    if is_op(node, "Dropout"):
+        training = operand(node, 2)
+        if training is None or scalar_of(training) == 0:
+            return source
+    if is_op(node, "CastLike") and (like := operand(node, 1)) is not None and source.dtype == like.dtype is not None:
+        return source
+    if is_op(node, "Concat", "Sum", "Max", "Min", "Mean") and len(node.inputs) == 1:
+        return source
+    if is_op(node, "Add", "Sub", "Mul", "Div", "Pow"):
+        return _neutral(node)
+    if is_op(node, "Transpose", "Reshape", "Expand", "Tile", "Pad", "Slice"):
+        return _identical(node, source)
+    return None
+
+
+def _neutral(node: ir.Node) -> ir.Value | None:
+    """x of x + 0, x - 0, x * 1, x / 1, x ^ 1, where the shape stays."""
+    neutral = 0.0 if is_op(node, "Add", "Sub") else 1.0
+    pairs = [(0, 1), (1, 0)] if is_op(node, "Add", "Mul") else [(0, 1)]
+    for position, other in pairs:
+        source, number = node.inputs[position], node.inputs[other]
+        array = constant_of(number)
+        if source is None or number is None or array is None or array.dtype.kind not in "fiu":
+            continue
+        if not 0 < array.size <= _FREE or source.dtype != number.dtype:
+            continue
+        # -0.0 + 0.0 is 0.0, a difference that no later op of a network sees.
+        if bool(np.all(array == neutral)) and _keeps_shape(source, array.shape):
+            return source
+    return None
+
+
+def _keeps_shape(value: ir.Value, other: Iterable[int]) -> bool:
+    """Whether broadcasting ``value`` with ``other`` leaves its shape."""
+    sizes, shape = list(other), shape_of(value)
+    if not sizes:
+        return True
+    if shape is None or len(sizes) > len(shape):
+        return False
+    tail = shape[len(shape) - len(sizes) :]
+    return all(size in (1, dim) for size, dim in zip(sizes, tail, strict=True))
+
+
+def _identical(node: ir.Node, source: ir.Value) -> ir.Value | None:
+    """The input of an index map that leaves every element where it is."""
+    shape, result = shape_of(source), shape_of(node.outputs[0])
+    if shape is None or None in shape or shape != result:
+        return None
+    if is_op(node, "Reshape", "Expand", "Tile"):
+        return source
+    if is_op(node, "Transpose"):
+        perm = [int(p) for p in node.attributes.get_ints("perm", range(len(shape) - 1, -1, -1))]
+        moved = [axis for axis in perm if shape[axis] != 1]
+        return source if moved == sorted(moved) else None
+    if is_op(node, "Pad"):
+        pads = constant_of(operand(node, 1))
+        return source if pads is not None and not np.any(pads) else None
+    steps = operand(node, 4)
+    values = constant_of(steps)
+    return source if steps is None or (values is not None and bool(np.all(values == 1))) else None

@@ -1,0 +1,80 @@
+"""The order of the rewrites between importer and lowering: the only one, written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ingot.graph.verify import Signature, signature_of, verify
+from ingot.passes.batch_norm import fold_batch_norm
+from ingot.passes.fold import fold, tidy
+from ingot.quantize.autocast import autocast
+
+Dump = Callable[[str, ir.Model], None]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One rewrite: changes the model in place and gives lines for the report."""
+
+    name: str
+    run: Callable[[ir.Model], list[str]]
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """The model that is lowered."""
+
+    model: ir.Model
+    notes: tuple[str, ...]
+    """What was rewritten, and what was not and why: ``pass: line``."""
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass("fold", fold),
+    Pass("batch_norm", fold_batch_norm),
+)
+FP16 = Pass("autocast", autocast)
+"""Runs after all others, where float16 is wanted."""
+
+
+def canonicalise(model: ir.Model, *, fp16: bool, dump: Dump | None = None) -> Canonical:
+    """A rewritten copy of ``model``; inputs and outputs keep names, types and shapes.
+
+    ``model`` has its functions inlined and no initializer among its inputs. ``dump`` is called with
+    the name of each pass and the model after it. Raises AssertionError, with the name of the pass,
+    when one leaves a broken graph.
+    """
+    model = model.clone()
+    _name_nodes(model)
+    signature = signature_of(model)
+    notes: list[str] = []
+    for step in (*PASSES, *([FP16] if fp16 else [])):
+        notes.extend(f"{step.name}: {line}" for line in step.run(model))
+        tidy(model)
+        _check(model, signature, step.name)
+        if dump is not None:
+            dump(step.name, model)
+    return Canonical(model, tuple(notes))
+
+
+def _check(model: ir.Model, signature: Signature, name: str) -> None:
+    try:
+        verify(model, signature)
+    except AssertionError as error:
+        raise AssertionError(f"after pass {name}: {error}") from error
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Gives every node of the main graph a name of its own: later stages tell nodes apart by it."""
+    seen: set[str] = set()
+    for node in model.graph:
+        base = name = node.name or next((f"{v.name}/node" for v in node.outputs if v.name), node.op_type)
+        count = 0
+        while name in seen:
+            count += 1
+            name = f"{base}.{count}"
+        node.name = name
+        seen.add(name)
