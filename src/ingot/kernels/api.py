@@ -155,8 +155,15 @@ class Tactic(Protocol):
     Every tactic reads and writes through the strides of the specs or says No.
     """
 
-    name: str
-    kinds: frozenset[Kind]
+    @property
+    def name(self) -> str:
+        """What the timing database calls it."""
+        ...
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Kinds of Regions it can run."""
+        ...
 
     def accepts(self, region: Region, target: Target) -> Answer:
         """Whether this tactic can run the Region, or the reason why not."""

@@ -1,0 +1,136 @@
+"""``cuda.map``: any DAG of scalar ops and index maps, as generated CUDA C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ingot.errors import YES, Answer, No
+from ingot.graph import dtypes
+from ingot.graph.dims import Bindings, evaluate
+from ingot.graph.region import Kind, Region
+from ingot.kernels.api import Kernel, Pdl, Program, Tactic, Target, Variant
+from ingot.kernels.cost import LAUNCH
+from ingot.kernels.cuda.maps.emit import Refused
+from ingot.kernels.cuda.maps.plan import MapPlan, plan_map, reach
+from ingot.kernels.cuda.maps.source import MapSource, Shape1D
+from ingot.kernels.cuda.nvrtc import compile_cuda
+
+_ENTRY = "ingot_map"
+_CLOCK = 1.7e9
+_SECTOR = 32
+"""Bytes that the memory system moves at least."""
+_FLIGHT = 32768
+"""Bytes that an SM must have under way to keep device memory busy."""
+_MOST_VARIANTS = 8
+
+
+@dataclass(frozen=True)
+class MapTactic:
+    """Pointwise ops and index maps, a vector of results per thread."""
+
+    name: str = "cuda.map"
+    kinds: frozenset[Kind] = frozenset({Kind.MAP})
+
+    def accepts(self, region: Region, target: Target) -> Answer:
+        """Yes when every op of the Region has code."""
+        plan = plan_map(region)
+        if isinstance(plan, No):
+            return No(plan.reason, node=region.name)
+        try:
+            _source(region, Shape1D(1, 1, 128))
+        except Refused as refused:
+            return No(refused.no.reason, node=region.name)
+        return YES
+
+    def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
+        """Vector widths, vectors per thread and block sizes, the likeliest first."""
+        found = [
+            Variant(self.name, (("vector", vector), ("each", each), ("block", block)))
+            for vector in _vectors(region, bindings)
+            for each in (1, 2, 4)
+            for block in (128, 256)
+        ]
+        ranked = sorted(found, key=lambda v: self.estimate(region, v, target, bindings))
+        return ranked[:_MOST_VARIANTS]
+
+    def source(self, region: Region, variant: Variant, target: Target) -> str:
+        """CUDA C++ of a variant."""
+        return _source(region, _cut(variant)).text
+
+    def compile(self, region: Region, variant: Variant, target: Target) -> Program:
+        """Machine code of a variant."""
+        source = _source(region, _cut(variant))
+        cubin = compile_cuda(source.text, _ENTRY, target).cubin
+        pdl = Pdl.TRIGGERS if target.pdl else Pdl.NONE
+        return Program((Kernel(_ENTRY, cubin, (source.grid, 1, 1), variant["block"], 0, source.arguments, pdl),))
+
+    def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
+        """Launch, plus the longer of memory traffic and instruction issue, plus what one thread waits for."""
+        cut = _cut(variant)
+        source = _source(region, cut)
+        total = sum(evaluate(space.total, bindings) for space in source.plan.spaces)
+        threads = -(-total // (cut.vector * cut.each))
+        flight = min(threads, target.sms * 2048) * cut.each * _bytes_per_thread(source)
+        rate = target.bandwidth * min(1.0, flight / (target.sms * _FLIGHT))
+        traffic = _traffic(source, bindings) / max(rate, 1.0)
+        warps = -(-evaluate(source.grid, bindings) * cut.block // 32)
+        issue = warps * source.length * 1.5 / (target.sms * 4 * _CLOCK)
+        alone = 1.0e-6 + source.length * 4 / _CLOCK
+        return LAUNCH + max(traffic, issue) + alone + abs(cut.block - 256) * 1e-11
+
+
+@lru_cache(maxsize=512)
+def _source(region: Region, cut: Shape1D) -> MapSource:
+    plan = plan_map(region)
+    assert isinstance(plan, MapPlan), plan
+    return MapSource(plan, cut, _ENTRY)
+
+
+def _cut(variant: Variant) -> Shape1D:
+    return Shape1D(variant["vector"], variant["each"], variant["block"])
+
+
+def _vectors(region: Region, bindings: Bindings) -> list[int]:
+    """Vector widths whose accesses are wide for some tensor."""
+    plan = plan_map(region)
+    assert isinstance(plan, MapPlan), plan
+    sizes = [dtypes.itemsize(s.dtype) for s in (*region.input_specs, *region.output_specs)]
+    total = max((evaluate(space.total, bindings) for space in plan.spaces), default=0)
+    found = []
+    vector = 16 // min(sizes, default=16)
+    while vector > 1:
+        wide = total >= vector and any(a.width > 1 for a in _source(region, Shape1D(vector, 1, 128)).accesses)
+        if wide:
+            found.append(vector)
+        vector //= 2
+    return [*found[:2], 1]
+
+
+def _bytes_per_thread(source: MapSource) -> int:
+    """Bytes that a thread asks for before it waits, for each of its vectors."""
+    spec_of, outputs = source.plan.region.spec_of, source.plan.region.outputs
+    each = source.cut.each
+    loads = [a for a in source.accesses if a.name not in outputs and a.near != 0]
+    return max(sum(a.lanes * dtypes.itemsize(spec_of[a.name].dtype) for a in loads) // each, 1)
+
+
+def _traffic(source: MapSource, bindings: Bindings) -> float:
+    """Bytes through device memory; a tensor that is read with gaps moves whole sectors."""
+    region = source.plan.region
+    worst: dict[str, float] = {}
+    for access in source.accesses:
+        spec = region.spec_of[access.name]
+        size = dtypes.itemsize(spec.dtype)
+        count = evaluate(spec.elements, bindings)
+        touched = min(count, max(evaluate(reach(spec), bindings), 1)) * size
+        gap = abs(evaluate(access.near, bindings))
+        waste = 1.0 if gap <= 1 else min(gap * size, _SECTOR) / size / 2
+        if access.width * size < 4 and access.lanes > 1:
+            waste *= 1.3
+        worst[access.name] = max(worst.get(access.name, 0.0), touched * waste)
+    return sum(worst.values())
+
+
+TACTICS: tuple[Tactic, ...] = (MapTactic(),)

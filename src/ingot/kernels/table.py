@@ -1,0 +1,13 @@
+"""The one table of tactics, written out: what can run a Region, in order of preference for ties."""
+
+from __future__ import annotations
+
+from ingot.kernels.api import Tactic
+from ingot.kernels.cuda.map import TACTICS as MAP
+from ingot.kernels.cuda.pool import TACTICS as POOL
+from ingot.kernels.cuda.reduce import TACTICS as REDUCE
+from ingot.kernels.cuda.rowwise import TACTICS as ROWWISE
+from ingot.kernels.triton.attention import TACTICS as ATTENTION
+from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
+
+TACTICS: tuple[Tactic, ...] = (*PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *MAP)
