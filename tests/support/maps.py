@@ -64,15 +64,16 @@ def one_op(
     outputs: Sequence[str] = ("y",),
     bindings: Bindings | None = None,
     feeds: Mapping[str, np.ndarray] | None = None,
+    extra: Mapping[str, Attr] | None = None,
     **attrs: Attr,
 ) -> Case:
     """A Region of one op; the result's shape comes from the reference when it is not given.
 
-    ``operands`` orders inputs and literals ("" is absent); left out, the inputs come first.
+    ``extra`` are attributes that are named like a parameter. ``operands`` orders inputs and literals ("" is absent); left out, the inputs come first.
     """
     literals, bindings, feeds = dict(literals or {}), dict(bindings or {}), dict(feeds or {})
     names = tuple(operands) or (*inputs, *literals)
-    body = BodyOp(op, names, tuple(outputs), tuple(sorted(attrs.items())))
+    body = BodyOp(op, names, tuple(outputs), tuple(sorted({**attrs, **(extra or {})}.items())))
     kind = dtype or next(iter(inputs.values())).dtype
     results = {name: spec(kind, ()) for name in outputs}
     region = build_region(Kind.MAP, inputs, [body], results, outputs, literals)

@@ -87,7 +87,7 @@ def run_model(
     options.log_severity_level = 4
     # The body is computed as written: the truth is not to be optimised into something else.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    feeds = {name: np.asarray(array, order="C") for name, array in feeds.items()}
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return [np.asarray(a) for a in session.run(list(outputs), feeds)]

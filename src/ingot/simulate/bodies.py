@@ -30,7 +30,7 @@ class Bodies:
             region = read_region(content)
             made = run_region(region, dict(zip(region.inputs, inputs, strict=True)), bindings)
             return [made[name] for name in region.outputs]
-        feeds = {name: np.ascontiguousarray(array) for name, array in zip(decl.inputs, inputs, strict=True)}
+        feeds = {name: np.asarray(array, order="C") for name, array in zip(decl.inputs, inputs, strict=True)}
         return [np.asarray(a) for a in self._session(model).run(decl.outputs, feeds)]
 
     def _session(self, model: int) -> Any:

@@ -74,7 +74,7 @@ def _evaluated(
         names = sliced_names(region, bindings) or names
         body = restricted(region, bindings, names, len(rows))
     feeds = {
-        name: np.ascontiguousarray(array[rows] if name in names else array)
+        name: np.asarray(array[rows] if name in names else array, order="C")
         for name, array in zip(region.inputs, logical, strict=True)
     }
     made = run_region(body, feeds, bindings, high_precision=True)
