@@ -67,6 +67,16 @@ def build_engine(
     return _device_engine(imported, lowered, notes, chosen, options, progress)
 
 
+def lower_model(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto, target: Target, options: BuildOptions
+) -> Lowered | No:
+    """What a build for ``target`` compiles kernels for; No where nothing of the model runs on the GPU.
+
+    Raises IngotError for a model or options that are wrong.
+    """
+    return _lowered(import_model(model, options.shapes), target, options, _silent)[0]
+
+
 def _lowered(
     imported: Imported, target: Target, options: BuildOptions, progress: Progress
 ) -> tuple[Lowered | No, tuple[str, ...]]:

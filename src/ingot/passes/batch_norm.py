@@ -71,8 +71,16 @@ def _into_weights(editor: Editor, node: ir.Node, affine: Affine | None) -> Answe
         return No("its channels are not those of the product before it", node=node.name or "")
     answer = absorb(editor, product, affine)
     if answer:
-        editor.substitute(node, product.outputs[0])
+        _take_over(editor, node, product)
     return answer
+
+
+def _take_over(editor: Editor, node: ir.Node, product: ir.Node) -> None:
+    """The product now makes the node's result, so that bears the node's name: ``ingot compare`` goes by names."""
+    made, name, at_end = product.outputs[0], node.outputs[0].name, node.outputs[0].is_graph_output()
+    editor.substitute(node, made)
+    if not at_end:
+        made.name = name
 
 
 def _decompose(editor: Editor, node: ir.Node) -> None:
@@ -128,7 +136,7 @@ def _absorb_arithmetic(editor: Editor, node: ir.Node) -> None:
         numbers = per_channel(constant, product, channels) if channels else None
         affine = None if numbers is None else _affine(node, position, numbers)
         if affine is not None and absorb(editor, product, affine):
-            editor.substitute(node, product.outputs[0])
+            _take_over(editor, node, product)
         return
 
 

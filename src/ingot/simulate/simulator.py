@@ -9,7 +9,7 @@ checked to see exactly the bytes of the Value it names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,9 @@ from ingot.simulate.memory import Memory
 from ingot.simulate.races import check_races
 
 
+Observer = Callable[[int, np.ndarray], None]
+
+
 class Simulator:
     """Runs engines that keep the bodies of their Regions."""
 
@@ -35,10 +38,13 @@ class Simulator:
         self.last_order: tuple[int, ...] = ()
         """Steps of the last run, in the order in which they ran."""
 
-    def run(self, feeds: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, np.ndarray]:
+    def run(
+        self, feeds: Mapping[str, np.ndarray], *, seed: int = 0, observe: Observer | None = None
+    ) -> dict[str, np.ndarray]:
         """Outputs by name for input arrays by name.
 
-        ``seed`` chooses among the orders that the edges allow. Raises PlanFault for a Plan that would
+        ``seed`` chooses among the orders that the edges allow. ``observe`` is called with the index and a
+        copy of every Value that a step has made. Raises PlanFault for a Plan that would
         give wrong results, IngotError for wrong feeds or an engine without bodies.
         """
         plan = self.engine.plan
@@ -49,7 +55,7 @@ class Simulator:
         loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
         memory = Memory(self.engine, bindings, feeds, loose)
         check_races(plan, memory.spans)
-        run = _Run(plan, memory, self.bodies, bindings)
+        run = _Run(plan, memory, self.bodies, bindings, observe)
         self.last_order = shuffled(plan, seed)
         for step in self.last_order:
             run.step(step)
@@ -91,8 +97,11 @@ def shuffled(plan: Plan, seed: int) -> tuple[int, ...]:
 class _Run:
     """One run: the kernels of a Region are passed through, its body runs at the last of them."""
 
-    def __init__(self, plan: Plan, memory: Memory, bodies: Bodies, bindings: Mapping[str, int]) -> None:
+    def __init__(
+        self, plan: Plan, memory: Memory, bodies: Bodies, bindings: Mapping[str, int], observe: Observer | None
+    ) -> None:
         self.plan, self.memory, self.bodies, self.bindings = plan, memory, bodies, bindings
+        self.observe = observe
         self.left: dict[int, int] = {}
         for step in plan.steps:
             self.left[step.region] = self.left.get(step.region, 0) + 1
@@ -117,7 +126,7 @@ class _Run:
         step = self.plan.steps[index]
         if step.kind == "copy":
             self._check_reads(step.reads, step)
-            self.memory.put(step.writes[0], self.memory.get(step.reads[0]).copy())
+            self._put(step.writes[0], self.memory.get(step.reads[0]).copy())
         elif step.kind == "host":
             self._check_reads(step.reads, step)
             self._execute(step.model, step.reads, step.writes)
@@ -168,4 +177,9 @@ class _Run:
     def _execute(self, model: int, reads: list[int], writes: list[int]) -> None:
         made = self.bodies.run(model, [self.memory.get(i) for i in reads], self.bindings)
         for i, array in zip(writes, made, strict=True):
-            self.memory.put(i, array)
+            self._put(i, array)
+
+    def _put(self, index: int, array: np.ndarray) -> None:
+        self.memory.put(index, array)
+        if self.observe is not None:
+            self.observe(index, self.memory.get(index).copy())

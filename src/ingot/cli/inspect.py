@@ -1,0 +1,165 @@
+"""``ingot inspect``: what an engine holds, as tables or as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ingot.cli import render
+from ingot.cli.files import write_text
+from ingot.engine.describe import Description, describe
+from ingot.engine.file import EngineFile
+from ingot.options import parse_shapes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ingot.kernels.api import Target
+    from ingot.runtime.profile import StepTime
+
+_BANDS, _COLUMNS = 24, 100
+"""Rows and columns of the arena's picture."""
+
+
+def inspect(
+    engine: Path, *, json: str | None, profile: bool, layers: bool, arena: bool, shapes: list[str], seed: int
+) -> None:
+    """Shows the engine; ``layers`` or ``arena`` alone leave the rest out. ``profile`` runs every step."""
+    file = EngineFile.read(engine)
+    times = _profile(engine, shapes, seed) if profile else []
+    bindings = _bindings(file, shapes)
+    description = describe(file, bindings)
+    if json is not None:
+        built: dict[str, object] = {"description": description}
+        if profile:
+            built["profile"] = times
+        content = msgspec.json.encode(built if profile else description)
+        write_text(json, msgspec.json.format(content, indent=1) + b"\n")
+        return
+    screen = render.console()
+    everything = not (layers or arena)
+    if everything:
+        _head(screen, engine, description)
+    if everything or layers:
+        _layers(screen, description, times)
+    if everything or arena:
+        screen.print(picture(description), markup=False, highlight=False)
+    if everything and description.reasons:
+        for reason in description.reasons:
+            screen.print(f"note: {reason}", markup=False)
+
+
+def _bindings(file: EngineFile, shapes: list[str]) -> dict[str, int] | None:
+    """The symbolic dimensions at the shapes asked for; None for the optimum."""
+    from ingot.measure.inputs import declared
+    from ingot.runtime.shapes import solve
+
+    if not shapes:
+        return None
+    inputs = declared(file.plan, parse_shapes(shapes))
+    return solve(file.plan, {name: shape for name, (_, shape) in inputs.items()})
+
+
+def _profile(engine: Path, shapes: list[str], seed: int) -> list[StepTime]:
+    from ingot.measure.inputs import declared, random_feeds
+    from ingot.runtime.engine import load
+    from ingot.runtime.profile import profile
+
+    loaded = load(engine)
+    context = loaded.context()
+    feeds = random_feeds(declared(loaded.plan, parse_shapes(shapes)), seed)
+    context.run(feeds)
+    return profile(context, feeds)
+
+
+def _head(screen: Console, path: Path, description: Description) -> None:
+    summary = description.summary
+    screen.print(
+        f"{path}: {summary.target}, {render.size(path.stat().st_size)}: weights {render.size(summary.weights_bytes)}, "
+        f"code {render.size(summary.code_bytes)}, models {render.size(summary.models_bytes)}; in memory: arena "
+        f"{render.size(summary.arena_bytes)}, counters {render.size(summary.persistent_bytes)}",
+        markup=False,
+    )
+    screen.print(
+        f"{summary.layers} layers and {summary.views} views in {summary.kernels} kernels and {summary.islands} host "
+        f"steps; {summary.programmatic_edges} programmatic edges, up to {summary.parallel} steps side by side; "
+        f"{render.number(summary.flops / 1e9)} GFLOP, {render.size(summary.bytes)} moved",
+        markup=False,
+    )
+    for key, value in sorted(description.provenance.items()):
+        if value not in ("", None, {}, []):
+            screen.print(f"  {key}: {value}", markup=False)
+    rows = [
+        [kind, b.name, b.dtype, render.shape(b.shape), render.shape(b.at)]
+        for kind, rows in (("input", description.inputs), ("output", description.outputs))
+        for b in rows
+    ]
+    screen.print(render.table("", ["", "name", "type", "shape", "shown at"], rows, left=5))
+    if description.profiles:
+        screen.print("; ".join(f"{p.symbol}: {p.min} to {p.max}, best {p.opt}" for p in description.profiles))
+
+
+def _layers(screen: Console, description: Description, times: list[StepTime]) -> None:
+    from ingot.measure.roofline import layer_seconds
+
+    target = _target(description)
+    measured: dict[int, float] = {}
+    for time in times:
+        measured[time.step] = time.micros
+    rows = []
+    for layer in description.layers:
+        micros = sum(measured.get(step, 0.0) for step in layer.steps) if times else layer.micros
+        least = 1e6 * layer_seconds(layer, target) if target else 0.0
+        mark = "" if times or layer.measured or not micros else "~"
+        rows.append(
+            [
+                str(layer.index),
+                layer.kind,
+                layer.name,
+                " ".join(layer.ops) + "".join(f"\n({note})" for note in layer.notes),
+                layer.tactic,
+                layer.precision,
+                f"{mark}{micros:.2f}" if micros else "–",
+                render.size(layer.bytes),
+                render.number(layer.flops / 1e6),
+                render.percent(least / micros if micros else 0.0),
+            ]
+        )
+    columns = ["", "kind", "layer", "fused ops", "tactic", "precision", "µs", "bytes", "MFLOP", "roofline"]
+    title = "layers (times measured now)" if times else "layers (~ predicted)"
+    screen.print(render.table(title, columns, rows, left=6))
+    if times:
+        screen.print(f"sum of the steps, each alone: {sum(t.micros for t in times) / 1e3:.4f} ms")
+
+
+def _target(description: Description) -> Target | None:
+    from ingot.measure.bench import target_of
+
+    tf32 = bool(description.provenance.get("tf32"))
+    return target_of(description.summary.target, None, tf32=tf32)
+
+
+def picture(description: Description) -> str:
+    """The arena: address bands downwards, steps to the right. A letter is a Value, ``.`` is free.
+
+    A Value keeps its letter; where several share a cell the one that fills most of it is shown.
+    """
+    rows, total = description.arena, description.summary.arena_bytes
+    if not rows or not total:
+        return "the arena is empty"
+    last = max(row.last for row in rows) + 1
+    bands, columns = min(_BANDS, max(1, total // 256)), min(_COLUMNS, last)
+    cells = [["."] * columns for _ in range(bands)]
+    filled = [[0] * columns for _ in range(bands)]
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    for index, row in enumerate(sorted(rows, key=lambda r: (r.first, r.offset))):
+        for band in range(row.offset * bands // total, min(bands, (row.offset + row.bytes - 1) * bands // total + 1)):
+            share = min(row.offset + row.bytes, (band + 1) * total // bands) - max(row.offset, band * total // bands)
+            for column in range(row.first * columns // last, row.last * columns // last + 1):
+                if share > filled[band][column]:
+                    filled[band][column], cells[band][column] = share, letters[index % len(letters)]
+    head = f"arena: {render.size(total)}, steps 0 to {last - 1} from left to right"
+    lines = [f"{render.size(band * total // bands):>10} |{''.join(cells[band])}|" for band in range(bands)]
+    return "\n".join([head, *lines])

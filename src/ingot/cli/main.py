@@ -1,0 +1,296 @@
+"""The ``ingot`` command: every command's flags, and nothing else.
+
+Modules that take long to import are imported inside the commands, so that ``ingot --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ingot.errors import IngotError
+
+
+class Commands(TyperGroup):
+    """Turns an IngotError of any command into one line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except IngotError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Compiles ONNX models into engines, runs and measures them.",
+)  # fmt: skip
+library_app = typer.Typer(no_args_is_help=True, help="Kernels compiled ahead of builds.")
+zoo_app = typer.Typer(no_args_is_help=True, help="Models that Ingot is tested with.")
+app.add_typer(library_app, name="library")
+app.add_typer(zoo_app, name="zoo")
+
+Model = Annotated[str, typer.Argument(help="An ONNX file or zoo:NAME.", metavar="MODEL")]
+Runnable = Annotated[str, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")]
+EnginePath = Annotated[Path, typer.Argument(help="An engine file.", metavar="ENGINE", exists=True, dir_okay=False)]
+TargetName = Annotated[str, typer.Option("--target", help="auto, cuda, cpu, or sm_80 ... sm_120.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16 where that is safe.")]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="Let float32 products round their operands to TF32.")]
+ShapeTexts = Annotated[
+    list[str] | None,
+    typer.Option("--shapes", help="x=1x3x224x224, or x=MIN:OPT:MAX with three such shapes. Repeatable."),
+]
+OptLevel = Annotated[int, typer.Option("--opt-level", min=0, max=5, help="How much to search: 0 to 5.")]
+TimingDb = Annotated[Path | None, typer.Option("--timing-db", help="Timing database to read and to extend.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a build of which a part would stay on the host.")]
+Json = Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or to the output for -.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the random inputs.")]
+Inputs = Annotated[Path | None, typer.Option("--input", help="Inputs by name, as .npz; random ones without it.")]
+Tolerance = Annotated[
+    float | None, typer.Option("--tolerance", help="Largest relative error; by precision if left out.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from ingot.cli.version import version
+
+        print(f"ingot {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def build(
+    model: Model,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The engine; NAME.ingot if left out.")] = None,
+    target: TargetName = "auto",
+    fp16: Fp16 = False,
+    tf32: Tf32 = False,
+    shapes: ShapeTexts = None,
+    timing_db: TimingDb = None,
+    opt_level: OptLevel = 3,
+    strict: Strict = False,
+    report: Annotated[str | None, typer.Option("--report", help="Every layer and reason, to a file or - .")] = None,
+    dump_after: Annotated[
+        list[str] | None, typer.Option("--dump-after", help="Write the graph after this pass, or all. Repeatable.")
+    ] = None,
+    dump_dir: Annotated[Path | None, typer.Option("--dump-dir", help="Where dumps go; the current folder.")] = None,
+) -> None:
+    """Compile a model into an engine."""
+    from ingot.cli.build import Flags
+    from ingot.cli.build import build as run_build
+
+    flags = Flags(
+        target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir
+    )  # fmt: skip
+    run_build(model, output, flags, report)
+
+
+@app.command()
+def run(
+    model: Runnable,
+    feeds: Inputs = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Write the outputs here, as .npz.")] = None,
+    seed: Seed = 0,
+    shapes: ShapeTexts = None,
+    target: TargetName = "auto",
+    fp16: Fp16 = False,
+    tf32: Tf32 = False,
+    timing_db: TimingDb = None,
+    opt_level: OptLevel = 3,
+) -> None:
+    """Run once, on random or given inputs."""
+    from ingot.cli.build import Flags
+    from ingot.cli.run import run as run_once
+
+    run_once(model, Flags(target, fp16, tf32, shapes or (), timing_db, opt_level), feeds, output, seed)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")
+    ] = None,
+    original: Annotated[str | None, typer.Option("--model", help="The model that an engine was built from.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="Peers: onnxruntime, torch; with commas.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="auto, cuda, cpu, or sm_80 ... sm_120.")] = None,
+    fp16: Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="Compute in float16 where safe.")] = None,
+    tf32: Tf32 = False,
+    shapes: ShapeTexts = None,
+    timing_db: TimingDb = None,
+    opt_level: OptLevel = 3,
+    warmup: Annotated[float, typer.Option("--warmup", min=0, help="Milliseconds before measuring.")] = 200.0,
+    duration: Annotated[float, typer.Option("--duration", min=0, help="Seconds to measure.")] = 3.0,
+    iterations: Annotated[int, typer.Option("--iterations", min=1, help="Runs to measure at least.")] = 10,
+    transfers: Annotated[
+        bool, typer.Option("--transfers/--no-transfers", help="Also time copies from and to the host.")
+    ] = True,
+    seed: Seed = 0,
+    json: Json = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the record.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Keep the engine that is built.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="Run a written list: h200, cpu, tiny.")] = None,
+    only: Annotated[str, typer.Option("--only", help="Rows of the suite by parts of their names, with commas.")] = "",
+    limit: Annotated[float | None, typer.Option("--limit", help="Seconds for the whole suite.")] = None,
+    json_dir: Annotated[Path | None, typer.Option("--json-dir", help="One JSON file per row of the suite.")] = None,
+    engine_dir: Annotated[Path | None, typer.Option("--engine-dir", help="Keep the suite's engines here.")] = None,
+) -> None:
+    """Measure latency, throughput and error, beside other runtimes. Exit code 1 when the results are wrong."""
+    from ingot.cli.bench import BenchFlags
+
+    peers = None if against is None else tuple(part.strip() for part in against.split(",") if part.strip())
+    how = BenchFlags(peers or (), warmup, duration, iterations, transfers, seed)
+    if (model is None) == (suite is None):
+        raise typer.BadParameter("give a model, or --suite")
+    if suite is not None:
+        from ingot.cli.suite import SuiteFlags, run_suite
+
+        chosen = SuiteFlags(
+            suite, only, limit, json_dir, engine_dir, json, fp16, target, opt_level, timing_db, peers
+        )  # fmt: skip
+        right = run_suite(chosen, how)
+    else:
+        from ingot.cli.bench import bench as run_bench
+        from ingot.cli.build import Flags
+
+        assert model is not None
+        flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level)
+        right = run_bench(model, original, name, flags, how, json, save)
+    if not right:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    engine: EnginePath,
+    json: Annotated[str | None, typer.Option("--json", help="JSON to this file, or to the output for -.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure every step.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Only the layers.")] = False,
+    arena: Annotated[bool, typer.Option("--arena", help="Only the arena.")] = False,
+    shapes: ShapeTexts = None,
+    seed: Seed = 0,
+) -> None:
+    """Show what an engine holds and why."""
+    from ingot.cli.inspect import inspect as run_inspect
+
+    run_inspect(engine, json=json, profile=profile, layers=layers, arena=arena, shapes=shapes or [], seed=seed)
+
+
+@app.command()
+def compare(
+    engine: EnginePath,
+    model: Model,
+    feeds: Inputs = None,
+    values: Annotated[
+        str, typer.Option("--values", help="outputs, or all that the engine has a name for.")
+    ] = "outputs",
+    tolerance: Tolerance = None,
+    simulated: Annotated[bool, typer.Option("--simulate", help="Use the simulator even where there is a GPU.")] = False,
+    json: Json = None,
+    shapes: ShapeTexts = None,
+    seed: Seed = 0,
+) -> None:
+    """Compare an engine with ONNX Runtime, Value by Value. Exit code 1 when one is beyond the tolerance."""
+    from ingot.cli.compare import CompareFlags
+    from ingot.cli.compare import compare as run_compare
+
+    if values not in ("outputs", "all"):
+        raise typer.BadParameter("take outputs or all", param_hint="--values")
+    flags = CompareFlags(feeds, values == "all", tolerance, simulated, json, tuple(shapes or ()), seed)
+    if not run_compare(engine, model, flags):
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    engine: EnginePath,
+    model: Annotated[str | None, typer.Option("--model", help="Compare with this model in ONNX Runtime.")] = None,
+    feeds: Inputs = None,
+    orders: Annotated[int, typer.Option("--orders", min=1, help="Orders of the steps to try.")] = 1,
+    tolerance: Tolerance = None,
+    shapes: ShapeTexts = None,
+    seed: Seed = 0,
+) -> None:
+    """Prove an engine's plan on the host. Exit code 1 for a fault, or results beyond the tolerance."""
+    from ingot.cli.simulate import simulate as run_simulation
+
+    if not run_simulation(engine, model, feeds, orders, tolerance, tuple(shapes or ()), seed):
+        raise typer.Exit(1)
+
+
+@library_app.command("build")
+def library_build(
+    arch: Annotated[list[str], typer.Option("--arch", help="sm_80 ... sm_120. Repeatable.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models; the zoo's if left out.", metavar="[MODEL]...")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16/--no-fp16", help="For builds with --fp16.")] = True,
+    tf32: Tf32 = False,
+    shapes: ShapeTexts = None,
+    opt_level: OptLevel = 3,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Compile processes; the cores if left out.")] = None,
+) -> None:
+    """Compile the kernels that builds of these models would try."""
+    from ingot.cli.library import LibraryFlags
+    from ingot.cli.library import build as run_build
+
+    run_build(LibraryFlags(tuple(arch), tuple(models or ()), fp16, tf32, tuple(shapes or ()), opt_level, jobs))
+
+
+@library_app.command("list")
+def library_list(json: Json = None) -> None:
+    """Show what is compiled."""
+    from ingot.cli.library import show
+
+    show(json)
+
+
+@library_app.command("prune")
+def library_prune(
+    keep: Annotated[float, typer.Option("--keep", min=0, help="MiB to keep, the ones used last.")] = 1024.0,
+) -> None:
+    """Delete the kernels used longest ago."""
+    from ingot.cli.library import prune
+
+    prune(keep)
+
+
+@zoo_app.command("list")
+def zoo_list() -> None:
+    """Show the models."""
+    from ingot.cli.zoo import list_models
+
+    list_models()
+
+
+@zoo_app.command("fetch")
+def zoo_fetch(name: Annotated[str, typer.Argument(help="A name from the list.")]) -> None:
+    """Download one and print its path."""
+    from ingot.cli.zoo import fetch_model
+
+    fetch_model(name)
+
+
+@app.command()
+def demo() -> None:
+    """Read rendered text with a real OCR model, on the device that is there."""
+    from ingot.cli.demo import run_demo
+
+    run_demo()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,61 @@
+"""Inputs to run an engine with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ingot.errors import IngotError
+from ingot.graph import dtypes
+from ingot.options import Shapes
+from ingot.plan.spec import Plan
+from ingot.runtime import shapes as dims
+
+Array = np.ndarray[Any, Any]
+Declared = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Per input: element type and concrete shape."""
+Maker = Callable[[Declared, int], dict[str, Array]]
+"""Arrays for declared inputs and a seed."""
+
+
+def declared(plan: Plan, shapes: Shapes = ()) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The inputs of an engine at the optimum of ``shapes``, or at the profile's where none is given.
+
+    Raises IngotError for an unknown input or a shape that the engine does not take.
+    """
+    given = {name: tuple(r.opt for r in ranges) for name, ranges in shapes}
+    unknown = sorted(given.keys() - {b.name for b in plan.inputs})
+    if unknown:
+        raise IngotError(
+            f"the engine has no input called {', '.join(unknown)}",
+            fix=f"its inputs are {', '.join(b.name for b in plan.inputs)}",
+        )
+    best = dims.at(plan, "opt")
+    found = {b.name: (b.dtype, given.get(b.name) or dims.shape_at(b, best)) for b in plan.inputs}
+    dims.solve(plan, {name: shape for name, (_, shape) in found.items()})
+    return found
+
+
+def random_feeds(inputs: Declared, seed: int = 0) -> dict[str, Array]:
+    """Normal numbers for floats; 0 or 1 for integers, which is safe where they are indices; coins for booleans."""
+    generator = np.random.default_rng(seed)
+    feeds: dict[str, Array] = {}
+    for name, (dtype, shape) in inputs.items():
+        random = generator.standard_normal(shape) if dtypes.is_float(dtype) else generator.integers(0, 2, shape)
+        feeds[name] = np.asarray(random).astype(dtypes.numpy_dtype(dtype))
+    return feeds
+
+
+def check_feeds(plan: Plan, feeds: Mapping[str, Array]) -> None:
+    """Raises IngotError unless ``feeds`` are what the engine takes: names, types and shapes."""
+    known = {b.name: b for b in plan.inputs}
+    for name in sorted(known.keys() ^ feeds.keys()):
+        reason = "this input is missing" if name in known else "the engine has no such input"
+        raise IngotError(reason, node=name, fix=f"give exactly {', '.join(known)}")
+    for name, array in feeds.items():
+        if array.dtype != dtypes.numpy_dtype(known[name].dtype):
+            reason = f"it has type {array.dtype}, the engine wants {known[name].dtype}"
+            raise IngotError(reason, node=name, fix="convert it first")
+    dims.solve(plan, {name: array.shape for name, array in feeds.items()})

@@ -1,0 +1,89 @@
+"""Written lists of benchmark rows: the ones whose results are published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ingot.errors import IngotError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, as one would write it after ``ingot bench``."""
+
+    name: str
+    model: str
+    shapes: tuple[str, ...] = ()
+    fp16: bool = False
+    target: str = "auto"
+    against: tuple[str, ...] = ("onnxruntime",)
+
+
+def _half(name: str, model: str, *shapes: str, torch: bool = False) -> Row:
+    """On the GPU in FP16."""
+    return Row(name, f"zoo:{model}", shapes, fp16=True, target="cuda", against=("torch",) if torch else ())
+
+
+def _pictures(model: str, *batches: int, size: int = 224) -> tuple[Row, ...]:
+    return tuple(_half(f"{model}-b{n}", model, f"input={n}x3x{size}x{size}", torch=True) for n in batches)
+
+
+def _bert(*batches: int, seq: int = 128) -> tuple[Row, ...]:
+    return tuple(
+        _half(f"bert_base-b{n}", "bert_base", f"input_ids={n}x{seq}", f"attention_mask={n}x{seq}", torch=True)
+        for n in batches
+    )
+
+
+def _real(name: str, model: str, tensor: str, shape: str) -> tuple[Row, ...]:
+    """Batch 1 and 8."""
+    return tuple(_half(f"{name}-b{n}", model, f"{tensor}={n}x{shape}") for n in (1, 8))
+
+
+_H200 = (
+    *_pictures("resnet50", 1, 8, 128),
+    *_bert(1, 8, 32),
+    *_pictures("mobilenet_v2", 1, 32),
+    *_pictures("efficientnet_b0", 1, 32),
+    *_pictures("vit_b16", 1, 32),
+    *_real("yolov8n_320", "yolov8n", "images", "3x320x320"),
+    *_real("yolov8n_640", "yolov8n", "images", "3x640x640"),
+    *_real("ocr_det", "ocr_det", "x", "3x640x640"),
+    *_real("ocr_rec", "ocr_rec", "x", "3x48x320"),
+    *_real("open_nsfw", "open_nsfw", "input:0", "224x224x3"),
+    *_real("unet", "csmask_4b_l1c", "input", "4x256x256"),
+)
+
+_CPU_MODELS = (
+    "ocr_det", "ocr_rec", "ocr_cls", "yolov8n", "open_nsfw", "pnet", "rnet", "onet", "slanet_plus", "csmask_4b_l1c",
+    "silero_vad", "silero_vad_16k_op15", "silero_vad_op18_ifless", "nsnet2_16k", "nsnet2_48k", "wake_melspectrogram",
+    "wake_embedding", "wake_alexa", "magika",
+)  # fmt: skip
+
+_CPU = tuple(Row(f"{name}-cpu", f"zoo:{name}", target="cpu") for name in _CPU_MODELS)
+
+_TINY = tuple(
+    Row(f"{name}-cpu", f"zoo:{name}", target="cpu")
+    for name in ("resnet_tiny", "mobilenet_tiny", "efficientnet_tiny", "bert_tiny", "vit_tiny")
+)
+
+SUITES: dict[str, tuple[Row, ...]] = {"h200": _H200, "cpu": _CPU, "tiny": _TINY}
+
+
+def suite(name: str, only: str = "") -> tuple[Row, ...]:
+    """The rows of a suite that ``only`` names: parts of names, with commas; a whole name means that row alone.
+
+    Raises IngotError for an unknown suite or when no row is left.
+    """
+    if name not in SUITES:
+        raise IngotError(f"there is no suite {name!r}", fix=f"take one of: {', '.join(SUITES)}")
+    rows, parts = SUITES[name], [part for part in only.split(",") if part]
+    names = {row.name for row in rows}
+    chosen = tuple(row for row in rows if not parts or any(_names(part, row.name, names) for part in parts))
+    if not chosen:
+        raise IngotError(f"no row of {name} contains {only!r}", fix=f"its rows are {', '.join(sorted(names))}")
+    return chosen
+
+
+def _names(part: str, row: str, names: set[str]) -> bool:
+    return part == row if part in names else part in row

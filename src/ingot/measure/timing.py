@@ -1,0 +1,124 @@
+"""Measuring an engine, alone or in turns with others."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ingot.device.memory import allocations
+from ingot.measure.figures import Budget, Figures
+from ingot.measure.latency import Latency
+from ingot.runtime.context import Context
+from ingot.runtime.device_context import DeviceContext
+from ingot.runtime.timing import measure
+
+Array = np.ndarray[Any, Any]
+_BURST = 32
+"""Launches submitted before waiting: enough to hide the wait, few enough for any driver's queue."""
+_ROUNDS = 12
+_SETTLE = 3
+"""Runs at the start of a turn that do not count: the threads of the one before still spin."""
+
+
+def measure_device(context: DeviceContext, feeds: Mapping[str, Array], budget: Budget, load_ms: float) -> Figures:
+    """Everything of an engine on the GPU. Raises what ``context.run`` raises."""
+    context.run(feeds)
+    before = allocations()
+    limits = {"warmup": budget.warmup, "seconds": budget.seconds, "iterations": budget.iterations}
+    with quiet():
+        inside = measure(context, feeds, transfers=False, **limits)  # type: ignore[arg-type]
+        throughput = _burst_rate(context, feeds, budget)
+        whole = measure(context, feeds, transfers=True, **limits) if budget.transfers else None  # type: ignore[arg-type]
+    return Figures(
+        run=Latency.of(inside.latency),
+        throughput=throughput,
+        load_ms=load_ms,
+        allocations=allocations() - before,
+        latency=Latency.of(whole.latency) if whole else None,
+        enqueue=Latency.of(inside.enqueue),
+        h2d=_latency(whole.h2d if whole else []),
+        compute=Latency.of(inside.compute),
+        d2h=_latency(whole.d2h if whole else []),
+    )
+
+
+def measure_host(samples: list[float], load_ms: float) -> Figures:
+    """The figures of an engine on the CPU from seconds of single runs."""
+    return Figures(run=Latency.of(samples), throughput=len(samples) / sum(samples), load_ms=load_ms, allocations=0)
+
+
+def repeated(run: Callable[[], object], budget: Budget) -> list[float]:
+    """Seconds of each run, warmed up."""
+    with quiet():
+        _until(run, budget.warmup, 1)
+        return _until(run, budget.seconds, budget.iterations)
+
+
+def interleaved(runs: Mapping[str, Callable[[], object]], budget: Budget) -> dict[str, list[float]]:
+    """Seconds of each run of several functions that take turns, so that a slow spell hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    with quiet():
+        for run in runs.values():
+            _until(run, budget.warmup, 1)
+        for _ in range(_ROUNDS):
+            for name, run in runs.items():
+                _until(run, 0.0, _SETTLE)
+                times[name] += _until(run, budget.seconds / _ROUNDS, -(-budget.iterations // _ROUNDS))
+    return times
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No garbage collection inside."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def load_time(make: Callable[[], Context], feeds: Mapping[str, Array]) -> tuple[Context, float]:
+    """A Context that has run once, and the milliseconds that took."""
+    start = time.perf_counter()
+    context = make()
+    context.run(feeds)
+    return context, 1e3 * (time.perf_counter() - start)
+
+
+def _until(run: Callable[[], object], seconds: float, least: int) -> list[float]:
+    clock, samples = time.perf_counter, list[float]()
+    start = before = clock()
+    while len(samples) < least or before < start + seconds:
+        run()
+        now = clock()
+        samples.append(now - before)
+        before = now
+    return samples
+
+
+def _burst_rate(context: DeviceContext, feeds: Mapping[str, Array], budget: Budget) -> float:
+    job = context.prepare(feeds)
+    context.put(job)
+    context.stream.synchronize()
+
+    def burst() -> None:
+        for _ in range(_BURST):
+            context.launch(job)
+        context.stream.synchronize()
+
+    _until(burst, 0.0, 1)
+    samples = _until(burst, budget.seconds / 3, 2)
+    context.get(job)
+    return _BURST * len(samples) / sum(samples)
+
+
+def _latency(samples: list[float]) -> Latency | None:
+    return Latency.of(samples) if samples else None
