@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import keyword
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from ingot.errors import IngotError
+from ingot.graph import dims
 from ingot.graph.lowered import SymbolRange
+from ingot.importer.symbols import is_symbol, name_dims, tensor_inputs
 from ingot.options import Range
 
 Shapes = tuple[tuple[str, tuple[Range, ...]], ...]
-_ANY = (1, 1, 65536)
+_ANY = Range(1, 1, 65536)
 """Bounds of a dimension that may be anything."""
-_RESERVED = frozenset({"floor", "ceil", "ceiling", "max", "min", "mod", "Max", "Min", "Mod", "sqrt"})
-"""Words of dimension expressions."""
 
 
 def settle_dims(graph: ir.Graph, shapes: Shapes, *, any_size: bool) -> tuple[tuple[SymbolRange, ...], list[str]]:
@@ -25,27 +23,29 @@ def settle_dims(graph: ir.Graph, shapes: Shapes, *, any_size: bool) -> tuple[tup
     Raises IngotError where ``shapes`` do not fit the inputs or each other, or where one is missing.
     """
     asked = _asked(graph, shapes)
-    symbols = _Symbols(graph)
-    for value in graph.inputs:
-        if value.shape is not None:
-            value.shape = ir.Shape([symbols.named(dim, value, axis) for axis, dim in enumerate(value.shape)])
+    _give_ranks(graph, asked)
+    name_dims(graph)
     bounds: dict[str, Range] = {}
-    notes: list[str] = []
     for value in graph.inputs:
         if value.name in asked:
             _bind(value, asked[value.name], bounds)
-    for value in graph.inputs:
+    notes = list(_odd_inputs(graph))
+    for value in tensor_inputs(graph):
         notes.extend(_default(value, bounds, any_size=any_size))
-    for value in graph.inputs:
-        if value.shape is not None:
-            value.shape = ir.Shape([_settled(dim, bounds) for dim in value.shape])
+    for value in tensor_inputs(graph):
+        if value.name in asked:
+            _check_expressions(value, asked[value.name], bounds)
+    fixed = {name: r.opt for name, r in bounds.items() if r.min == r.max}
+    for value in tensor_inputs(graph):
+        assert value.shape is not None
+        value.shape = ir.Shape([dim if isinstance(dim, int) else dim.evaluate(fixed) for dim in value.shape])
     ranges = tuple(SymbolRange(name, r.min, r.opt, r.max) for name, r in bounds.items() if r.min < r.max)
     return ranges, notes
 
 
-def _asked(graph: ir.Graph, shapes: Shapes) -> dict[str, tuple[Range, ...]]:
+def _asked(graph: ir.Graph, shapes: Shapes) -> dict[str | None, tuple[Range, ...]]:
     names = [str(value.name) for value in graph.inputs]
-    asked: dict[str, tuple[Range, ...]] = {}
+    asked: dict[str | None, tuple[Range, ...]] = {}
     for name, ranges in shapes:
         if name not in names:
             raise IngotError(f"there is no input {name!r} to give a shape", fix=f"inputs are: {', '.join(names)}")
@@ -59,97 +59,78 @@ def _asked(graph: ir.Graph, shapes: Shapes) -> dict[str, tuple[Range, ...]]:
     return asked
 
 
-class _Symbols:
-    """Names for symbolic dimensions: identifiers, the same for the same symbol, unique for unnamed ones."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        declared = [_symbol(dim) for value in graph.inputs for dim in value.shape or ()]
-        self._names: dict[str, str] = {}
-        self._taken = {name for name in declared if _is_plain(name)}
-        for name in dict.fromkeys(declared):
-            if name and not _is_plain(name):
-                self._names[name] = self._fresh(_identifier(name))
-
-    def named(self, dim: int | ir.SymbolicDim, value: ir.Value, axis: int) -> int | str:
-        if isinstance(dim, int) and dim >= 0:
-            return dim
-        symbol = _symbol(dim)
-        return self._names.get(symbol, symbol) if symbol else self._fresh(f"{_identifier(str(value.name))}_dim{axis}")
-
-    def _fresh(self, wish: str) -> str:
-        stem = wish if _is_plain(wish) else f"dim_{wish}".rstrip("_")
-        name, count = stem, 0
-        while name in self._taken:
-            count += 1
-            name = f"{stem}_{count}"
-        self._taken.add(name)
-        return name
-
-
-def _symbol(dim: int | ir.SymbolicDim) -> str:
-    """The symbol's name; empty for numbers and for what exporters write for an unnamed dimension."""
-    if isinstance(dim, int) or dim.value is None:
-        return ""
-    return "" if dim.value.strip() in ("", "?", "None", "-1") else dim.value
-
-
-def _identifier(text: str) -> str:
-    return re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_")
-
-
-def _is_plain(name: str) -> bool:
-    # Names that start with an underscore are those that shape inference makes up.
-    plain = name.isascii() and name.isidentifier() and not name.startswith("_")
-    return plain and not keyword.iskeyword(name) and name not in _RESERVED
+def _give_ranks(graph: ir.Graph, asked: dict[str | None, tuple[Range, ...]]) -> None:
+    """An input of unknown rank has as many dimensions as the user gives."""
+    for value in graph.inputs:
+        if value.name in asked and value.type is not None and not isinstance(value.type, ir.TensorType):
+            raise IngotError("is not a tensor, so it has no shape", node=f"input {value.name!r}", fix="give none")
+        if value.name in asked and value.shape is None:
+            value.shape = ir.Shape([None] * len(asked[value.name]))
 
 
 def _bind(value: ir.Value, ranges: tuple[Range, ...], bounds: dict[str, Range]) -> None:
     """Records what ``ranges`` say about the symbols of one input."""
-    place = f"input {value.name!r}"
-    if value.shape is None:
-        if not isinstance(value.type, ir.TensorType):
-            raise IngotError("is not a tensor and has no shape to set", node=place, fix="leave its shape out")
-        value.shape = ir.Shape([f"{_identifier(str(value.name))}_dim{axis}" for axis in range(len(ranges))])
-    if len(value.shape) != len(ranges):
-        reason = f"has {len(value.shape)} dimensions {_text(value.shape)}, but {len(ranges)} are given"
-        raise IngotError(reason, node=place, fix=f"give {len(value.shape)} numbers, with x between them")
-    for axis, (dim, r) in enumerate(zip(value.shape, ranges, strict=True)):
+    place, shape = f"input {value.name!r}", value.shape
+    assert shape is not None
+    if len(shape) != len(ranges):
+        fix = f"give {len(shape)} numbers: {_example(value)}" if len(shape) else "give no shape: it is a scalar"
+        raise IngotError(
+            f"has {len(shape)} dimensions {_text(shape)}, but {len(ranges)} are given", node=place, fix=fix
+        )
+    for axis, (dim, r) in enumerate(zip(shape, ranges, strict=True)):
         if isinstance(dim, int):
             if (r.min, r.max) != (dim, dim):
                 reason = f"dimension {axis} is {dim} in the model, but {_range_text(r)} is given"
                 raise IngotError(reason, node=place, fix=f"give {dim} there")
-        elif bounds.setdefault(str(dim), r) != r:
+        elif is_symbol(dim) and bounds.setdefault(str(dim), r) != r:
             reason = f"dimension {axis} ({dim}) is {_range_text(r)}, but {_range_text(bounds[str(dim)])} elsewhere"
             raise IngotError(reason, node=place, fix=f"give {dim} the same value wherever it occurs")
 
 
-def _default(value: ir.Value, bounds: dict[str, Range], *, any_size: bool) -> Iterable[str]:
+def _odd_inputs(graph: ir.Graph) -> Iterator[str]:
+    for value in graph.inputs:
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            yield f"input {value.name!r} is not a tensor"
+        elif value.shape is None:
+            yield f"input {value.name!r} has no known rank"
+        elif not len(value.shape):
+            yield f"input {value.name!r} is a scalar"
+
+
+def _default(value: ir.Value, bounds: dict[str, Range], *, any_size: bool) -> Iterator[str]:
     """Bounds for symbols that nobody spoke of; yields notes."""
-    if not isinstance(value.type, ir.TensorType):
-        yield f"input {value.name!r} is not a tensor"
-        return
-    if value.shape is None:
-        yield f"input {value.name!r} has no known rank"
-        return
+    assert value.shape is not None
     for axis, dim in enumerate(value.shape):
-        if isinstance(dim, int) or str(dim) in bounds:
+        if isinstance(dim, int) or not is_symbol(dim) or str(dim) in bounds:
             continue
         if any_size:
-            bounds[str(dim)] = Range(*_ANY)
+            bounds[str(dim)] = _ANY
         elif axis == 0:
             bounds[str(dim)] = Range(1, 1, 1)
             yield f"dimension 0 ({dim}) of input {value.name!r} is taken as 1: no shape is given for it"
         else:
-            sizes = [str(d) if isinstance(d, int) else ("224" if i else "1") for i, d in enumerate(value.shape)]
             reason = f"dimension {axis} ({dim}) of {_text(value.shape)} has no size"
-            raise IngotError(reason, node=f"input {value.name!r}", fix=f"--shapes {value.name}={'x'.join(sizes)}")
+            raise IngotError(reason, node=f"input {value.name!r}", fix=_example(value))
 
 
-def _settled(dim: int | ir.SymbolicDim, bounds: Mapping[str, Range]) -> int | str:
-    if isinstance(dim, int):
-        return dim
-    r = bounds[str(dim)]
-    return r.opt if r.min == r.max else str(dim)
+def _check_expressions(value: ir.Value, ranges: tuple[Range, ...], bounds: dict[str, Range]) -> None:
+    """A dimension that follows from others must be given as what follows."""
+    assert value.shape is not None
+    for axis, (dim, r) in enumerate(zip(value.shape, ranges, strict=True)):
+        if isinstance(dim, int) or is_symbol(dim):
+            continue
+        ends = [
+            dims.evaluate(str(dim), {name: getattr(bounds[name], end) for name in dims.symbols(str(dim))})
+            for end in ("min", "opt", "max")
+        ]
+        if ends != [r.min, r.opt, r.max]:
+            reason = f"dimension {axis} ({dim}) is {_range_text(Range(*ends))}, but {_range_text(r)} is given"
+            raise IngotError(reason, node=f"input {value.name!r}", fix=f"give {_range_text(Range(*ends))} there")
+
+
+def _example(value: ir.Value) -> str:
+    sizes = [str(d) if isinstance(d, int) else ("224" if i else "1") for i, d in enumerate(value.shape or ())]
+    return f"--shapes {value.name}={'x'.join(sizes)}"
 
 
 def _text(shape: ir.Shape) -> str:

@@ -3,48 +3,100 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import onnx_ir as ir
-from onnx_shape_inference import infer_symbolic_shapes
+from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceError, infer_symbolic_shapes
 
-Declared = dict[str, ir.Shape | None]
+from ingot.errors import IngotError
+from ingot.importer import shape_rules
 
 
-def forget_shapes(model: ir.Model) -> Declared:
-    """Drops the declared shapes of all values but the inputs, and gives those of the outputs.
+def infer_shapes(model: ir.Model) -> None:
+    """Infers the shapes of ``model`` in place, from its inputs and initialisers alone.
 
-    Exporters leave wrong ones, and names of symbols that mean other sizes than those of the inputs.
+    Shapes that were there before are dropped: files hold wrong ones, and the symbols of an earlier
+    inference would be taken for names that the user chose. Only ops of other domains keep theirs.
+    Inside control flow no shapes are left, as they may differ from turn to turn.
+    Raises IngotError for a node whose inputs or attributes do not fit its op.
     """
-    declared = {str(value.name): value.shape for value in model.graph.outputs}
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.outputs:
-            value.shape = None
-    return declared
+    shape_rules.install()
+    declared = {value: _numbers(value.shape) for graph in model.graph.subgraphs() for value in graph.inputs}
+    _forget(model)
+    try:
+        with _quiet("onnx_shape_inference"):
+            infer_symbolic_shapes(model)
+    except ShapeInferenceError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()
+        raise IngotError(f"its shape cannot be inferred: {reason[0] if reason else error!r}") from None
+    except Exception as error:  # rules index into inputs and attributes that a damaged model lacks
+        raise IngotError(f"shapes cannot be inferred: {type(error).__name__}: {error}") from None
+    finally:
+        for graph in model.graph.subgraphs():
+            for node in graph:
+                _forget_outputs(node)
+        for value, shape in declared.items():
+            if isinstance(value.type, ir.TensorType):
+                value.shape = shape
 
 
-def infer(model: ir.Model, declared: Declared) -> list[str]:
-    """Infers shapes in place; gives notes about declared output shapes that are wrong.
+def infer_noting_outputs(model: ir.Model) -> list[str]:
+    """``infer_shapes``, with notes about a failure and about declared output shapes that are wrong.
 
     Where nothing is inferred for an output, the numbers among its declared dimensions stay.
     """
-    logger = logging.getLogger("onnx_shape_inference")
-    level, logger.level = logger.level, logging.ERROR
-    try:
-        infer_symbolic_shapes(model)
-    except Exception as error:  # a shape function of any op may raise anything
-        return [f"shape inference stopped: {str(error).strip().splitlines()[0]}"]
-    finally:
-        logger.level = level
+    declared = {str(value.name): value.shape for value in model.graph.outputs}
     notes = []
+    try:
+        infer_shapes(model)
+    except IngotError as error:
+        notes.append(f"no shapes: {error}")
     for value in model.graph.outputs:
-        old = declared.get(str(value.name))
-        if old is None:
+        old = declared[str(value.name)]
+        if old is None or not isinstance(value.type, ir.TensorType):
             continue
         if value.shape is None:
-            value.shape = ir.Shape([dim if isinstance(dim, int) and dim >= 0 else None for dim in old])
+            value.shape = _numbers(old)
         elif not _agree(old, value.shape):
-            notes.append(f"output {value.name!r} is declared as {old} but has shape {value.shape}")
+            notes.append(f"output {value.name!r} is declared as {old}, but its shape is {value.shape}")
     return notes
+
+
+def _forget(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        _forget_outputs(node)
+        for graph in node.attributes.values():
+            if graph.type == ir.AttributeType.GRAPH:
+                # The turn count and the condition of a loop are scalars; the rest comes from outside.
+                for value in graph.as_graph().inputs[2 if node.op_type == "Loop" else 0 :]:
+                    if value.type is None or isinstance(value.type, ir.TensorType):
+                        value.shape = None
+
+
+def _forget_outputs(node: ir.Node) -> None:
+    for value in node.outputs:
+        value.const_value = None
+        value.metadata_props.pop(SYM_DATA_KEY, None)
+        if node.domain == "" and (value.type is None or isinstance(value.type, ir.TensorType)):
+            value.shape = None
+
+
+def _numbers(shape: ir.Shape | None) -> ir.Shape | None:
+    """The rank and the known sizes of a shape."""
+    return None if shape is None else ir.Shape([d if isinstance(d, int) and d >= 0 else None for d in shape])
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the warnings of a library about ops it does not know."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _agree(declared: ir.Shape, found: ir.Shape) -> bool:

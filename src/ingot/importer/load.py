@@ -13,7 +13,7 @@ from ingot.errors import IngotError
 from ingot.graph.lowered import SymbolRange
 from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
-from ingot.importer.infer import forget_shapes, infer
+from ingot.importer.infer import infer_noting_outputs
 from ingot.importer.read import Source, read
 from ingot.importer.structure import check_structure
 from ingot.importer.tensors import check_tensors
@@ -53,7 +53,7 @@ def import_model(
     _tidy(model)
     ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
     notes += more
-    notes += infer(model, forget_shapes(model))
+    notes += infer_noting_outputs(model)
     notes += _foreign(model)
     return Imported(model, ranges, origin.sha256, tuple(notes))
 
