@@ -10,8 +10,9 @@ from support.gpu import device_target, run_program
 from support.host_cuda import needs_compiler
 from support.maps import MAP, Case, check_on_host, one_op
 
+from ingot.graph.dims import Dim, Shape
 from ingot.graph.op_table import ANCHOR_KIND
-from ingot.graph.region import Kind
+from ingot.graph.region import Attr, Kind, Literal, Scalar
 from ingot.graph.tensor import TensorSpec, channels_last, spec
 from ingot.kernels.cuda.maps.moves import MOVES
 
@@ -29,6 +30,20 @@ def single(*shape: int | str) -> TensorSpec:
 
 def nhwc(*shape: int | str, dtype: str = "float16") -> TensorSpec:
     return spec(dtype, shape, NHWC)
+
+
+def symbolic_slice(x: TensorSpec, start: Dim, end: Dim, step: int, shape: Shape, **bindings: int) -> Case:
+    literals: dict[str, Literal] = {"s": (start,), "e": (end,), "a": (0,), "t": (step,)}
+    return one_op("Slice", {"x": x}, literals=literals, shape=shape, bindings=bindings)
+
+
+def stretched(op: str, x: TensorSpec, shape: Shape, bindings: dict[str, int], **attrs: Attr) -> Case:
+    return one_op(op, {"x": x}, shape=shape, bindings=bindings, **attrs)
+
+
+def counted(start: Scalar, end: Scalar | str, step: Scalar, dtype: str, shape: Shape | None = None, **b: int) -> Case:
+    literals: dict[str, Literal] = {"s": start, "e": end, "d": step}
+    return one_op("Range", {"x": single(1)}, literals=literals, operands="sed", dtype=dtype, shape=shape, bindings=b)
 
 
 RESHAPES = [
@@ -56,10 +71,12 @@ SLICES = [
     one_op("Slice", {"x": half(6, 41)}, literals={"s": (-1,), "e": (-1000,), "a": (-1,), "t": (-3,)}),
     one_op("Slice", {"x": single(7, 5)}, literals={"s": (100, -100), "e": (-100, 100), "a": (0, 1), "t": (-1, 1)}),
     one_op("Slice", {"x": single(4, 4)}, literals={"s": (2,), "e": (2,), "a": (0,)}),
-    one_op("Slice", {"x": half("n", 16)}, literals={"s": (-3,), "e": ("n",), "a": (0,)}, shape=(3, 16), bindings={"n": 8}),
-    one_op("Slice", {"x": half("n", 16)}, literals={"s": ("n - 2",), "e": ("n",), "a": (0,)}, shape=(2, 16), bindings={"n": 8}),
-    one_op("Slice", {"x": half("n", 4)}, literals={"s": ("0 - m",), "e": ("n",), "a": (0,)}, shape=("m", 4), bindings={"n": 8, "m": 3}),
-    one_op("Slice", {"x": half("n", 4)}, literals={"s": (-1,), "e": (-(1 << 62),), "a": (0,), "t": (-1,)}, shape=("n", 4), bindings={"n": 5}),
+    symbolic_slice(half("n", 16), -3, "n", 1, (3, 16), n=8),
+    symbolic_slice(half("n", 16), "n - 2", "n", 1, (2, 16), n=8),
+    symbolic_slice(half("n", 4), "0 - m", "n", 1, ("m", 4), n=8, m=3),
+    symbolic_slice(half("n", 4), -1, -(1 << 62), -1, ("n", 4), n=5),
+    symbolic_slice(half("n", 4), "n - 1", -(1 << 62), -2, ("ceil(n/2)", 4), n=6),
+    symbolic_slice(half("n", 4), -9, 2, 1, ("min(n, 2)", 4), n=6),
     one_op("Split", {"x": half(4, 24)}, literals={"p": (8, 16)}, outputs=("u", "v"), axis=1),
     one_op("Split", {"x": half(7, 8)}, outputs=("u", "v", "w"), num_outputs=3),
     one_op("Split", {"x": nhwc(2, 6, 3, 3)}, outputs=("u", "v"), num_outputs=2, axis=-3),
@@ -120,7 +137,7 @@ BLOCKS = [
     one_op("DepthToSpace", {"x": half(2, 16, 3, 5)}, blocksize=2),
     one_op("DepthToSpace", {"x": nhwc(1, 32, 3, 4)}, blocksize=2, mode="DCR", order=NHWC),
     one_op("DepthToSpace", {"x": single(1, 18, 2, 3)}, blocksize=3, mode="CRD"),
-    one_op("DepthToSpace", {"x": half("n", 16, 3, "w")}, blocksize=2, shape=("n", 4, 6, "2*w"), bindings={"n": 2, "w": 5}),
+    stretched("DepthToSpace", half("n", 16, 3, "w"), ("n", 4, 6, "2*w"), {"n": 2, "w": 5}, blocksize=2),
     one_op("SpaceToDepth", {"x": half(2, 3, 4, 6)}, blocksize=2),
     one_op("SpaceToDepth", {"x": nhwc(1, 8, 6, 3)}, blocksize=3, order=NHWC),
 ]  # fmt: skip
@@ -135,10 +152,9 @@ FILLS = [
     one_op("ConstantOfShape", {"x": single(1)}, literals={"s": (3, 5)}, operands=("s",), dtype="int64", value=7),
     one_op("ConstantOfShape", {"x": single(1)}, literals={"s": ("n", 8)}, operands=("s",), dtype="float16", value=0.5,
            shape=("n", 8), bindings={"n": 3}),
-    one_op("Range", {"x": single(1)}, literals={"s": 2, "e": 20, "d": 3}, operands=("s", "e", "d"), dtype="int64"),
-    one_op("Range", {"x": single(1)}, literals={"s": 1.0, "e": 0.0, "d": -0.25}, operands=("s", "e", "d"), dtype="float32"),
-    one_op("Range", {"x": single(1)}, literals={"s": 0, "e": "n", "d": 1}, operands=("s", "e", "d"), dtype="int64",
-           shape=("n",), bindings={"n": 9}),
+    counted(2, 20, 3, "int64"),
+    counted(1.0, 0.0, -0.25, "float32"),
+    counted(0, "n", 1, "int64", ("n",), n=9),
     one_op("Shape", {"x": half("n", 3, "2*n")}, dtype="int64", shape=(3,), bindings={"n": 4}),
     one_op("Shape", {"x": half(2, 3, 4)}, dtype="int64", start=1, end=-1),
     one_op("Size", {"x": half("n", 3)}, dtype="int64", shape=(), bindings={"n": 4}),

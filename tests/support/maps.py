@@ -28,6 +28,8 @@ class Case:
     bindings: Bindings = field(default_factory=dict)
     feeds: Mapping[str, np.ndarray] = field(default_factory=dict)
     depth: int = 4
+    precision: str = ""
+    """Type whose rounding the comparison allows, when it is not the output's."""
 
     def inputs(self, seed: int = 0) -> list[np.ndarray]:
         """Arrays for the Region's inputs."""
@@ -49,7 +51,7 @@ class Case:
         for name, have in zip(self.region.outputs, actual, strict=True):
             dtype = self.region.spec_of[name].dtype
             want = wanted[name].reshape(have.shape) if wanted[name].size == have.size else wanted[name]
-            assert_close(have, want, dtype=dtype, depth=self.depth)
+            assert_close(have, want, dtype=self.precision or dtype, depth=self.depth)
 
 
 def one_op(
@@ -69,7 +71,8 @@ def one_op(
 ) -> Case:
     """A Region of one op; the result's shape comes from the reference when it is not given.
 
-    ``extra`` are attributes that are named like a parameter. ``operands`` orders inputs and literals ("" is absent); left out, the inputs come first.
+    ``operands`` orders inputs and literals ("" is absent); left out, the inputs come first. ``extra`` are
+    attributes that are named like a parameter of this function.
     """
     literals, bindings, feeds = dict(literals or {}), dict(bindings or {}), dict(feeds or {})
     names = tuple(operands) or (*inputs, *literals)

@@ -167,10 +167,9 @@ def _linear(p: Puller, op: BodyOp, axis: _Axis, c: Coord) -> list[_Tap]:
     x = em.let(f"fminf(fmaxf({_original(p, op, axis, c)}, 0.0f), (float){size} - 1.0f)", "float", "f")
     low = em.let(f"(index_t){x}")
     high = em.let(f"ingot_clamp({low} + 1, {size})")
-    weight = em.let(f"{x} - (float){low}", "float", "w")
     return [
-        _Tap(coord(Name(low, axis.size)), em.let(f"1.0f - {weight}", "float", "w")),
-        _Tap(coord(Name(high, axis.size)), weight),
+        _Tap(coord(Name(low, axis.size)), em.let(f"(float)({low} + 1) - {x}", "float", "w")),
+        _Tap(coord(Name(high, axis.size)), em.let(f"{x} - (float){low}", "float", "w")),
     ]
 
 
