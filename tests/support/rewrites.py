@@ -71,12 +71,41 @@ class Net:
         return ir.from_proto(self.proto())
 
 
+def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with attention masks spread over the queries, which ONNX Runtime wants."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(model.graph.node):
+        if node.op_type == "Attention" and len(node.input) > 3 and node.input[3]:
+            rank3 = any(attribute.name == "q_num_heads" for attribute in node.attribute)
+            names = [f"spread{index}_{i}" for i in range(6)]
+            axis = 1 if rank3 else 2
+            one = numpy_helper.from_array(np.asarray([1]), names[0])
+            copy.graph.initializer.append(one)
+            nodes += [
+                helper.make_node("Shape", [node.input[0]], [names[1]], start=axis, end=axis + 1),
+                helper.make_node("Concat", [names[1], names[0]], [names[2]], axis=0),
+                helper.make_node("ConstantOfShape", [names[2]], [names[3]]),
+                helper.make_node("CastLike", [names[3], node.input[3]], [names[4]]),
+                helper.make_node("Add", [node.input[3], names[4]], [names[5]]),
+            ]
+            spread = onnx.NodeProto()
+            spread.CopyFrom(node)
+            spread.input[3] = names[5]
+            node = spread
+        nodes.append(node)
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
 def run_ort(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> Arrays:
     """Results of ONNX Runtime on the CPU, without its own rewrites."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(runnable(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 

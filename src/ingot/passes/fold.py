@@ -98,7 +98,6 @@ def _round(model: ir.Model) -> bool:
         modified |= RewritePass(_RULES)(model).modified
         modified |= _no_ops(model)
         for step in (
-            common.IdentityEliminationPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),
             common.CommonSubexpressionEliminationPass(),
@@ -174,8 +173,8 @@ def _no_ops(model: ir.Model) -> bool:
     editor = Editor(model)
     changed = False
     for node in list(model.graph):
-        same = _unchanged(node)
-        if same is not None and node.graph is model.graph:
+        same = _unchanged(node) if node.graph is model.graph else None
+        if same is not None:
             editor.substitute(node, same)
             changed = True
     return changed
@@ -186,6 +185,8 @@ def _unchanged(node: ir.Node) -> ir.Value | None:
     source = operand(node, 0)
     if source is None or not node.outputs or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         return None
+    if is_op(node, "Identity"):
+        return source
     if is_op(node, "Dropout"):
         training = operand(node, 2)
         if training is None or scalar_of(training) == 0:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from ingot.graph.verify import Signature, signature_of, verify
+from ingot.passes.attention import fuse_attention
 from ingot.passes.batch_norm import fold_batch_norm
 from ingot.passes.fold import fold, tidy
 from ingot.quantize.autocast import autocast
@@ -35,6 +36,7 @@ class Canonical:
 PASSES: tuple[Pass, ...] = (
     Pass("fold", fold),
     Pass("batch_norm", fold_batch_norm),
+    Pass("attention", fuse_attention),
 )
 FP16 = Pass("autocast", autocast)
 """Runs after all others, where float16 is wanted."""

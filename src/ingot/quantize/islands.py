@@ -263,6 +263,8 @@ def _keep_exact(nodes: list[ir.Node], found: Islands) -> None:
 
 
 def _exact_operands(node: ir.Node) -> Iterator[ir.Value]:
+    if is_op(node, "Shape", "Size"):
+        return
     parameters = PARAMETERS.get(node.op_type, ()) if not node.domain else ()
     for position, value in enumerate(node.inputs):
         if value is None or value.dtype != ir.DataType.FLOAT:
