@@ -69,6 +69,9 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert target.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(IngotError, match="cannot write"):
         engine.write(tmp_path / "missing" / "model.ingot")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IngotError, match="cannot write"):
+        engine.write(tmp_path / "file" / "model.ingot")
 
 
 def test_every_truncation_is_refused() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,11 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
     Unlike ``numpy.savez`` it takes any name. Types that NumPy does not know, such as bfloat16, become float32.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items():
-                plain = array if array.dtype.kind in "biufc" else array.astype(np.float32)
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.ascontiguousarray(plain), allow_pickle=False)
-        os.replace(part, path)
-    except OSError as error:
-        raise IngotError(f"cannot write: {error}", node=str(path), fix="check the folder") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with _in_one_step(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            plain = array if array.dtype.kind in "biufc" else array.astype(np.float32)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, plain, allow_pickle=False)
 
 
 def write_text(target: str, content: bytes) -> None:
@@ -52,13 +46,20 @@ def write_text(target: str, content: bytes) -> None:
         sys.stdout.write(content.decode())
         sys.stdout.flush()
         return
-    path = Path(target)
+    with _in_one_step(Path(target)) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def _in_one_step(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place at the end. Raises IngotError when that cannot be."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
+        yield part
         os.replace(part, path)
     except OSError as error:
-        raise IngotError(f"cannot write: {error}", node=target, fix="check the folder") from None
+        raise IngotError(f"cannot write: {error}", node=str(path), fix="check the folder") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be what is wrong
+            part.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,8 @@ class EngineFile:
                 f"cannot write the engine: {error}", node=str(target), fix="check the folder and its space"
             ) from None
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # its folder may be no folder at all
+                temporary.unlink()
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> EngineFile:
