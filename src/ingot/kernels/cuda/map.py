@@ -10,12 +10,13 @@ from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.region import Kind, Region
-from ingot.kernels.api import Kernel, Pdl, Program, Tactic, Target, Variant
+from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH
 from ingot.kernels.cuda.maps.emit import Refused
 from ingot.kernels.cuda.maps.plan import MapPlan, plan_map, reach
 from ingot.kernels.cuda.maps.source import MapSource, Shape1D
 from ingot.kernels.cuda.nvrtc import compile_cuda
+from ingot.kernels.cuda.transpose import TransposeTactic
 
 _ENTRY = "ingot_map"
 _CLOCK = 1.7e9
@@ -133,4 +134,4 @@ def _traffic(source: MapSource, bindings: Bindings) -> float:
     return sum(worst.values())
 
 
-TACTICS: tuple[Tactic, ...] = (MapTactic(),)
+TACTICS: tuple[MapTactic, TransposeTactic] = (MapTactic(), TransposeTactic())

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -69,7 +69,7 @@ class Val:
 
 @dataclass(frozen=True)
 class Walk:
-    """What the code runs over: the linear index ``code`` in [0, total), ``lanes`` consecutive ones at once."""
+    """A linear index in [0, total), and how many consecutive ones the code makes at once."""
 
     code: str
     total: Dim
@@ -110,7 +110,7 @@ class Emitter:
 
     def __init__(self, region: Region) -> None:
         self.text = MapText(region)
-        self.walk = Walk("t", 1)
+        self.walks: Mapping[str, Walk] = {}
         self.scopes: list[dict[object, object]] = [{}]
         self.lane_scope = 0
         """Number of scopes outside the loop over lanes; 0 when there is none."""
@@ -119,7 +119,12 @@ class Emitter:
     @property
     def vector(self) -> int:
         """Lanes that the code being written makes at once."""
-        return 1 if self.lane_scope else self.walk.lanes
+        return 1 if self.lane_scope else self.lanes
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of the walk, whether they are written at once or one by one."""
+        return max((walk.lanes for walk in self.walks.values()), default=1)
 
     def fresh(self, prefix: str = "t") -> str:
         """A new variable name."""
@@ -170,18 +175,18 @@ class Emitter:
             self.lane_scope = 0
 
     @contextmanager
-    def walking(self, walk: Walk, known: dict[object, object] | None = None) -> Iterator[None]:
-        """Code for another linear index, in a scope of its own, which starts (and goes on) as ``known``."""
-        before, self.walk = self.walk, walk
+    def walking(self, walks: Mapping[str, Walk], known: dict[object, object] | None = None) -> Iterator[None]:
+        """Code for other linear indices, in a scope of its own, which starts (and goes on) as ``known``."""
+        before, self.walks = self.walks, walks
         self.scopes.append({} if known is None else known)
         yield
         self.scopes.pop()
-        self.walk = before
+        self.walks = before
 
     def attempt(self, write: Callable[[], T]) -> T:
         """What ``write`` makes; when it raises Varying, nothing of what it wrote is left."""
         lines, indent, lane_scope = len(self.text.lines), self.text.indent, self.lane_scope
-        kept, walk = [dict(scope) for scope in self.scopes], self.walk
+        kept, walks = [dict(scope) for scope in self.scopes], self.walks
         try:
             return write()
         except Varying:
@@ -189,7 +194,7 @@ class Emitter:
             for scope, before in zip(self.scopes, kept, strict=True):
                 scope.clear()
                 scope.update(before)
-            self.text.indent, self.lane_scope, self.walk = indent, lane_scope, walk
+            self.text.indent, self.lane_scope, self.walks = indent, lane_scope, walks
             raise
 
     def let(self, expression: str, kind: str = "index_t", prefix: str = "i") -> str:
@@ -263,14 +268,15 @@ class Emitter:
 
     def _term(self, term: Term) -> Placed:
         if not isinstance(term, Digit):
-            return Placed(term.code, term.step if self.vector > 1 else 0, self.vector if term.step else 1)
-        top = times(term.stride, term.size) == self.walk.total
-        step, multiple = 0, 1
-        if self.vector > 1 and not divisible(term.stride, self.vector):
+            return Placed(term.code, 0, 1)
+        walk = self.walks[term.walk]
+        top = times(term.stride, term.size) == walk.total
+        step, multiple, runs = 0, 1, walk.lanes > 1
+        if runs and self.vector > 1 and not divisible(term.stride, self.vector):
             if term.stride != 1 or not (top or divisible(term.size, self.vector)):
                 raise Varying
             step, multiple = 1, self.vector
-        code = self.walk.code if not self.lane_scope else self.let(f"{self.walk.code} + j", "linear_t", "t")
+        code = self.let(f"{walk.code} + j", "linear_t", "t") if runs and self.lane_scope else walk.code
         if term.stride != 1:
             code = f"{code} / {self.text.number(term.stride)}"
         if not top:

@@ -1,9 +1,9 @@
 """Coordinates as sums of digits of the linear index: merged, split and compared before any code is written.
 
-A kernel walks over a linear index t. A coordinate is a digit ``t / stride % size`` of it, or a
-sum of such digits and of computed numbers with factors. Adjacent digits that lie adjacent in
-memory melt into one, so a dense tensor is addressed without a division however many dimensions it has,
-and a reshape costs nothing where it only groups or splits dimensions.
+A kernel walks over a linear index t (a tiled one over several). A coordinate is a digit
+``t / stride % size`` of it, or a sum of such digits and of computed numbers with factors. Adjacent
+digits that lie adjacent in memory melt into one, so a dense tensor is addressed without a division
+however many dimensions it has, and a reshape costs nothing where it only groups or splits dimensions.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from ingot.kernels.cuda.maps.algebra import certainly_positive, exact, minus, pl
 
 @dataclass(frozen=True)
 class Digit:
-    """``t / stride % size`` of the linear index t."""
+    """``t / stride % size`` of a linear index t."""
 
     stride: Dim
     size: Dim
+    walk: str = "t"
+    """Which linear index."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A number that code has computed; ``0 <= value < size`` when a size is given.
-
-    ``step``: what one vector lane adds to it.
-    """
+    """A number that code has computed; ``0 <= value < size`` when a size is given."""
 
     code: str
     size: Dim | None = None
-    step: int = 0
 
 
 Term = Digit | Name
@@ -89,14 +87,14 @@ def merged(c: Coord) -> Coord:
                 low, factor = found
                 assert isinstance(high, Digit) and isinstance(low, Digit)
                 terms.remove((high, outer))
-                terms[terms.index(found)] = (Digit(low.stride, times(high.size, low.size)), factor)
+                terms[terms.index(found)] = (Digit(low.stride, times(high.size, low.size), low.walk), factor)
                 again = True
                 break
     return Coord(tuple(terms), c.constant)
 
 
 def _adjacent(high: Term, outer: Dim, low: Term, inner: Dim) -> bool:
-    if not isinstance(high, Digit) or not isinstance(low, Digit) or high == low:
+    if not isinstance(high, Digit) or not isinstance(low, Digit) or high == low or high.walk != low.walk:
         return False
     return high.stride == times(low.stride, low.size) and outer == times(inner, low.size)
 
@@ -147,7 +145,7 @@ def _split_digit(term: Term, factor: Dim, by: Dim) -> tuple[Digit, Digit] | None
     outer = exact(term.size, inner)
     if outer is None or outer == 1:
         return None
-    return Digit(times(term.stride, inner), outer), Digit(term.stride, inner)
+    return Digit(times(term.stride, inner), outer, term.walk), Digit(term.stride, inner, term.walk)
 
 
 def _below(c: Coord, bound: Dim) -> bool:

@@ -30,8 +30,14 @@ class Access:
     """Elements that a thread moves."""
     width: int
     """Elements moved by one instruction."""
-    near: Dim
-    """Elements between those of neighbouring places of the walk; 0: both find the same one."""
+    offset: Coord
+    """In elements."""
+
+    @property
+    def near(self) -> Dim:
+        """Elements between those of neighbouring places of the walk; 0: both find the same one."""
+        steps = (f for term, f in self.offset.terms if isinstance(term, Digit) and term.stride == 1)
+        return next(steps, 0)
 
 
 class Puller:
@@ -39,8 +45,8 @@ class Puller:
 
     def __init__(self, region: Region, emitter: Emitter, moves: Mapping[str, Move]) -> None:
         self.region, self.em, self.moves = region, emitter, moves
-        self.staged: dict[str, Val] = {}
-        """Inputs whose elements for the current index are at hand (in shared memory)."""
+        self.staged: dict[tuple[str, Coord], str] = {}
+        """Loads whose result is at hand in shared memory: code of the element, ``[]`` in the place of the lane."""
         self.accesses: list[Access] = []
 
     def spec(self, name: str) -> TensorSpec:
@@ -77,8 +83,6 @@ class Puller:
         if self.is_literal(name):
             spec = self.region.spec_of.get(name)
             return self.literal(name, spec.dtype if spec else "float32")
-        if name in self.staged:
-            return self.staged[name]
         if name in self.region.inputs:
             return self._either(name, index, lambda: self.load(name, linear(index, self.spec(name).strides)))
         op = self.region.producer.get(name)
@@ -233,10 +237,14 @@ class Puller:
 
     def _loaded(self, name: str, offset: Coord) -> Val:
         em, spec = self.em, self.spec(name)
+        if (name, offset) in self.staged:
+            code = self.staged[name, offset]
+            lane = " + {}" if em.vector > 1 else " + j" if em.lane_scope else ""
+            return Val(code.replace("[]", lane), spec.dtype, lanes=em.vector > 1, raw=True)
         kind, pointer, place = dtypes.TABLE[spec.dtype].cuda, em.text.input(name), em.place(offset)
         result, lanes = em.fresh("x"), em.vector if place.step != 0 else 1
         width = self._width(spec, place) if lanes > 1 else 1
-        self.accesses.append(Access(name, em.walk.lanes if em.lane_scope else lanes, width, _near(offset)))
+        self.accesses.append(Access(name, em.lanes if em.lane_scope else lanes, width, offset))
         if lanes == 1:
             em.line(f"const {kind} {result} = {pointer}[{place.base}];")
             return Val(result, spec.dtype, raw=True)
@@ -263,7 +271,7 @@ class Puller:
         kind, pointer, offset = dtypes.TABLE[spec.dtype].cuda, em.text.output(name), linear(index, spec.strides)
         place = em.place(offset)
         width = self._width(spec, place) if em.vector > 1 else 1
-        self.accesses.append(Access(name, em.walk.lanes, width, _near(offset)))
+        self.accesses.append(Access(name, em.lanes, width, offset))
         if em.vector == 1:
             em.line(f"{pointer}[{place.base}] = {value.stored('0')};")
         elif width > 1:
@@ -301,13 +309,6 @@ class Puller:
         """A parameter input as dimensions."""
         found = self.parameter(op, position)
         return None if found is None else tuple(v if isinstance(v, str) else int(v) for v in found)
-
-
-def _near(offset: Coord) -> Dim:
-    """How far apart in memory two neighbouring places of the walk lie."""
-    steps = [factor for term, factor in offset.terms if isinstance(term, Digit) and term.stride == 1]
-    steps += [factor for term, factor in offset.terms if isinstance(term, Name) and term.step]
-    return steps[0] if steps else 0
 
 
 def _closed(code: str) -> str:

@@ -75,7 +75,7 @@ class MapSource:
     def _vectors(self, space: Space, units: Dim) -> None:
         """Loads and arithmetic of all the thread's vectors, then their stores."""
         em, cut, index = self.em, self.cut, space.index()
-        walks: list[tuple[Walk, dict[object, object]]] = []
+        walks: list[tuple[dict[str, Walk], dict[object, object]]] = []
         for k in range(cut.each):
             place = f"first + {k * cut.block}" if k else "first"
             if k:
@@ -84,7 +84,7 @@ class MapSource:
                 place = f"(inside{k} ? {place} : (linear_t){em.text.number(units)} - 1)"
             factor = f" * {cut.vector}" if cut.vector > 1 else ""
             em.line(f"const linear_t t_{k} = {place}{factor};")
-            walks.append((Walk(f"t_{k}", space.total, cut.vector), {}))
+            walks.append(({"t": Walk(f"t_{k}", space.total, cut.vector)}, {}))
             with em.walking(*walks[-1]):
                 for name in space.outputs:
                     self.puller.pull(name, index)
@@ -109,7 +109,7 @@ class MapSource:
         accesses = list(self.puller.accesses)
         with em.block(f"if ({code} == {em.text.number(minus(blocks, 1))} && threadIdx.x < {rest})"):
             em.line(f"const linear_t t_rest = (linear_t){em.text.number(done)} + threadIdx.x;")
-            with em.walking(Walk("t_rest", space.total)):
+            with em.walking({"t": Walk("t_rest", space.total)}):
                 self._stores(space, space.index())
         self.puller.accesses[:] = accesses
 

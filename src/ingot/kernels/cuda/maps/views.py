@@ -41,7 +41,7 @@ def reshape(p: Puller, op: BodyOp, name: str, index: Index) -> Val:
     """Reshape, Squeeze, Unsqueeze, Flatten: the same row-major position."""
     source = op.inputs[0]
     have, out = p.shape(source), p.shape(name)
-    if source in p.region.inputs and source not in p.staged and p.spec(source).dense():
+    if source in p.region.inputs and p.spec(source).dense():
         return p.load(source, linear(index, row_major_strides(out)))
     head = 0
     while head < min(len(have), len(out)) and have[head] == out[head]:
