@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_shape_inference import infer_symbolic_shapes
 
 from ingot.errors import Answer, No
 from ingot.graph.dims import symbols
 from ingot.graph.lowered import Lowered, SymbolRange
 from ingot.graph.region import Kind, Region
+from ingot.importer.infer import infer_shapes
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
 from ingot.passes.layout import Layout, assign_layout
@@ -37,7 +37,7 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
     """
     known = frozenset(r.symbol for r in ranges)
     _forget_foreign_shapes(model, known)
-    model = infer_symbolic_shapes(model)
+    infer_shapes(model)
     host: dict[str, No] = {}
     solo: set[str] = set()
     for _ in range(_ROUNDS):
