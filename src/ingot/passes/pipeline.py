@@ -10,7 +10,10 @@ import onnx_ir as ir
 from ingot.graph.verify import Signature, signature_of, verify
 from ingot.passes.attention import fuse_attention
 from ingot.passes.batch_norm import fold_batch_norm
+from ingot.passes.contrib import standardise
 from ingot.passes.fold import fold, tidy
+from ingot.passes.gelu import fuse_activations
+from ingot.passes.qkv import fuse_siblings
 from ingot.quantize.autocast import autocast
 
 Dump = Callable[[str, ir.Model], None]
@@ -34,9 +37,13 @@ class Canonical:
 
 
 PASSES: tuple[Pass, ...] = (
+    Pass("contrib", standardise),
     Pass("fold", fold),
     Pass("batch_norm", fold_batch_norm),
+    Pass("gelu", fuse_activations),
     Pass("attention", fuse_attention),
+    Pass("qkv", fuse_siblings),
+    Pass("fold again", fold),
 )
 FP16 = Pass("autocast", autocast)
 """Runs after all others, where float16 is wanted."""

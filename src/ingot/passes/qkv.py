@@ -1,0 +1,128 @@
+"""Matrix products that read one value become one product, of which each takes its columns.
+
+Queries, keys and values of one layer are the case that matters: one kernel reads the input once.
+The parts are windows on the product's memory, so whoever reads them must read through strides.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ingot.graph.edit import Array, Editor, constant_of, is_op, operand, rank_of, readers, shape_of, sole_reader
+from ingot.graph.scalar_ops import is_scalar_op
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """x @ weight + bias."""
+
+    product: ir.Node
+    last: ir.Node
+    """The node whose result is the branch's: the product, or the Add of its bias."""
+    weight: Array
+    """(features, columns)"""
+    bias: Array | None
+    """(columns,)"""
+
+
+def fuse_siblings(model: ir.Model) -> list[str]:
+    """Joins sibling products with constant weights; gives how many, and why others stay apart."""
+    editor = Editor(model)
+    groups: dict[ir.Value, list[ir.Node]] = defaultdict(list)
+    for node in model.graph:
+        source = operand(node, 0)
+        if is_op(node, "MatMul", "Gemm") and source is not None and constant_of(operand(node, 1)) is not None:
+            groups[source].append(node)
+    joined = 0
+    for source, nodes in groups.items():
+        if len(nodes) < 2 or constant_of(source) is not None:
+            continue
+        branches = [branch for node in nodes if (branch := _branch(node)) is not None]
+        apart = [b for b in branches if _has_epilogue(b)]
+        if apart:
+            names = ", ".join(b.product.name or "" for b in apart)
+            editor.note(f"{names}: arithmetic behind it is done by its own product, which is not joined to others")
+        for group in _alike([b for b in branches if b not in apart]):
+            if len(group) > 1:
+                _join(editor, source, group)
+                joined += len(group)
+    if joined:
+        editor.notes.insert(0, f"{joined} products joined with others that read the same value")
+    return editor.notes
+
+
+def _alike(branches: list[_Branch]) -> list[list[_Branch]]:
+    """Branches by type of their weights."""
+    found: dict[str, list[_Branch]] = defaultdict(list)
+    for branch in branches:
+        found[branch.weight.dtype.name].append(branch)
+    return list(found.values())
+
+
+def _branch(node: ir.Node) -> _Branch | None:
+    weight = constant_of(operand(node, 1))
+    if weight is None or weight.ndim != 2 or (rank_of(operand(node, 0)) or 0) < 2:
+        return None
+    if is_op(node, "Gemm"):
+        return _gemm(node, weight)
+    bias, last = _bias_behind(node, weight.shape[1])
+    return _Branch(node, last, weight, bias)
+
+
+def _gemm(node: ir.Node, weight: Array) -> _Branch | None:
+    attributes = node.attributes
+    plain = attributes.get_float("alpha", 1.0) == attributes.get_float("beta", 1.0) == 1.0
+    if not plain or attributes.get_int("transA", 0) != 0:
+        return None
+    if attributes.get_int("transB", 0):
+        weight = weight.T
+    addend = operand(node, 2)
+    bias = None if addend is None else constant_of(addend)
+    if addend is not None and (bias is None or bias.size != weight.shape[1] or bias.shape[-1:] != weight.shape[1:]):
+        return None
+    return _Branch(node, node, weight, None if bias is None else bias.reshape(-1))
+
+
+def _bias_behind(node: ir.Node, columns: int) -> tuple[Array | None, ir.Node]:
+    """The constant that the product's only reader adds per column, and that reader; else None and the product."""
+    reader = sole_reader(node.outputs[0])
+    if reader is not None and is_op(reader, "Add"):
+        for value in reader.inputs:
+            bias = None if value is node.outputs[0] else constant_of(value)
+            if bias is not None and bias.ndim == 1 and bias.size == columns:
+                return bias, reader
+    return None, node
+
+
+def _has_epilogue(branch: _Branch) -> bool:
+    """Whether arithmetic follows, which the product's own kernel does for nothing."""
+    result = branch.last.outputs[0]
+    return result.is_graph_output() or any(
+        not node.domain and is_scalar_op(node.op_type) and not is_op(node, "Cast") for node in readers(result)
+    )
+
+
+def _join(editor: Editor, source: ir.Value, branches: list[_Branch]) -> None:
+    first = branches[0].product
+    sizes = [b.weight.shape[1] for b in branches]
+    lead = (shape_of(source) or ())[:-1]
+    base, dtype = f"{first.outputs[0].name}/joined", first.outputs[0].dtype
+    weight = editor.constant(np.concatenate([b.weight for b in branches], axis=1), f"{base}/weight")
+    result = editor.value(base, dtype, (*lead, sum(sizes)))
+    editor.ops("MatMul", [source, weight], None, [result], before=first)
+    if any(b.bias is not None for b in branches):
+        parts = [np.zeros(b.weight.shape[1], b.weight.dtype) if b.bias is None else b.bias for b in branches]
+        bias = editor.constant(np.concatenate(parts), f"{base}/bias")
+        product, result = result, editor.value(f"{base}/sum", dtype, (*lead, sum(sizes)))
+        editor.ops("Add", [product, bias], None, [result], before=first)
+    split = editor.constant(np.asarray(sizes, np.int64), f"{base}/sizes")
+    parts_of = [
+        editor.value(f"{b.last.outputs[0].name}/part", dtype, (*lead, n)) for b, n in zip(branches, sizes, strict=True)
+    ]
+    editor.ops("Split", [result, split], {"axis": len(lead)}, parts_of, before=first)
+    for branch, part in zip(branches, parts_of, strict=True):
+        editor.substitute(branch.last, part)
