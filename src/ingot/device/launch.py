@@ -10,9 +10,11 @@ from ingot.device.driver import check, cuda
 from ingot.device.module import Function
 from ingot.device.stream import Stream
 
-Arg = tuple[int, int]
-"""Value and size in bytes (4 or 8) of one kernel argument."""
+Arg = tuple[int, int] | bytes
+"""One kernel argument: value and size in bytes (4 or 8), or the 128 bytes of a tensor map."""
 Grid = tuple[int, int, int]
+_MAP_ALIGN = 64
+"""Alignment of a tensor map, bytes."""
 
 
 def pointer(address: int) -> Arg:
@@ -33,11 +35,18 @@ class KernelArgs:
 
     def __init__(self, args: Sequence[Arg]) -> None:
         """Raises OverflowError when a value does not fit in its argument."""
-        # Each value has 8 bytes of its own; a 4-byte argument reads the low half (little-endian).
-        packed = b"".join(_packed(value, size) for value, size in args)
-        self._values = ctypes.create_string_buffer(packed, max(len(packed), 8))
+        # Each number has 8 bytes of its own; a 4-byte argument reads the low half (little-endian).
+        packed, offsets = bytearray(), []
+        for arg in args:
+            if isinstance(arg, bytes):
+                packed += bytes(-len(packed) % _MAP_ALIGN)
+            offsets.append(len(packed))
+            packed += arg if isinstance(arg, bytes) else _packed(*arg)
+        self._values = ctypes.create_string_buffer(len(packed) + _MAP_ALIGN)
         base = ctypes.addressof(self._values)
-        self._pointers = (ctypes.c_void_p * max(len(args), 1))(*(base + 8 * i for i in range(len(args))))
+        base += -base % _MAP_ALIGN
+        ctypes.memmove(base, bytes(packed), len(packed))
+        self._pointers = (ctypes.c_void_p * max(len(args), 1))(*(base + offset for offset in offsets))
         self.address = ctypes.addressof(self._pointers)
 
 

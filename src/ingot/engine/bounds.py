@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ingot.errors import IngotError
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, Dim, evaluate, symbols
-from ingot.plan.spec import Plan, Step, ValueDecl
+from ingot.plan.spec import Plan, Step, TensorMapDecl, ValueDecl
 
 _MAX_BYTES = 1 << 44
 _GRID = ((1 << 31) - 1, 65535, 65535)
@@ -57,6 +57,10 @@ def check_at(plan: Plan, bindings: Bindings, known: frozenset[str] | None = None
     for index, step in enumerate(plan.steps):
         if step.kind != "host":
             _check_launch(step, index, bindings, loose)
+            for argument in step.arguments:
+                if argument.kind == "map" and argument.map is not None:
+                    value = plan.values[argument.index]
+                    _check_map(argument.map, value, bindings, f"steps[{index}] {step.name}")
 
 
 def _refuse(what: str, where: str) -> IngotError:
@@ -121,6 +125,16 @@ def _check_dense(value: ValueDecl, bindings: Bindings) -> None:
         if size != 1 and stride != step:
             raise _refuse("an input or output is not dense and row-major", value.name)
         step *= size
+
+
+def _check_map(m: TensorMapDecl, value: ValueDecl, bindings: Bindings, where: str) -> None:
+    """A tensor map must not reach past its Value."""
+    dims, strides = _numbers(m.dims, bindings, where), _numbers(m.strides, bindings, where)
+    offset, size = _numbers((value.memory.offset, value.memory.bytes), bindings, where)
+    if min(dims) < 1 or min((0, *strides)) < 0 or any(stride % 16 for stride in strides) or offset % 16:
+        raise _refuse("a tensor map with an empty axis, or one that is not aligned to 16 bytes", where)
+    if extent(dims[1:], strides) - 1 + dims[0] * dtypes.itemsize(m.dtype) > size:
+        raise _refuse(f"a tensor map reaches past {value.name[:80]!r}", where)
 
 
 def _check_launch(step: Step, index: int, bindings: Bindings, loose: frozenset[int]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ingot.engine.bounds import check_at, known_symbols
 from ingot.errors import IngotError
 from ingot.graph import dtypes
-from ingot.plan.spec import Binding, Plan, Step
+from ingot.plan.spec import Argument, Binding, Plan, Step
 
 SPACES = frozenset({"arena", "weights", "persistent", "input", "output", "host"})
 PDL = frozenset({"none", "waits", "waits+triggers"})
@@ -184,8 +184,32 @@ def _check_kernel(plan: Plan, step: Step, where: str) -> None:
                 _require(argument.bytes in (4, 8), f"a number of {argument.bytes} bytes", where)
             case "null":
                 pass
+            case "map":
+                _require(argument.index in touched, "a tensor map is of a value neither read nor written", where)
+                _check_map(argument, where)
             case _:
                 raise _refuse(f"unknown kind of argument {argument.kind[:40]!r}", where)
+
+
+def _check_map(argument: Argument, where: str) -> None:
+    """The form of a tensor map; its sizes are checked with the shapes, its details by the driver."""
+    m = argument.map
+    if m is None:
+        raise _refuse("an argument lacks its tensor map", where)
+    rank = len(m.dims)
+    _require(m.dtype in dtypes.TABLE, f"tensor map of type {m.dtype[:40]!r}", where)
+    _require(m.swizzle in (0, 32, 64, 128), f"tensor map with a swizzle of {m.swizzle} bytes", where)
+    _require(1 <= rank <= 5 and len(m.strides) == rank - 1, "a tensor map has one to five axes", where)
+    if not m.lower:
+        _require(len(m.box) == rank and not m.upper and not m.steps, "box and axes of a tensor map differ", where)
+        _require(all(1 <= size <= 256 for size in m.box), "a side of a tensor map's box is not 1 to 256", where)
+        return
+    _require(rank >= 3 and len(m.box) == 2, "an im2col map has three to five axes, channels and pixels", where)
+    same = len(m.lower) == len(m.upper) == len(m.steps) == rank - 2
+    _require(same, "corners and axes of an im2col map differ", where)
+    _require(1 <= m.box[0] <= 256 and 1 <= m.box[1] <= 1024, "an im2col map loads too much at once", where)
+    _require(all(-32768 <= c <= 32767 for c in (*m.lower, *m.upper)), "a corner of an im2col map is too far", where)
+    _require(all(1 <= step <= 8 for step in m.steps), "a step of an im2col map is not 1 to 8", where)
 
 
 def _check_host(plan: Plan, step: Step, where: str) -> None:

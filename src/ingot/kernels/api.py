@@ -86,7 +86,32 @@ class Null:
     """Kernel argument: a null pointer (Triton's unused scratch parameters)."""
 
 
-Argument = Input | Output | Scratch | Value | Null
+@dataclass(frozen=True)
+class TensorMap:
+    """Kernel argument: the 128 bytes, by value, through which the copy engine (TMA, sm_90 and later) reads a tensor.
+
+    Axes are given innermost first; the innermost has stride 1. With ``lower`` the map is an im2col one over
+    (channel, width, height, batch): a load gathers ``box[1]`` pixels of ``box[0]`` channels each.
+    """
+
+    tensor: Input | Output | Scratch
+    dtype: str
+    dims: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+    """Bytes from one element to the next along every axis but the innermost; multiples of 16."""
+    box: tuple[int, ...]
+    """Elements of one load along every axis; of an im2col map channels and pixels."""
+    swizzle: int = 128
+    """Bytes of shared memory within which 16-byte pieces are permuted: 0, 32, 64 or 128."""
+    lower: tuple[int, ...] = ()
+    """First pixel position along width, height: minus the padding before."""
+    upper: tuple[int, ...] = ()
+    """Last position relative to the last pixel: padding after minus the reach of the kernel."""
+    steps: tuple[int, ...] = ()
+    """Positions from one pixel to the next along width, height."""
+
+
+Argument = Input | Output | Scratch | Value | Null | TensorMap
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,30 @@ class ValueDecl(msgspec.Struct, frozen=True):
     memory: Memory
 
 
+class TensorMapDecl(msgspec.Struct, frozen=True):
+    """How the copy engine reads a Value; the fields are those of :class:`ingot.kernels.api.TensorMap`."""
+
+    dtype: str
+    dims: list[Dim]
+    strides: list[Dim]
+    box: list[int]
+    swizzle: int
+    lower: list[int] = []
+    upper: list[int] = []
+    steps: list[int] = []
+
+
 class Argument(msgspec.Struct, frozen=True):
-    """One kernel argument. kind: ``value`` (address of values[index]), ``dim`` (a number), ``null``."""
+    """One kernel argument.
+
+    kind: ``value`` (address of values[index]), ``dim`` (a number), ``null``, ``map`` (a tensor map of values[index]).
+    """
 
     kind: str
     index: int = 0
     dim: Dim = 0
     bytes: int = 8
+    map: TensorMapDecl | None = None
 
 
 class Cubin(msgspec.Struct, frozen=True):

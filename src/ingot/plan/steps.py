@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind
-from ingot.kernels.api import Argument, Input, Kernel, Null, Output, Scratch, Value
+from ingot.kernels.api import Argument, Input, Kernel, Null, Output, Scratch, TensorMap, Value
 from ingot.plan import spec
 from ingot.plan.places import Places
 from ingot.tune.choice import Choice
@@ -75,7 +75,8 @@ def make_launches(
 
 
 def _launch(index: int, part: int, kernel: Kernel, reads: tuple[str, ...], writes: tuple[str, ...]) -> Launch:
-    scratch = sorted({a.index for a in kernel.arguments if isinstance(a, Scratch)})
+    tensors = [a.tensor if isinstance(a, TensorMap) else a for a in kernel.arguments]
+    scratch = sorted({a.index for a in tensors if isinstance(a, Scratch)})
     return Launch(index, part, kernel, reads, writes, tuple(workspace_name(index, i) for i in scratch))
 
 
@@ -92,3 +93,11 @@ def argument(item: Argument, launch: Launch, value_index: Mapping[str, int]) -> 
             return spec.Argument("dim", dim=dim, bytes=width)
         case Null():
             return spec.Argument("null")
+        case TensorMap():
+            return spec.Argument("map", index=argument(item.tensor, launch, value_index).index, map=_tensor_map(item))
+
+
+def _tensor_map(m: TensorMap) -> spec.TensorMapDecl:
+    return spec.TensorMapDecl(
+        m.dtype, list(m.dims), list(m.strides), list(m.box), m.swizzle, list(m.lower), list(m.upper), list(m.steps)
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ingot.device.graph import Graph, GraphBuilder, Node
 from ingot.device.launch import Arg, KernelArgs
 from ingot.device.module import Function
+from ingot.device.tensor_map import encoded
 from ingot.errors import IngotError
 from ingot.graph.dims import Bindings, evaluate
 from ingot.plan.spec import Argument, Plan, Step
@@ -60,6 +61,8 @@ class SegmentBuilder:
     def _argument(self, argument: Argument, bindings: Bindings) -> Arg:
         if argument.kind == "value":
             return self._at[argument.index], 8
+        if argument.map is not None:
+            return encoded(argument.map, self._at[argument.index], bindings)
         return (0, 8) if argument.kind == "null" else (evaluate(argument.dim, bindings), argument.bytes)
 
     def _copy(self, step: Step, after: list[Node]) -> list[Node]:

@@ -15,11 +15,35 @@ import msgspec
 from ingot import env
 from ingot.graph.dims import Dim
 from ingot.graph.region import Region
-from ingot.kernels.api import Argument, Input, Kernel, Null, Output, Pdl, Program, Scratch, Target, Value, Workspace
+from ingot.kernels.api import (
+    Argument,
+    Input,
+    Kernel,
+    Null,
+    Output,
+    Pdl,
+    Program,
+    Scratch,
+    Target,
+    TensorMap,
+    Value,
+    Workspace,
+)
 from ingot.tune.database import write_atomically
 
-_FORMAT = 1
+_FORMAT = 2
 SUFFIX = ".program"
+
+
+class _Map(msgspec.Struct, frozen=True):
+    dtype: str
+    dims: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+    box: tuple[int, ...]
+    swizzle: int
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 class _Argument(msgspec.Struct, frozen=True):
@@ -27,6 +51,7 @@ class _Argument(msgspec.Struct, frozen=True):
     index: int = 0
     dim: Dim = 0
     bytes: int = 0
+    map: _Map | None = None
 
 
 class _Kernel(msgspec.Struct, frozen=True):
@@ -132,9 +157,17 @@ def _encoded(argument: Argument) -> _Argument:
             return _Argument("value", dim=dim, bytes=size)
         case Null():
             return _Argument("null")
+        case TensorMap():
+            tensor = _encoded(argument.tensor)
+            fields = {name: getattr(argument, name) for name in _Map.__struct_fields__}
+            return _Argument(f"map {tensor.kind}", tensor.index, map=_Map(**fields))
 
 
 def _argument(a: _Argument) -> Argument:
+    if a.map is not None:
+        tensor = _argument(_Argument(a.kind.removeprefix("map "), a.index))
+        assert isinstance(tensor, Input | Output | Scratch), a.kind
+        return TensorMap(tensor, **msgspec.structs.asdict(a.map))
     match a.kind:
         case "input":
             return Input(a.index)

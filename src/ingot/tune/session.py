@@ -19,10 +19,11 @@ from ingot.device.launch import Arg, KernelArgs, integer, launch, pointer
 from ingot.device.memory import Buffer
 from ingot.device.module import Module
 from ingot.device.stream import Stream
+from ingot.device.tensor_map import encoded
 from ingot.errors import YES, Answer, IngotError, No
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.region import Region
-from ingot.kernels.api import Argument, Input, Kernel, Output, Pdl, Program, Scratch, Value
+from ingot.kernels.api import Argument, Input, Kernel, Output, Pdl, Program, Scratch, TensorMap, Value
 from ingot.tune.gate import POISONS, Fetch, OutputGate
 from ingot.tune.oracle import expected
 from ingot.tune.setting import Effort, Setting, Timing
@@ -200,6 +201,10 @@ class Session:
                 return pointer(scratch[index].address)
             case Value(dim, size):
                 return integer(evaluate(dim, self._bindings), size)
+            case TensorMap(tensor=tensor):
+                address = self._argument(tensor, scratch, turn)
+                assert not isinstance(address, bytes)
+                return encoded(argument, address[0], self._bindings)
         return pointer(0)
 
 
