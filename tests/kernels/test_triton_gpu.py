@@ -56,7 +56,7 @@ def check(
         actual = run_program(region, program, inputs, bindings)
         for name, got, want in zip(region.outputs, actual, wanted, strict=True):
             try:
-                assert_close(got, want, dtype=region.spec_of[name].dtype, depth=4)
+                assert_close(got, want, dtype=region.spec_of[name].dtype, depth=9)
             except AssertionError as error:
                 raise AssertionError(f"{variant}: {error}") from None
 

@@ -75,6 +75,11 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
 """Operands that stay tensors even when they hold a single constant element."""
 
 
+WINDOW, WINDOW_DOMAIN = "Window", "ingot"
+"""A view of a channels-last image ``[N, C, H, W]`` as ``[N, R, H, V]``: element (r, v) of a row is the row's element
+``v * step * C + r`` (attribute ``step``). Its elements overlap; only a layout can express it."""
+
+
 def kind_of(op_type: str, domain: str) -> Kind:
     """The kind of Region an op belongs to: MAP for scalar ops, HOST for what has no kernel."""
     if domain not in ("", "ai.onnx"):

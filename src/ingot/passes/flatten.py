@@ -37,6 +37,8 @@ class FlatOp:
     captures: tuple[str, ...] = ()
     """Outer values that the node's subgraphs use."""
     reason: No | None = None
+    origin: str = ""
+    """The node that this op was made from, where it is not that node itself."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, add, mul
 from ingot.graph.lowered import Window
+from ingot.graph.op_table import WINDOW
 from ingot.graph.region import BodyOp, Kind, Literal, Region
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
@@ -87,6 +88,8 @@ class _Assigner:
             inputs, outputs = self._ends(group)
             if group.kind in _SPATIAL_KINDS:
                 spatial.update(n for n in (*inputs[:1], *outputs) if rank[n] >= 3)
+            elif self.flat.ops[group.ops[0]].body.op == WINDOW:
+                spatial.update(inputs)  # it exists only over channels-last memory
             elif group.kind is Kind.MAP and any(n in spatial for n in outputs):
                 spatial.update(n for n in inputs if rank[n] == rank[outputs[0]] >= 3)
         for group in self.groups:

@@ -16,6 +16,7 @@ from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
+from ingot.passes.stem import widen_stems
 
 Accepts = Callable[[Region], Answer]
 _ROUNDS = 64
@@ -40,13 +41,15 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
     infer_shapes(model)
     host: dict[str, No] = {}
     solo: set[str] = set()
+    plain: set[str] = set()
     for _ in range(_ROUNDS):
         flat = flatten(model, known, host)
         if isinstance(flat, No):
             return flat
+        flat = widen_stems(flat, frozenset(plain))
         groups = partition(flat, frozenset(solo))
         cut = _Cut(flat, groups, assign_layout(flat, groups))
-        if not _settle(cut, accepts, host, solo):
+        if not _settle(cut, accepts, host, solo, plain):
             return _lowered(model, cut, ranges)
     raise AssertionError("partitioning did not settle")
 
@@ -60,7 +63,7 @@ def _forget_foreign_shapes(model: ir.Model, known: frozenset[str]) -> None:
                 value.shape = None
 
 
-def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str]) -> bool:
+def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: set[str]) -> bool:
     """Records refusals; True when the graph has to be cut again."""
     owner = {out: group for group in cut.groups for i in group.ops for out in cut.flat.ops[i].body.outputs}
     again = False
@@ -73,8 +76,11 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str]) ->
         group = owner.get(region.outputs[0])
         assert group is not None, f"no kernel copies {region.inputs[0]}: {answer}"
         names = [cut.flat.ops[i].name for i in group.ops]
+        made_from = {cut.flat.ops[i].origin for i in group.ops} - {""}
         again = True
-        if len(names) > 1 and not set(names) <= solo:
+        if made_from:
+            plain.update(made_from)  # back to the node as it was
+        elif len(names) > 1 and not set(names) <= solo:
             solo.update(names)
         else:
             for name in names:

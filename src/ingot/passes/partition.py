@@ -19,6 +19,8 @@ from ingot.passes.flatten import FlatGraph, FlatOp
 
 _ABSORBS_EPILOGUE = {Kind.CONV, Kind.GEMM, Kind.POOL, Kind.REDUCE, Kind.ROWWISE, Kind.MAP}
 _ABSORBS_PROLOGUE = {Kind.ROWWISE, Kind.REDUCE}
+_MOVES_ONCE = {"Pad", "DepthToSpace", "SpaceToDepth"}
+"""Index maps that read each element once: what makes it may be computed on the way."""
 _NEVER_WITH_EPILOGUE = {"Concat"}
 """A concat is better written in place by its producers (see layout)."""
 _MAX_TENSORS = 24
@@ -213,16 +215,14 @@ def _merge_maps(parts: Partition, solo: frozenset[str]) -> None:
 
 
 def _absorb_prologues(parts: Partition, solo: frozenset[str]) -> None:
-    """Moves pointwise producers into the only reduction or row kernel that reads them."""
+    """Moves pointwise producers into the only reduction, row kernel or simple index map that reads them."""
     for ident in sorted(parts.groups):
         group = parts.groups.get(ident)
-        if (
-            group is None
-            or group.kind not in _ABSORBS_PROLOGUE
-            or any(parts.flat.ops[i].name in solo for i in group.ops)
-        ):
+        if group is None or any(parts.flat.ops[i].name in solo for i in group.ops):
             continue
         anchor = parts.flat.ops[min(group.ops)].body
+        if group.kind not in _ABSORBS_PROLOGUE and anchor.op not in _MOVES_ONCE:
+            continue
         source = anchor.inputs[0]
         maker_index = parts.producer.get(source)
         if maker_index is None or maker_index in group.ops:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, Shape, add, mul
+from ingot.graph.op_table import WINDOW, WINDOW_DOMAIN
 from ingot.graph.region import BodyOp
 from ingot.graph.tensor import TensorSpec, row_major, strides_of
 from ingot.passes.flatten import FlatGraph
@@ -29,6 +30,9 @@ def view_of(op: BodyOp, source: TensorSpec, flat: FlatGraph) -> tuple[View, ...]
     if op.op in RESHAPES:
         strides = _reshape(source, shapes[0])
         return None if strides is None else (_view(source, shapes[0], strides, 0),)
+    if (op.domain, op.op) == (WINDOW_DOMAIN, WINDOW):
+        batch, _, row, pixel = source.strides
+        return (_view(source, shapes[0], (batch, 1, row, mul(pixel, int(op.attr("step", 1)))), 0),)  # type: ignore[arg-type]
     if op.op == "Transpose":
         perm = op.ints("perm", tuple(reversed(range(source.rank))))
         return (_view(source, shapes[0], tuple(source.strides[axis] for axis in perm), 0),)

@@ -1,0 +1,152 @@
+"""First convolutions: few input channels made wide, so that tensor cores read whole vectors.
+
+A convolution over an image of 3 channels gathers its window element by element. Stored channels-last with
+the channels padded to 4, the ``kw`` pixels of one row of a window are one run of ``4 kw`` elements, and the
+runs of neighbouring outputs start ``4 stride`` elements apart. So the padded image, seen through
+overlapping strides as ``[N, 4 kw, H, W_out]``, is the input of a ``kh x 1`` convolution with wide channels.
+The copy that pads also does what stood before the convolution (a cast, a change of layout), which had to
+be done anyway. An infinity or NaN in the image also reaches outputs up to ``8 / 4`` pixels beside its window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ingot.graph import dtypes
+from ingot.graph.op_table import WINDOW, WINDOW_DOMAIN
+from ingot.graph.region import BodyOp, Kind, Literal
+from ingot.graph.tensor import TensorSpec, spec
+from ingot.passes.flatten import FlatGraph, FlatOp
+
+_CHANNELS = 4
+"""Channels after padding: of three, the usual image, one quarter is waste."""
+_VECTOR = 16
+"""Bytes that the start of every run must be a multiple of."""
+_RUN = 8
+"""Elements that the length of a run must be a multiple of: 16 bytes of a 16-bit float."""
+
+
+@dataclass(frozen=True)
+class _Stem:
+    """Sizes of one rewrite."""
+
+    rows: int
+    """Rows of the padded image."""
+    width: int
+    """Pixels in a row of the padded image."""
+    run: int
+    """Elements of one run: the new number of channels."""
+    top: int
+    left: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: int
+    """Between the rows of a window."""
+
+
+def widen_stems(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
+    """``flat`` with its few-channel 16-bit convolutions rewritten; those named in ``plain`` are left alone."""
+    ops: list[FlatOp] = []
+    values, constants, literals = dict(flat.values), dict(flat.constants), dict(flat.literals)
+    for op in flat.ops:
+        stem = None if op.name in plain else _stem(op, flat)
+        if stem is None:
+            ops.append(op)
+        else:
+            ops.extend(_rewritten(op, stem, flat, values, constants, literals))
+    if len(ops) == len(flat.ops):
+        return flat
+    return replace(flat, ops=tuple(ops), values=values, constants=constants, literals=literals)
+
+
+def _stem(op: FlatOp, flat: FlatGraph) -> _Stem | None:
+    """How to rewrite a convolution, None when it is not one that gains."""
+    body = op.body
+    if op.kind is not Kind.CONV or body.op != "Conv" or body.attr("group", 1) != 1:
+        return None
+    x, w, y = flat.values[body.inputs[0]], flat.values[body.inputs[1]], flat.values[body.outputs[0]]
+    sizes = (*x.shape[1:], *y.shape[2:])
+    if x.rank != 4 or x.dtype not in ("float16", "bfloat16") or body.inputs[1] not in flat.constants:
+        return None
+    if not all(isinstance(size, int) for size in sizes) or int(x.shape[1]) > _CHANNELS:
+        return None
+    _, height, width, out_h, out_w = (int(size) for size in sizes)
+    kernel = (int(w.shape[2]), int(w.shape[3]))
+    stride, dilation = body.ints("strides", (1, 1)), body.ints("dilations", (1, 1))
+    start = stride[1] * _CHANNELS * dtypes.itemsize(x.dtype)
+    if kernel[1] == 1 or dilation[1] != 1 or start % _VECTOR:
+        return None
+    top, left = _pads(body, (height, width), (out_h, out_w), kernel, stride, dilation)
+    run = -(-kernel[1] * _CHANNELS // _RUN) * _RUN
+    rows = max((out_h - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1, top + height)
+    needed = max(((out_w - 1) * stride[1] * _CHANNELS + run + _CHANNELS - 1) // _CHANNELS, left + width)
+    return _Stem(rows, needed + needed % 2, run, top, left, kernel, (stride[0], stride[1]), dilation[0])
+
+
+def _pads(
+    op: BodyOp,
+    size: tuple[int, int],
+    out: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[int, int]:
+    """Rows above and pixels left of the image."""
+    mode = op.attr("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        pads = op.ints("pads", (0, 0, 0, 0))
+        return pads[0], pads[1]
+    if mode == "VALID":
+        return 0, 0
+    total = [max((out[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 - size[i], 0) for i in (0, 1)]
+    lower = mode == "SAME_LOWER"
+    return (total[0] + lower) // 2, (total[1] + lower) // 2
+
+
+def _rewritten(
+    op: FlatOp,
+    stem: _Stem,
+    flat: FlatGraph,
+    values: dict[str, TensorSpec],
+    constants: dict[str, np.ndarray[Any, Any]],
+    literals: dict[str, Literal],
+) -> list[FlatOp]:
+    """Pad, window and convolution in the place of ``op``; new values are added to the three tables."""
+    body = op.body
+    x = flat.values[body.inputs[0]]
+    batch, channels, height, width = x.shape
+    assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
+    padded, window, amount, weight = (f"{op.name}/{part}" for part in ("padded", "window", "pads", "weight"))
+    out_w = flat.values[body.outputs[0]].shape[3]
+    values[padded] = spec(x.dtype, (batch, _CHANNELS, stem.rows, stem.width))
+    values[window] = spec(x.dtype, (batch, stem.run, stem.rows, out_w))
+    constants[weight] = _weights(flat.constants[body.inputs[1]], stem)
+    values[weight] = spec(x.dtype, constants[weight].shape, constant=True)
+    below, right = stem.rows - height - stem.top, stem.width - width - stem.left
+    literals[amount] = (0, 0, stem.top, stem.left, 0, _CHANNELS - channels, below, right)
+    attrs: Mapping[str, Any] = {
+        "dilations": (stem.dilation, 1),
+        "kernel_shape": (stem.kernel[0], 1),
+        "strides": (stem.stride[0], 1),
+    }
+    conv = BodyOp("Conv", (window, weight, *body.inputs[2:]), body.outputs, tuple(attrs.items()))
+    pad = BodyOp("Pad", (body.inputs[0], amount), (padded,), (("mode", "constant"),))
+    view = BodyOp(WINDOW, (padded,), (window,), (("step", stem.stride[1]),), WINDOW_DOMAIN)
+    return [
+        FlatOp(padded, pad, Kind.MAP, origin=op.name),
+        FlatOp(window, view, Kind.VIEW, origin=op.name),
+        FlatOp(op.name, conv, Kind.CONV, origin=op.name),
+    ]
+
+
+def _weights(weight: np.ndarray[Any, Any], stem: _Stem) -> np.ndarray[Any, Any]:
+    """[K, C, kh, kw] as [K, run, kh, 1]: channel ``4 x + c`` of the new one is (c, x) of the old one."""
+    outputs, channels, kh, kw = weight.shape
+    wide = np.zeros((outputs, stem.run // _CHANNELS + 1, _CHANNELS, kh), weight.dtype)
+    wide[:, :kw, :channels, :] = weight.transpose(0, 3, 1, 2)
+    flat = wide.reshape(outputs, -1, kh)[:, : stem.run, :]
+    return np.ascontiguousarray(flat[..., None])

@@ -1,0 +1,91 @@
+"""First convolutions through overlapping rows give what the convolution gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support.lowering import lowered_of, ort_outputs
+from support.plans import plan_engine
+
+from ingot.errors import YES, Answer, No
+from ingot.graph.lowered import SymbolRange
+from ingot.graph.region import Kind, Region
+from ingot.simulate.simulator import Simulator
+
+
+def stem_model(
+    shape: tuple[int, int, int, int], weight: tuple[int, ...], batch: int | str, **attrs: object
+) -> onnx.ModelProto:
+    """Cast to float16, convolution with bias, Relu, Cast back."""
+    rng = np.random.default_rng(sum(shape))
+    w = (rng.standard_normal(weight) / np.prod(weight[1:]) ** 0.5).astype(np.float16)
+    b = rng.standard_normal(weight[:1]).astype(np.float16)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["h", "w", "b"], ["c"], name="stem", **attrs),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape[1:]])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    weights = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")]
+    graph = helper.make_graph(nodes, "stem", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+CASES = [
+    ((1, 3, 20, 22), (8, 3, 7, 7), dict(strides=[2, 2], pads=[3, 3, 3, 3])),
+    ((2, 3, 17, 19), (16, 3, 3, 3), dict(strides=[2, 2], pads=[1, 1, 1, 1])),
+    ((1, 1, 16, 16), (8, 1, 5, 5), dict(strides=[2, 2], pads=[0, 2, 1, 0])),
+    ((1, 4, 16, 16), (8, 4, 4, 4), dict(strides=[4, 4])),
+    ((1, 3, 15, 15), (8, 3, 3, 3), dict(strides=[2, 2], auto_pad="SAME_UPPER")),
+    ((1, 3, 16, 15), (8, 3, 4, 2), dict(strides=[2, 2], auto_pad="SAME_LOWER")),
+    ((1, 3, 15, 16), (8, 3, 3, 3), dict(strides=[1, 2], auto_pad="VALID", dilations=[2, 1])),
+    ((1, 2, 30, 9), (8, 2, 3, 3), dict(strides=[3, 2], pads=[1, 1, 1, 1])),
+]
+
+
+def check(model: onnx.ModelProto, shape: tuple[int, ...], ranges: tuple[SymbolRange, ...] = ()) -> None:
+    lowered = lowered_of(model, ranges)
+    kinds = [region.kind for region in lowered.regions]
+    assert kinds == [Kind.MAP, Kind.VIEW, Kind.CONV], kinds
+    assert [op.op for op in lowered.regions[0].ops] == ["Cast", "Pad"]
+    feeds = {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+    made = Simulator(plan_engine(lowered)).run(feeds)
+    np.testing.assert_allclose(made["y"], ort_outputs(model, feeds)["y"], rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize("shape, weight, attrs", CASES)
+def test_geometry(shape: tuple[int, int, int, int], weight: tuple[int, ...], attrs: dict[str, object]) -> None:
+    check(stem_model(shape, weight, shape[0], **attrs), shape)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_symbolic_batch(batch: int) -> None:
+    model = stem_model((1, 3, 16, 16), (8, 3, 3, 3), "n", strides=[2, 2], pads=[1, 1, 1, 1])
+    check(model, (batch, 3, 16, 16), (SymbolRange("n", 1, 2, 4),))
+
+
+def test_stride_one_and_wide_inputs_are_left_alone() -> None:
+    for shape, weight, stride in (((1, 3, 8, 8), (8, 3, 3, 3), 1), ((1, 8, 8, 8), (8, 8, 3, 3), 2)):
+        lowered = lowered_of(stem_model(shape, weight, 1, strides=[stride, stride]))
+        assert all(op.op != "Pad" for region in lowered.regions for op in region.ops)
+
+
+@pytest.mark.parametrize("refused", [Kind.MAP, Kind.CONV])
+def test_refusal_brings_the_plain_convolution_back(refused: Kind) -> None:
+    model = stem_model((1, 3, 16, 16), (8, 3, 3, 3), 1, strides=[2, 2])
+
+    def accepts(region: Region) -> Answer:
+        shapes = [spec.shape for spec in region.input_specs + region.output_specs]
+        return (
+            No("not this one") if region.kind is refused and any(4 in s[1:2] or 16 in s[1:2] for s in shapes) else YES
+        )
+
+    lowered = lowered_of(model, accepts=accepts)
+    assert all(op.op != "Pad" for region in lowered.regions for op in region.ops) and not lowered.reasons
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 3, 16, 16)).astype(np.float32)}
+    made = Simulator(plan_engine(lowered)).run(feeds)
+    np.testing.assert_allclose(made["y"], ort_outputs(model, feeds)["y"], rtol=4e-3, atol=4e-3)
