@@ -16,7 +16,9 @@ def sample_inputs(name: str, seed: int = 0, batch: int | None = None) -> dict[st
     """One feed for the model ``name``: input name to array, always the same for the same ``seed``.
 
     Images and spectrograms are in [0, 1), audio in [-0.5, 0.5), recurrent states zero, bytes in 0..256,
-    and a sample rate is its own value. ``batch`` replaces the batch dimension of every input that has one.
+    and a sample rate is its own value. The OCR models get something that looks like print: of mere noise the detector
+    makes nothing but numbers around 1e-8, which say nothing about errors.
+    ``batch`` replaces the batch dimension of every input that has one.
     """
     model = find(name)
     rates = dict(model.rates)
@@ -30,6 +32,8 @@ def sample_inputs(name: str, seed: int = 0, batch: int | None = None) -> dict[st
             feeds[tensor] = np.zeros(shape, np.float32)
         elif tensor == "bytes":
             feeds[tensor] = random.integers(0, 257, shape, dtype=np.int32)
+        elif name.startswith("ocr_"):
+            feeds[tensor] = np.stack([_print(random, shape[1:]) for _ in range(shape[0])])
         elif len(shape) == 2:
             feeds[tensor] = random.random(shape, np.float32) - np.float32(0.5)
         else:
@@ -42,3 +46,18 @@ def _batched(tensor: str, shape: tuple[int, ...], batch: int) -> tuple[int, ...]
     if tensor in _STATES:
         return (shape[0], batch, *shape[2:])
     return (batch, *shape[1:]) if shape else shape
+
+
+def _print(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Rows of random 5 x 7 characters, black (-1) on white (1): a page, or one line where there is room for no more."""
+    height, width = shape[-2:]
+    dot = max(1, height // 12) if height < 100 else 3
+    wide, tall = 5 * dot, 7 * dot
+    margin = (height - tall) // 2 if height < 100 else 2 * tall
+    picture = np.ones((height, width), np.float32)
+    for top in range(margin, height - margin - tall + 1, 5 * tall // 2):
+        for left in range(2 * dot, width - wide - dot, wide + dot):
+            if random.random() < 0.85:
+                character = np.kron(random.random((7, 5)) < 0.5, np.ones((dot, dot), np.bool_))
+                picture[top : top + tall, left : left + wide][character] = -1
+    return np.broadcast_to(picture, shape).copy()

@@ -51,7 +51,7 @@ def render(text: str, size: int = _FONT_SIZE) -> Image:
         from PIL import Image as Pictures
         from PIL import ImageDraw, ImageFont
     except ImportError:
-        raise IngotError("Pillow, which draws the text, is not installed", fix="pip install 'ingot[demo]'") from None
+        raise IngotError("Pillow, which draws the text, is not installed", fix="pip install pillow") from None
     try:
         font = ImageFont.load_default(size)
     except (ImportError, OSError) as error:
