@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceError, infer_symbolic_shapes
 
 from ingot.errors import IngotError
 from ingot.importer import shape_rules
+from ingot.importer.messages import first_line, quiet
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -25,11 +22,10 @@ def infer_shapes(model: ir.Model) -> None:
     declared = {value: _numbers(value.shape) for graph in model.graph.subgraphs() for value in graph.inputs}
     _forget(model)
     try:
-        with _quiet("onnx_shape_inference"):
+        with quiet("onnx_shape_inference"):
             infer_symbolic_shapes(model)
     except ShapeInferenceError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()
-        raise IngotError(f"its shape cannot be inferred: {reason[0] if reason else error!r}") from None
+        raise IngotError(f"its shape cannot be inferred: {first_line(error)}", node=error.node_name or "") from None
     except Exception as error:  # rules index into inputs and attributes that a damaged model lacks
         raise IngotError(f"shapes cannot be inferred: {type(error).__name__}: {error}") from None
     finally:
@@ -85,18 +81,6 @@ def _forget_outputs(node: ir.Node) -> None:
 def _numbers(shape: ir.Shape | None) -> ir.Shape | None:
     """The rank and the known sizes of a shape."""
     return None if shape is None else ir.Shape([d if isinstance(d, int) and d >= 0 else None for d in shape])
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Without the warnings of a library about ops it does not know."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _agree(declared: ir.Shape, found: ir.Shape) -> bool:

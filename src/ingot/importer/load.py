@@ -14,6 +14,7 @@ from ingot.graph.lowered import SymbolRange
 from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
 from ingot.importer.infer import infer_noting_outputs
+from ingot.importer.messages import first_line
 from ingot.importer.read import Source, read
 from ingot.importer.structure import check_structure
 from ingot.importer.tensors import check_tensors
@@ -48,12 +49,13 @@ def import_model(
     origin = read(source)
     model = _checked(origin)
     notes = _simplify(model)
+    ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
+    notes += more + infer_noting_outputs(model)
     model, more = upgrade(model)
     notes += more
+    if more:
+        infer_noting_outputs(model)
     _tidy(model)
-    ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
-    notes += more
-    notes += infer_noting_outputs(model)
     notes += _foreign(model)
     return Imported(model, ranges, origin.sha256, tuple(notes))
 
@@ -69,7 +71,7 @@ def _checked(source: Source) -> ir.Model:
     try:
         return ir.from_proto(proto)
     except Exception as error:  # whatever a damaged message makes the deserialiser raise
-        raise IngotError(f"{source.name} is damaged: {_first_line(error)}", fix="export the model again") from None
+        raise IngotError(f"{source.name} is damaged: {first_line(error)}", fix="export the model again") from None
 
 
 def _simplify(model: ir.Model) -> list[str]:
@@ -86,8 +88,9 @@ def _simplify(model: ir.Model) -> list[str]:
             common.InlinePass()(model)
         except Exception as error:
             raise IngotError(
-                f"functions cannot be inlined: {_first_line(error)}", fix="export without functions"
+                f"functions cannot be inlined: {first_line(error)}", fix="export without functions"
             ) from None
+    _tidy(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return notes
 
@@ -103,8 +106,3 @@ def _foreign(model: ir.Model) -> list[str]:
     nodes = ir.traversal.RecursiveGraphIterator(model.graph)
     names = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain})
     return [f"ops of other domains: {', '.join(names)}"] if names else []
-
-
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import onnx
 import onnx_ir as ir
 from onnxscript import version_converter
 
 from ingot.errors import IngotError
+from ingot.importer import legacy
+from ingot.importer.messages import first_line, quiet
 from ingot.importer.walk import all_nodes
 
 OPSET = 21
@@ -49,19 +49,25 @@ def _one_default_domain(holder: onnx.ModelProto | onnx.FunctionProto) -> None:
 
 
 def upgrade(model: ir.Model) -> tuple[ir.Model, list[str]]:
-    """``model`` at ``OPSET`` where it was older, and notes. An unconvertible model stays as it is."""
+    """``model`` at ``OPSET`` where it was older, and notes. An unconvertible model stays as it is.
+
+    The ranks of values must be known where they can be: the forms of old ops depend on them.
+    """
     version = model.opset_imports.get("")
     if version is None or version >= OPSET:
         return model, []
-    logger = logging.getLogger("onnxscript.version_converter")
-    level, logger.level = logger.level, logging.CRITICAL
+    obstacle = legacy.obstacle(model, version)
+    if obstacle:
+        return model, [f"stays at opset {version}: {obstacle}"]
+    converted = model.clone()
     try:
-        version_converter.convert_version(model, target_version=OPSET, fallback=True)
+        legacy.hold(converted, version)
+        with quiet("onnxscript"):
+            version_converter.convert_version(converted, target_version=OPSET, fallback=True)
+        legacy.release(converted)
     except Exception as error:  # the converters raise whatever the node that they do not know causes
-        return model, [f"stays at opset {version}: {str(error).strip().splitlines()[0]}"]
-    finally:
-        logger.level = level
-    if model.opset_imports.get("") != OPSET:
+        return model, [f"stays at opset {version}: {first_line(error)}"]
+    if converted.opset_imports.get("") != OPSET:
         return model, [f"stays at opset {version}: the converter cannot upgrade it"]
-    model.ir_version = max(model.ir_version, _IR_VERSION)
-    return model, [f"upgraded from opset {version} to {OPSET}"]
+    converted.ir_version = max(model.ir_version, _IR_VERSION)
+    return converted, [f"upgraded from opset {version} to {OPSET}"]
