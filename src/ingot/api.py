@@ -38,7 +38,14 @@ def build(
     ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``progress(stage, done, total)`` is told the way.
     Raises IngotError for a model or options that are wrong.
     """
-    from ingot.builder.api import build_engine
+    try:
+        from ingot.builder.api import build_engine
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ingot"):
+            raise
+        raise IngotError(
+            f"building needs {error.name}, which is not installed", fix="install Ingot with its extra `build`"
+        ) from None
 
     options = BuildOptions(
         target=target,
