@@ -8,6 +8,7 @@ where the shape inference knows them only as expressions.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,21 +85,25 @@ def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[
     graph = model.graph
     constants = _constants(graph)
     values: dict[str, TensorSpec] = {}
+    loose: set[str] = set()
     literals: dict[str, Literal] = {}
     for value in _all_values(graph):
         name = str(value.name)
         described = _spec(value, known_symbols, constant=name in constants)
         if described is not None:
             values[name] = described
+            if any(symbols(dim) - known_symbols for dim in described.shape):
+                loose.add(name)
         literal = _literal(value, constants.get(name))
         if literal is not None:
             literals[name] = literal
-    ops = [_flat_op(node, i, values, constants, literals, force_host) for i, node in enumerate(graph)]
+    fixed = {name: value for name, value in values.items() if name not in loose}
+    ops = [_flat_op(node, i, fixed, constants, literals, force_host) for i, node in enumerate(graph)]
     inputs = tuple(str(v.name) for v in graph.inputs)
     outputs = tuple(str(v.name) for v in graph.outputs)
     for name in (*inputs, *outputs):
         if name not in values:
-            return No("its type is not a dense tensor of a device type, or its shape depends on data", node=name)
+            return No("its type is not a dense tensor of a device type, or its rank is not known", node=name)
     if len(set(outputs)) != len(outputs) or any(o in constants or o in inputs for o in outputs):
         return No("an output is an input, a constant, or another output", node=str(graph.name))
     opset = model.opset_imports.get("", 21)
@@ -127,14 +132,18 @@ def _dims(shape: ir.Shape) -> tuple[Dim | None, ...]:
 
 
 def _spec(value: ir.Value, known: frozenset[str], *, constant: bool) -> TensorSpec | None:
-    """TensorSpec of a value; None for what only the host can hold."""
+    """TensorSpec of a value; None for what has no dense form.
+
+    A dimension that depends on data gets a symbol of its own: such a value lives on the host.
+    """
     if value.shape is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
         return None
     dtype = dtypes.from_onnx(int(value.dtype))
-    dims = tuple(d for d in _dims(value.shape) if d is not None)
-    if dtype is None or len(dims) != len(value.shape) or any(symbols(d) - known for d in dims):
+    if dtype is None:
         return None
-    return spec(dtype, dims, constant=constant)
+    own = f"data_{zlib.crc32(str(value.name).encode())}"
+    dims = (d if d is not None and not symbols(d) - known else f"{own}_{i}" for i, d in enumerate(_dims(value.shape)))
+    return spec(dtype, tuple(dims), constant=constant)
 
 
 def _literal(value: ir.Value, array: np.ndarray | None) -> Literal | None:

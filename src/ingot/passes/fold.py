@@ -35,7 +35,7 @@ _PIN = "ingot.pin"
 _FREE = 4096
 """Elements that a folded constant may always have."""
 _KEPT = frozenset({
-    "ConstantOfShape", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "RandomNormal",
+    "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "RandomNormal",
     "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 })  # fmt: skip
 """Ops that are not folded: their form says more than their value, or it has no fixed value."""
@@ -65,12 +65,13 @@ def fold(model: ir.Model) -> list[str]:
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
+        _infer_missing(model)
         for _ in range(_ROUNDS):
             if not _round(model):
                 break
+            _infer_missing(model)
     finally:
         quiet.setLevel(level)
-    infer_symbolic_shapes(model, warn_on_missing=False)
     after = _count(model)
     return (
         [f"{before - after} of {before} nodes were constant, dead, repeated or did nothing"] if after < before else []
@@ -78,9 +79,17 @@ def fold(model: ir.Model) -> list[str]:
 
 
 def tidy(model: ir.Model) -> None:
-    """Shapes of new values, and names for whatever has none: after a pass that made nodes."""
+    """Removes what nobody reads and infers the shapes of new values: after a pass that made nodes."""
     common.RemoveUnusedNodesPass()(model)
-    infer_symbolic_shapes(model, warn_on_missing=False)
+    _infer_missing(model)
+
+
+def _infer_missing(model: ir.Model) -> None:
+    """Infers shapes where some value has none."""
+    values = (v for node in model.graph for v in node.outputs if v.name)
+    if any(v.shape is None or v.dtype is None for v in values):
+        # Names for anonymous sizes were settled by the importer; to do so again costs more than all the rest.
+        infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=False)
 
 
 def _count(model: ir.Model) -> int:
@@ -89,7 +98,6 @@ def _count(model: ir.Model) -> int:
 
 def _round(model: ir.Model) -> bool:
     nodes = list(model.graph.all_nodes())
-    infer_symbolic_shapes(model, warn_on_missing=False)
     _fold_known(model)
     with _pinned_outputs(model):
         modified = folding.FoldConstantsPass(

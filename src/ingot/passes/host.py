@@ -54,7 +54,8 @@ def _visible(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _clone(node: ir.Node, mapping: dict[ir.Value | None, ir.Value | None]) -> ir.Node:
-    outputs = [ir.Value(name=v.name, type=v.type, shape=v.shape) for v in node.outputs]
+    # Without shapes: what was inferred at fixed sizes, or declared wrongly, is not to bind the host's runtime.
+    outputs = [ir.Value(name=v.name, type=v.type) for v in node.outputs]
     inputs = [mapping.get(v, v) if v is not None else None for v in node.inputs]
     mapping.update(zip(node.outputs, outputs, strict=True))
     return ir.Node(
@@ -73,12 +74,23 @@ def _attributes(node: ir.Node, mapping: dict[ir.Value | None, ir.Value | None]) 
     attrs = []
     for attr in node.attributes.values():
         if attr.type == ir.AttributeType.GRAPH:
-            attrs.append(ir.AttrGraph(attr.name, _clone_graph(attr.as_graph(), mapping)))
+            body = _clone_graph(attr.as_graph(), mapping)
+            if node.op_type == "Loop":
+                _relax_loop(body, mapping.get(node.inputs[1]))
+            attrs.append(ir.AttrGraph(attr.name, body))
         elif attr.type == ir.AttributeType.GRAPHS:
             attrs.append(ir.AttrGraphs(attr.name, [_clone_graph(g, mapping) for g in attr.as_graphs()]))
         else:
             attrs.append(attr)
     return attrs
+
+
+def _relax_loop(body: ir.Graph, condition: ir.Value | None) -> None:
+    """Takes back what a loop's body declares of its state, which exporters get wrong; the trip count stays."""
+    if condition is not None and condition.const_value is not None:
+        body.inputs[1].shape = ir.Shape(condition.const_value.numpy().shape)
+    for value in body.inputs[2:]:
+        value.shape = None
 
 
 def _clone_graph(graph: ir.Graph, outer: dict[ir.Value | None, ir.Value | None]) -> ir.Graph:

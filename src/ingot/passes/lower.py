@@ -37,8 +37,12 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
     host island with the reason. Returns No when the whole graph must run on the host.
     """
     known = frozenset(r.symbol for r in ranges)
+    ranks = {value: len(value.shape) for value in model.graph.outputs if value.shape is not None}
     _forget_foreign_shapes(model, known)
     infer_shapes(model)
+    for value, rank in ranks.items():
+        if value.shape is None:
+            value.shape = ir.Shape([None] * rank)
     host: dict[str, No] = {}
     solo: set[str] = set()
     plain: set[str] = set()
