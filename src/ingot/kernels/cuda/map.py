@@ -13,17 +13,13 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH
 from ingot.kernels.cuda.maps.emit import Refused
-from ingot.kernels.cuda.maps.plan import MapPlan, plan_map, reach
+from ingot.kernels.cuda.maps.plan import MapPlan, plan_map
 from ingot.kernels.cuda.maps.source import MapSource, Shape1D
+from ingot.kernels.cuda.maps.weight import BLOCK_START, CLOCK, instructions, traffic_seconds
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.transpose import TransposeTactic
 
 _ENTRY = "ingot_map"
-_CLOCK = 1.7e9
-_SECTOR = 32
-"""Bytes that the memory system moves at least."""
-_FLIGHT = 32768
-"""Bytes that an SM must have under way to keep device memory busy."""
 _MOST_VARIANTS = 8
 
 
@@ -68,18 +64,19 @@ class MapTactic:
         return Program((Kernel(_ENTRY, cubin, (source.grid, 1, 1), variant["block"], 0, source.arguments, pdl),))
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
-        """Launch, plus the longer of memory traffic and instruction issue, plus what one thread waits for."""
+        """Launch, plus the longest of memory traffic, instruction issue and block starts, plus one thread's work."""
         cut = _cut(variant)
         source = _source(region, cut)
-        total = sum(evaluate(space.total, bindings) for space in source.plan.spaces)
-        threads = -(-total // (cut.vector * cut.each))
-        flight = min(threads, target.sms * 2048) * cut.each * _bytes_per_thread(source)
-        rate = target.bandwidth * min(1.0, flight / (target.sms * _FLIGHT))
-        traffic = _traffic(source, bindings) / max(rate, 1.0)
-        warps = -(-evaluate(source.grid, bindings) * cut.block // 32)
-        issue = warps * source.length * 1.5 / (target.sms * 4 * _CLOCK)
-        alone = 1.0e-6 + source.length * 4 / _CLOCK
-        return LAUNCH + max(traffic, issue) + alone + abs(cut.block - 256) * 1e-11
+        totals = [evaluate(space.total, bindings) for space in source.plan.spaces]
+        blocks = evaluate(source.grid, bindings)
+        threads = -(-sum(totals) // (cut.vector * cut.each))
+        share = cut.block * cut.vector * cut.each
+        plain = source.plan.region
+        traffic = traffic_seconds(plain, source.accesses, share, threads, max(totals), target, bindings)
+        length = instructions(source.em.text.lines)
+        issue = blocks * (cut.block // 32) * length / (target.sms * 4 * CLOCK)
+        alone = 0.1e-6 + length * 1.5e-9
+        return LAUNCH + max(traffic, issue, blocks * BLOCK_START) + alone
 
 
 @lru_cache(maxsize=512)
@@ -107,31 +104,6 @@ def _vectors(region: Region, bindings: Bindings) -> list[int]:
             found.append(vector)
         vector //= 2
     return [*found[:2], 1]
-
-
-def _bytes_per_thread(source: MapSource) -> int:
-    """Bytes that a thread asks for before it waits, for each of its vectors."""
-    spec_of, outputs = source.plan.region.spec_of, source.plan.region.outputs
-    each = source.cut.each
-    loads = [a for a in source.accesses if a.name not in outputs and a.near != 0]
-    return max(sum(a.lanes * dtypes.itemsize(spec_of[a.name].dtype) for a in loads) // each, 1)
-
-
-def _traffic(source: MapSource, bindings: Bindings) -> float:
-    """Bytes through device memory; a tensor that is read with gaps moves whole sectors."""
-    region = source.plan.region
-    worst: dict[str, float] = {}
-    for access in source.accesses:
-        spec = region.spec_of[access.name]
-        size = dtypes.itemsize(spec.dtype)
-        count = evaluate(spec.elements, bindings)
-        touched = min(count, max(evaluate(reach(spec), bindings), 1)) * size
-        gap = abs(evaluate(access.near, bindings))
-        waste = 1.0 if gap <= 1 else min(gap * size, _SECTOR) / size / 2
-        if access.width * size < 4 and access.lanes > 1:
-            waste *= 1.3
-        worst[access.name] = max(worst.get(access.name, 0.0), touched * waste)
-    return sum(worst.values())
 
 
 TACTICS: tuple[MapTactic, TransposeTactic] = (MapTactic(), TransposeTactic())

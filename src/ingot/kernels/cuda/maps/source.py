@@ -49,12 +49,6 @@ class MapSource:
         """Loads and stores of one thread, for each of its vectors."""
         return tuple(self.puller.accesses)
 
-    @property
-    def length(self) -> int:
-        """Statements a thread executes, roughly."""
-        loops = sum(line.strip() == "#pragma unroll" for line in self.em.text.lines)
-        return len(self.em.text.lines) + loops * (self.cut.vector - 2)
-
     # -- one space
 
     def _space(self, space: Space, *, last: bool) -> None:
