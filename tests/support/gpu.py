@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import numpy as np
 from support.strided import bound, poisoned, scatter, window
 
+from ingot.device.launch import Arg, KernelArgs, integer, pointer
+from ingot.device.tensor_map import encoded
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.region import Region
-from ingot.kernels.api import Input, Kernel, Null, Output, Pdl, Program, Scratch, Target, Value
+from ingot.kernels.api import Argument, Input, Kernel, Output, Pdl, Program, Scratch, Target, TensorMap, Value
 
 _GUARD = 512
 """Bytes of 0xFF kept before and after every buffer; a change is an out-of-bounds write."""
@@ -81,32 +82,27 @@ class _Buffer:
 
 def _parameters(
     kernel: Kernel, inputs: list[_Buffer], outputs: list[_Buffer], scratch: list[_Buffer], bindings: Bindings
-) -> tuple[tuple[int, ...], tuple[Any, ...]]:
-    values: list[int] = []
-    types: list[Any] = []
-    for argument in kernel.arguments:
+) -> KernelArgs:
+    def one(argument: Argument) -> Arg:
         match argument:
             case Input(index):
-                values.append(inputs[index].address)
-                types.append(ctypes.c_void_p)
+                return pointer(inputs[index].address)
             case Output(index):
-                values.append(outputs[index].address)
-                types.append(ctypes.c_void_p)
+                return pointer(outputs[index].address)
             case Scratch(index):
-                values.append(scratch[index].address)
-                types.append(ctypes.c_void_p)
+                return pointer(scratch[index].address)
             case Value(dim, width):
-                values.append(evaluate(dim, bindings))
-                types.append(ctypes.c_int if width == 4 else ctypes.c_longlong)
-            case Null():
-                values.append(0)
-                types.append(ctypes.c_void_p)
-    return tuple(values), tuple(types)
+                return integer(evaluate(dim, bindings), width)
+            case TensorMap(tensor=tensor):
+                address = one(tensor)
+                assert not isinstance(address, bytes)
+                return encoded(argument, address[0], bindings)
+        return pointer(0)
+
+    return KernelArgs([one(argument) for argument in kernel.arguments])
 
 
-def _launch(
-    kernel: Kernel, function: Any, parameters: tuple[tuple[int, ...], tuple[Any, ...]], grid: list[int]
-) -> None:
+def _launch(kernel: Kernel, function: Any, parameters: KernelArgs, grid: list[int]) -> None:
     from cuda.bindings import driver
 
     config = driver.CUlaunchConfig()
@@ -126,7 +122,7 @@ def _launch(
         cluster.x, cluster.y, cluster.z = kernel.cluster, 1, 1
         attributes.append(attribute)
     config.attrs, config.numAttrs = attributes, len(attributes)
-    _ok(driver.cuLaunchKernelEx(config, function, parameters, 0))
+    _ok(driver.cuLaunchKernelEx(config, function, parameters.address, 0))
 
 
 def run_program(

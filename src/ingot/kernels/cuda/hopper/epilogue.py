@@ -1,0 +1,277 @@
+"""Epilogues as CUDA C++: a struct that fetches what a row of eight columns needs, computes, and stores it.
+
+Everything is fetched before anything is computed, so that loads are in flight together, and every
+element of a tensor is read by the lane that writes the element of the result: results may lie
+where an operand lay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ingot.errors import YES, Answer, No
+from ingot.graph import dtypes
+from ingot.graph.dims import Dim, divisible, mul
+from ingot.graph.region import BodyOp, Literal, Region, Scalar
+from ingot.graph.scalar_code import compute_dtype
+from ingot.kernels.cuda.hopper.operands import Operands
+from ingot.kernels.cuda.rows.text import CudaText, literal, literal_type, loaded, refusal, scalar_op, stored
+from ingot.kernels.triton.indexing import broadcast_strides, same
+
+WIDTH = 8
+"""Columns of a lane."""
+_BYTES = 16
+"""Widest access of a lane."""
+
+
+def check_epilogue(o: Operands) -> Answer:
+    """Whether every op after the product has a CUDA form, and every tensor lies where rows of columns can be read."""
+    region, anchor = o.region, o.region.ops[0]
+    shape = region.shape(anchor.outputs[0])
+    literals = _literals(region)
+    if isinstance(literals, No):
+        return literals
+    refused = refusal(o.normal.epilogue, _kinds(region), literals)
+    if refused is not None:
+        return refused
+    made = {name for op in region.ops for name in op.outputs}
+    for name in (n for op in o.normal.epilogue for n in op.inputs if n and n not in literals and n not in made):
+        if not _broadcasts(region.shape(name), shape):
+            return No(f"{name!r} of shape {region.shape(name)} does not broadcast to the output {shape}")
+    for name in region.outputs:
+        if name not in made or region.shape(name) != shape:
+            return No(f"output {name!r} is not one of the product's own shape")
+        if o.col_axis is not None and shape[o.col_axis] != 1 and region.spec_of[name].strides[o.col_axis] != 1:
+            return No(f"output {name!r} whose channels are not innermost")
+    return YES
+
+
+def _broadcasts(shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> bool:
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
+def _literals(region: Region) -> dict[str, Scalar] | No:
+    found: dict[str, Scalar] = {}
+    for name, value in region.literals:
+        number: Literal = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+        if isinstance(number, str | tuple):
+            return No(f"literal {value!r} is not a number")
+        found[name] = number
+    return found
+
+
+def _kinds(region: Region) -> dict[str, str]:
+    """Arithmetic type of every value."""
+    return {name: compute_dtype(spec.dtype) for name, spec in region.values}
+
+
+@dataclass
+class EpilogueText:
+    """Emits ``struct Epilogue`` for one Region; parameters are collected in ``out``."""
+
+    o: Operands
+    tile_rows: int
+    tile_cols: int
+    out: CudaText = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.out = CudaText(self.o.region)
+        literals = _literals(self.o.region)
+        assert isinstance(literals, dict)
+        self.literals, self.kinds = literals, _kinds(self.o.region)
+        region = self.o.region
+        read = [n for op in self.o.normal.epilogue for n in op.inputs]
+        self.tensors = [n for n in region.inputs if n in read]
+        self.number = {name: i for i, name in enumerate((*region.inputs, *region.outputs))}
+
+    # -- where tensors lie
+
+    def _strides(self, name: str) -> tuple[Dim, ...]:
+        region = self.o.region
+        return broadcast_strides(region.spec_of[name], region.shape(region.ops[0].outputs[0]))
+
+    def _col_stride(self, name: str) -> Dim:
+        axis = self.o.col_axis
+        return 0 if axis is None else self._strides(name)[axis]
+
+    def _by_row(self, name: str) -> bool:
+        strides = self._strides(name)
+        return any(strides[axis.axis] != 0 for axis in self.o.row_axes)
+
+    def _width(self, name: str) -> int:
+        """Columns that one access may take."""
+        spec = self.o.region.spec_of[name]
+        item, strides = dtypes.itemsize(spec.dtype), self._strides(name)
+        if self._col_stride(name) != 1:
+            return 1
+        steps = [strides[axis.axis] for axis in (*self.o.row_axes, *self.o.batch_axes)]
+        for width in (8, 4, 2):
+            bytes_ = width * item
+            aligned = bytes_ <= _BYTES and spec.align % bytes_ == 0 and self.o.cols % width == 0
+            if aligned and all(divisible(step, width) for step in steps):
+                return width
+        return 1
+
+    def _offset(self, name: str) -> str:
+        """Code of the offset of (row, z), columns left out."""
+        strides = self._strides(name)
+        rows = self._flat("row", [(a.size, strides[a.axis]) for a in self.o.row_axes])
+        members = self._flat("z", [(a.size, strides[a.axis]) for a in self.o.batch_axes])
+        return " + ".join(part for part in (rows, members) if part) or "0"
+
+    def _flat(self, index: str, dims: list[tuple[Dim, Dim]]) -> str:
+        merged: list[tuple[Dim, Dim]] = []
+        for size, stride in dims:
+            if size == 1:
+                continue
+            if merged and same(merged[-1][1], mul(size, stride)):
+                merged[-1] = (mul(merged[-1][0], size), stride)
+            else:
+                merged.append((size, stride))
+        terms, inner = [], 1
+        inner_dim: Dim = inner
+        for position, (size, stride) in reversed(list(enumerate(merged))):
+            code = index if inner_dim == 1 else f"{index} / {self.out.number(inner_dim)}"
+            if position > 0:
+                code = f"{code} % {self.out.number(size)}"
+            inner_dim = mul(inner_dim, size)
+            if stride != 0:
+                terms.append(f"(long long)({code}) * {self.out.number(stride, 8)}")
+        return " + ".join(reversed(terms))
+
+    # -- text
+
+    def text(self) -> str:
+        """The struct; its fields are the parameters of ``out``, in order."""
+        body: list[str] = []
+        self.out.lines = body
+        self.out.indent = 1
+        self._struct("Columns", by_row=False)
+        self._struct("Fetched", by_row=True)
+        self._fetch("columns(Columns& to, int col, int z)", by_row=False)
+        self._fetch("fetch(Fetched& to, int row, int col, int z)", by_row=True)
+        self._finish()
+        self._prefetch()
+        fields = [f"  {kind} {name};" for name, (kind, _) in self.out.parameters.items()]
+        return "\n".join(["struct Epilogue {", *fields, *body, "};", ""])
+
+    def value(self) -> str:
+        """Initialiser of the struct from the kernel's parameters."""
+        return f"{{{', '.join(self.out.parameters)}}}"
+
+    def _kind(self, name: str) -> str:
+        return dtypes.TABLE[self.o.region.spec_of[name].dtype].cuda
+
+    def _pieces(self, name: str) -> tuple[int, int]:
+        """Width and number of the accesses for one row of columns."""
+        if self._col_stride(name) == 0:
+            return 1, 1
+        width = self._width(name)
+        return width, WIDTH // width
+
+    def _struct(self, struct: str, *, by_row: bool) -> None:
+        with self.out.block(f"struct {struct}"):
+            for name in self.tensors:
+                if self._by_row(name) == by_row:
+                    width, count = self._pieces(name)
+                    self.out.line(f"vec_t<{self._kind(name)}, {width}> x{self.number[name]}[{count}];")
+        self.out.lines[-1] += ";"
+
+    def _guard(self, index: str, width: int) -> str:
+        """Condition that the columns of one access exist; empty when they always do."""
+        if self.o.cols % self.tile_cols == 0:
+            return ""
+        return f"col + {index} * {width} < {self.o.cols}"
+
+    def _fetch(self, head: str, *, by_row: bool) -> None:
+        out = self.out
+        with out.block(f"INGOT_MEMBER void {head} const"):
+            if by_row:
+                out.line(f"if (row >= {out.number(self.o.rows)}) return;")
+            for name in (n for n in self.tensors if self._by_row(n) == by_row):
+                width, count = self._pieces(name)
+                at = self._offset(name) if by_row else self._offset_of_member(name)
+                stride, number = self._col_stride(name), self.number[name]
+                with out.block():
+                    out.line(f"const {self._kind(name)}* from = {out.input(name)} + ({at});")
+                    with out.unrolled("i", count):
+                        guard = self._guard("i", width) if stride != 0 else ""
+                        column = "0" if stride == 0 else "(long long)(col + i * %d)" % width
+                        step = "" if stride in (0, 1) else f" * {out.number(stride, 8)}"
+                        load = f"to.x{number}[i] = load_vec<{width}>(from + {column}{step});"
+                        out.line(f"if ({guard}) {load}" if guard else load)
+
+    def _offset_of_member(self, name: str) -> str:
+        strides = self._strides(name)
+        return self._flat("z", [(a.size, strides[a.axis]) for a in self.o.batch_axes]) or "0"
+
+    def _operand(self, name: str, op: BodyOp) -> str:
+        if not name:
+            return ""
+        if name in self.literals:
+            return literal(self.literals[name], literal_type(op, name, self.kinds, self.literals))
+        if name in self.tensors:
+            return f"t{self.number[name]}"
+        return f"e_{list(self.kinds).index(name)}"
+
+    def _finish(self) -> None:
+        out, region = self.out, self.o.region
+        values = list(self.kinds)
+        raw = region.ops[0].outputs[0]
+        head = "finish(const Fetched& f, const Columns& c, const float (&sums)[8], int row, int col, int z)"
+        with out.block(f"INGOT_MEMBER void {head} const"):
+            out.line(f"if (row >= {out.number(self.o.rows)}) return;")
+            for name in region.outputs:
+                width = self._width(name)
+                out.line(f"vec_t<{self._kind(name)}, {width}> y{self.number[name]}[{WIDTH // width}];")
+            with out.unrolled("j", WIDTH):
+                scale = self.o.normal.scale
+                factor = "" if scale == 1.0 else f" * {literal(scale, 'float32')}"
+                out.line(f"const float e_{values.index(raw)} = sums[j]{factor};")
+                for name in self.tensors:
+                    self._loaded(name)
+                for op in self.o.normal.epilogue:
+                    code = scalar_op(op, [self._operand(n, op) for n in op.inputs], self.kinds, self.literals)
+                    assert isinstance(code, str), code
+                    kind = self.kinds[op.outputs[0]]
+                    out.line(f"const {dtypes.TABLE[kind].cuda} e_{values.index(op.outputs[0])} = {code};")
+                for name in region.outputs:
+                    width, dtype = self._width(name), region.spec_of[name].dtype
+                    code = stored(f"e_{values.index(name)}", self.kinds[name], dtype)
+                    out.line(f"y{self.number[name]}[j / {width}].v[j % {width}] = {code};")
+            for name in region.outputs:
+                self._store(name)
+
+    def _loaded(self, name: str) -> None:
+        width, _ = self._pieces(name)
+        source = "f" if self._by_row(name) else "c"
+        index = "[0].v[0]" if self._col_stride(name) == 0 else f"[j / {width}].v[j % {width}]"
+        dtype = self.o.region.spec_of[name].dtype
+        kind = dtypes.TABLE[self.kinds[name]].cuda
+        code = loaded(f"{source}.x{self.number[name]}{index}", dtype)
+        self.out.line(f"const {kind} t{self.number[name]} = {code};")
+
+    def _store(self, name: str) -> None:
+        out, width = self.out, self._width(name)
+        with out.block():
+            out.line(f"{self._kind(name)}* to = {out.output(name)} + ({self._offset(name)});")
+            with out.unrolled("i", WIDTH // width):
+                guard = self._guard("i", width)
+                store = f"store_vec<{width}>(to + col + i * {width}, y{self.number[name]}[i]);"
+                out.line(f"if ({guard}) {store}" if guard else store)
+
+    def _prefetch(self) -> None:
+        """The tile's rows of whole tensors, brought to the L2 cache by the lanes of one warp."""
+        out, region = self.out, self.o.region
+        with out.block("INGOT_MEMBER void prefetch(int row0, int col, int z, int lane) const"):
+            for name in self.tensors:
+                spec = region.spec_of[name]
+                item = dtypes.itemsize(spec.dtype)
+                if not self._by_row(name) or self._width(name) * item < _BYTES:
+                    continue
+                columns = self.o.cols
+                with out.block(f"for (int i = lane; i < {self.tile_rows}; i += 32)"):
+                    out.line("const int row = row0 + i;")
+                    out.line(f"const int count = min({columns} - col, {self.tile_cols}) * {item};")
+                    where = f"{out.input(name)} + ({self._offset(name)}) + col"
+                    out.line(f"if (row < {out.number(self.o.rows)}) prefetch_bytes({where}, count);")

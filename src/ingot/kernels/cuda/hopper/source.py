@@ -1,0 +1,111 @@
+"""CUDA C++ of one variant: constants, the wgmma of its shape, the epilogue, the template's text, the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from ingot.graph.dims import Dim, ceildiv, mul
+from ingot.graph.dtypes import itemsize
+from ingot.kernels.api import Argument, Target
+from ingot.kernels.cuda.hopper.epilogue import EpilogueText
+from ingot.kernels.cuda.hopper.operands import Operands
+from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.rows.text import HELPERS
+
+ENTRY = "ingot_product"
+SPIN_LIMIT = 0
+"""Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
+_WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16"}
+_DEPTH = 32
+"""Bytes of the depth that one wgmma takes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text, and how to launch what it compiles to."""
+
+    text: str
+    grid: Dim
+    arguments: tuple[Argument, ...]
+
+
+def tile_counts(o: Operands, tile: HopperTile) -> tuple[Dim, Dim, Dim]:
+    """Clusters along the rows, tiles along the columns, batch members."""
+    return ceildiv(o.rows, tile.m * tile.cluster), ceildiv(o.cols, tile.n), o.batch
+
+
+def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
+    """CUDA C++ of one variant."""
+    epilogue = EpilogueText(o, tile.m, tile.n)
+    struct = epilogue.text()
+    value = epilogue.value()
+    out = epilogue.out
+    tiles_m, tiles_n, batch = tile_counts(o, tile)
+    numbers = [o.rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, *o.output]
+    problem = ", ".join(out.number(number) for number in numbers)
+    parameters = [
+        "const __grid_constant__ tensor_map_t a",
+        "const __grid_constant__ tensor_map_t b",
+        *(f"{kind} {name}" for name, (kind, _) in out.parameters.items()),
+    ]
+    kernel = f"""
+extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {ENTRY}({", ".join(parameters)}) {{
+  const Epilogue epilogue = {value};
+  const Problem problem = {{{problem}}};
+  product(a, b, problem, epilogue);
+}}
+"""
+    debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
+    text = "\n".join([debug, HELPERS, template("ptx.cuh"), _constants(o, tile), _wgmma(o, tile), struct,
+                      template("main.cuh"), kernel])  # fmt: skip
+    clusters = mul(tiles_m, tiles_n, batch)
+    most = target.sms * tile.resident // tile.cluster
+    if tile.persistent:
+        clusters = min(clusters, most) if isinstance(clusters, int) else f"min({clusters}, {most})"
+    return Source(text, mul(clusters, tile.cluster), (*o.maps(tile), *out.arguments))
+
+
+@lru_cache(maxsize=4)
+def template(name: str) -> str:
+    """Text of a file of this package."""
+    return (resources.files("ingot.kernels.cuda.hopper") / name).read_text()
+
+
+def _constants(o: Operands, tile: HopperTile) -> str:
+    item = itemsize(o.a.dtype)
+    f = o.filter
+    values = {
+        "Item": item, "TileM": tile.m, "TileN": tile.n, "Units": tile.units, "Groups": tile.groups,
+        "Slice": tile.slice, "Slices": tile.slices, "Stages": tile.stages, "Cluster": tile.cluster,
+        "Order": tile.order, "Chunk": tile.chunk(item),
+        "ProducerRegisters": tile.registers[0], "ConsumerRegisters": tile.registers[1],
+        "TapsH": f.taps[0], "TapsW": f.taps[1], "StrideH": f.stride[0], "StrideW": f.stride[1],
+        "PadH": f.pad[0], "PadW": f.pad[1], "DilationH": f.dilation[0], "DilationW": f.dilation[1],
+    }  # fmt: skip
+    flags = {
+        "Ping": bool(tile.ping), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
+        "EarlyB": o.b.constant, "BatchA": o.batch_a, "BatchB": o.batch_b,
+    }  # fmt: skip
+    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
+    lines += [f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items()]
+    return "\n".join(lines)
+
+
+def _wgmma(o: Operands, tile: HopperTile) -> str:
+    """The instruction for 64 rows and the tile's columns, both operands in shared memory."""
+    kind, count = _WGMMA_TYPE[o.a.dtype], tile.n // 2
+    depth = _DEPTH // itemsize(o.a.dtype)
+    registers = ", ".join(f"%{i}" for i in range(count))
+    operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    return f"""
+INGOT_INLINE void wgmma(float (&d)[{count}], unsigned long long a, unsigned long long b, bool accumulate) {{
+  asm volatile(
+      "{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 2}, 0;\\n"
+      "wgmma.mma_async.sync.aligned.m64n{tile.n}k{depth}.f32.{kind}.{kind} "
+      "{{{registers}}}, %{count}, %{count + 1}, p, 1, 1, 0, {int(o.columns_inner)};\\n}}"
+      : {operands}
+      : "l"(a), "l"(b), "r"((int)accumulate));
+}}
+"""

@@ -1,0 +1,132 @@
+"""``cuda.hopper``: convolutions and matrix products of 16-bit floats on sm_90 through the copy engine and wgmma."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ingot.errors import Answer, No
+from ingot.graph.dims import Bindings, evaluate
+from ingot.graph.dtypes import itemsize
+from ingot.graph.region import Kind, Region
+from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
+from ingot.kernels.cuda.hopper.cost import seconds
+from ingot.kernels.cuda.hopper.epilogue import check_epilogue
+from ingot.kernels.cuda.hopper.operands import Operands, operands
+from ingot.kernels.cuda.hopper.source import ENTRY, Source, generate
+from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.nvrtc import compile_cuda
+
+_LIMIT = 40
+_PER_BLOCK = 4
+"""Most variants of one tile size at the head of the list."""
+_FORMS = (
+    # units, groups, ping
+    (1, 1, 0), (2, 1, 0), (1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 2, 1),
+)  # fmt: skip
+_COLUMNS = (32, 64, 96, 128, 192, 256)
+_FEW = 64
+"""Channels up to which one slice takes them all."""
+
+
+@dataclass(frozen=True)
+class HopperTactic:
+    """Warp-specialised implicit product with a generated epilogue."""
+
+    name: str = "cuda.hopper"
+    kinds: frozenset[Kind] = frozenset({Kind.CONV, Kind.GEMM})
+
+    def accepts(self, region: Region, target: Target) -> Answer:
+        """16-bit floats on sm_90, operands aligned to 16 bytes with a contiguous depth (B: or columns)."""
+        if target.cc != 90:
+            return No(f"{target.name} is not sm_90")
+        o = operands(region)
+        if isinstance(o, No):
+            return o
+        return check_epilogue(o)
+
+    def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
+        """Tiles by predicted time, the first ones of different shapes."""
+        o = _read(region)
+        ranked = sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
+        seen: Counter[tuple[int, int]] = Counter()
+        head = []
+        for tile in ranked:
+            seen[tile.m, tile.n] += 1
+            if seen[tile.m, tile.n] <= _PER_BLOCK:
+                head.append(tile)
+        return [tile.variant(self.name) for tile in head[:_LIMIT]]
+
+    def source(self, region: Region, variant: Variant, target: Target) -> Source:
+        """CUDA C++ of a variant."""
+        return generate(_read(region), HopperTile.of(variant), target)
+
+    def compile(self, region: Region, variant: Variant, target: Target) -> Program:
+        """Machine code of a variant."""
+        o, tile = _read(region), HopperTile.of(variant)
+        source = generate(o, tile, target)
+        cubin = compile_cuda(source.text, ENTRY, target, specific=True).cubin
+        shared = tile.shared(itemsize(o.a.dtype))
+        grid = (source.grid, 1, 1)
+        kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, tile.cluster)
+        return Program((kernel,))
+
+    def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
+        """Predicted seconds."""
+        return seconds(_read(region), HopperTile.of(variant), target, bindings)
+
+
+@lru_cache(maxsize=256)
+def _read(region: Region) -> Operands:
+    o = operands(region)
+    assert isinstance(o, Operands), o
+    return o
+
+
+def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
+    """Every tile that fits and is not larger than the product asks for."""
+    rows, channels = evaluate(o.rows, bindings), evaluate(o.channels, bindings)
+    item = itemsize(o.a.dtype)
+    depth = _slice(channels, o)
+    total = o.taps * -(-channels // depth)
+    found = []
+    for (units, groups, ping), n, per_stage in itertools.product(_FORMS, _COLUMNS, _slices(depth, total)):
+        if n >= 2 * max(o.cols, 32) or (n > o.cols and n - o.cols >= 64) or (o.columns_inner and n % 64):
+            continue
+        for cluster, resident in ((1, 1), (1, 2), (2, 1)):
+            tile = _deepest(HopperTile(units, groups, ping, n, depth, per_stage, 2, cluster, resident), item, total)
+            if tile is None or (tile.m >= 2 * rows and tile.m > 64):
+                continue
+            if cluster > 1 and (o.columns_inner or rows <= tile.m):
+                continue
+            found.append(tile)
+    return found
+
+
+def _slice(channels: int, o: Operands) -> int:
+    """Elements of the depth per load: as many as the channels fill without much waste."""
+    if o.columns_inner:
+        return 64
+    return next((width for width in (8, 16, 32) if channels <= width), 64)
+
+
+def _slices(width: int, total: int) -> tuple[int, ...]:
+    """Loads per stage: 64 or 128 elements of the depth, an even number of the narrowest."""
+    wanted = [64 // width, 128 // width]
+    return tuple(count for count in wanted if count == wanted[0] or count <= total)
+
+
+def _deepest(tile: HopperTile, item: int, total: int) -> HopperTile | None:
+    """The tile with as many stages as fit, up to what the depth and a few tiles ahead can use."""
+    best = None
+    for stages in range(2, 9):
+        deeper = HopperTile(**{**tile.__dict__, "stages": stages})
+        if deeper.fits(item):
+            best = deeper
+    return best
+
+
+TACTICS: tuple[HopperTactic, ...] = (HopperTactic(),)

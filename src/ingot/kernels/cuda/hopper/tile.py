@@ -1,0 +1,127 @@
+"""The parameters of a Hopper product kernel, and what they cost in shared memory and registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ingot.kernels.api import Variant
+
+SHARED_PER_SM = 228 * 1024
+SHARED_PER_BLOCK = 227 * 1024
+_RESERVED = 1024
+"""Shared memory that the system takes of every resident block, and the slack to align the first stage."""
+_REGISTERS = 65536
+_PRODUCER_REGISTERS = 40
+_WORKING = 40
+"""Registers of a consumer beside its accumulators."""
+_INSTRUCTION = 26
+"""Registers of a wgmma beside its accumulators."""
+
+
+@dataclass(frozen=True)
+class HopperTile:
+    """The parameters of a variant."""
+
+    units: int
+    """Times 64 rows per consumer warpgroup."""
+    groups: int
+    """Consumer warpgroups."""
+    ping: int
+    """1: the two warpgroups take turns at whole tiles, one finishing while the other multiplies. 0: they share one."""
+    n: int
+    """Columns."""
+    slice: int
+    """Elements of the depth that one load brings, 8, 16, 32 or 64 of two bytes."""
+    slices: int
+    """Loads per operand and stage."""
+    stages: int
+    """Depth of the ring."""
+    cluster: int = 1
+    """Blocks, neighbours along the rows, that share each tile of B."""
+    resident: int = 1
+    """Blocks per SM."""
+    order: int = 1
+    """Row tiles that are visited before the next column of tiles."""
+    persistent: int = 1
+    """1: as many blocks as fit, each going on to further tiles; 0: one block per tile."""
+
+    @staticmethod
+    def of(variant: Variant) -> HopperTile:
+        """The tile that a Variant's text describes."""
+        return HopperTile(**{_LONG[key]: value for key, value in variant.params})
+
+    def variant(self, tactic: str) -> Variant:
+        """The inverse of :meth:`of`."""
+        return Variant(tactic, tuple((short, getattr(self, long)) for short, long in _LONG.items()))
+
+    @property
+    def m(self) -> int:
+        """Rows."""
+        return 64 * self.units * (1 if self.ping else self.groups)
+
+    @property
+    def k(self) -> int:
+        """Depth of one stage."""
+        return self.slice * self.slices
+
+    @property
+    def threads(self) -> int:
+        """Of a block: the producer's warpgroup and the consumers'."""
+        return 128 * (1 + self.groups)
+
+    def stage_bytes(self, itemsize: int) -> int:
+        """One stage of both operands."""
+        return (self.m + self.n) * self.k * itemsize
+
+    def chunk(self, itemsize: int) -> int:
+        """Columns that are staged at a time: 64 where there is room, else 32."""
+        wide = self.n % 64 == 0 and self.shared_with(itemsize, 64) <= self.room
+        return 64 if wide else 32
+
+    def shared_with(self, itemsize: int, chunk: int) -> int:
+        """Dynamic shared memory with a staging area of ``chunk`` columns, bytes."""
+        staging = 4 * self.groups * 16 * (chunk + 8) * 4
+        return self.stages * self.stage_bytes(itemsize) + staging + 8 * (2 * self.stages + 2) + _RESERVED
+
+    def shared(self, itemsize: int) -> int:
+        """Dynamic shared memory, bytes."""
+        return self.shared_with(itemsize, self.chunk(itemsize))
+
+    @property
+    def room(self) -> int:
+        """Dynamic shared memory that one block may have, bytes."""
+        return min(SHARED_PER_SM // self.resident - _RESERVED, SHARED_PER_BLOCK)
+
+    @property
+    def entry_registers(self) -> int:
+        """Registers per thread at the start: all that the resident blocks can have."""
+        return min(_REGISTERS // (self.threads * self.resident) // 8 * 8, 255)
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers per producer and consumer thread after they have been shared out; (0, 0): as they are."""
+        pool = self.entry_registers // 8 * 8 * (1 + self.groups)
+        consumer = min((pool - _PRODUCER_REGISTERS) // self.groups // 8 * 8, 240)
+        return (0, 0) if self.entry_registers >= 232 else (_PRODUCER_REGISTERS, consumer)
+
+    def fits(self, itemsize: int) -> bool:
+        """Whether a block has the shared memory and the registers it needs."""
+        consumer = self.registers[1] or self.entry_registers
+        held = self.units * self.n // 2 + _WORKING <= consumer
+        # The compiler wants each instruction to fit before registers are shared out (its error C7602).
+        return self.shared(itemsize) <= self.room and held and self.n // 2 + _INSTRUCTION <= self.entry_registers
+
+
+_LONG = {
+    "mu": "units",
+    "wg": "groups",
+    "pp": "ping",
+    "bn": "n",
+    "sl": "slice",
+    "ns": "slices",
+    "st": "stages",
+    "cl": "cluster",
+    "oc": "resident",
+    "or": "order",
+    "ps": "persistent",
+}
