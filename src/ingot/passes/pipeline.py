@@ -13,6 +13,7 @@ from ingot.passes.batch_norm import fold_batch_norm
 from ingot.passes.contrib import standardise
 from ingot.passes.fold import fold, tidy
 from ingot.passes.gelu import fuse_activations
+from ingot.passes.normalize import fuse_normalisations
 from ingot.passes.qkv import fuse_siblings
 from ingot.quantize.autocast import autocast
 
@@ -40,6 +41,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
     Pass("fold", fold),
     Pass("batch_norm", fold_batch_norm),
+    Pass("normalize", fuse_normalisations),
     Pass("gelu", fuse_activations),
     Pass("attention", fuse_attention),
     Pass("qkv", fuse_siblings),
