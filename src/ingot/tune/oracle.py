@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ingot.graph.reference import run_region
 
 from ingot.graph.dims import Bindings
+from ingot.graph.reference import run_region
 from ingot.graph.region import Region
 from ingot.tune.gate import OutputGate, outliers, tolerance
 from ingot.tune.samples import flops, random_inputs
 from ingot.tune.slicing import restricted, sliced_names
 from ingot.tune.storage import Array, Stored
 
-_HOST_FLOPS = 4e9
+_HOST_FLOPS = 1.5e9
 """Beyond this the reference is evaluated at some indices of the leading dimension only, if that is sound."""
-_HOST_BYTES = 8 << 20
+_HOST_BYTES = 2 << 20
 """The same, for the bytes of the outputs."""
 
 
