@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -225,6 +226,24 @@ def test_refusals_say_why() -> None:
     assert "com.example.Relu6" in str(MAP.accepts(foreign, Target(90)))
     shift = BodyOp("BitShift", ("x", "x"), ("y",), (("direction", "LEFT"),))
     assert "BitShift" in str(MAP.accepts(build_region(Kind.MAP, {"x": x}, [shift], {"y": x}, ["y"]), Target(90)))
+
+
+@needs_compiler
+def test_long_chains_are_one_kernel() -> None:
+    x = spec("float32", (5, 9))
+    names = ["x", *(f"v{i}" for i in range(400))]
+    ops = [BodyOp(("Neg", "Relu", "Abs")[i % 3], (a,), (b,)) for i, (a, b) in enumerate(pairwise(names))]
+    case = chain("long", {"x": x}, ops, dict.fromkeys(names[1:], x), [names[-1]])
+    check_on_host(case, [Variant("cuda.map", (("vector", 4), ("each", 1), ("block", 128)))])
+
+
+def test_endless_index_maps_are_refused() -> None:
+    x = spec("float32", (5, 9))
+    names = ["x", *(f"v{i}" for i in range(900))]
+    ops = [BodyOp("Transpose", (a,), (b,)) for a, b in pairwise(names)]
+    inner = {name: spec("float32", (9, 5) if i % 2 == 0 else (5, 9)) for i, name in enumerate(names[1:])}
+    region = build_region(Kind.MAP, {"x": x}, ops, inner, [names[-1]])
+    assert "too many index maps" in str(MAP.accepts(region, Target(90)))
 
 
 @pytest.mark.gpu

@@ -83,7 +83,10 @@ class MapTactic:
 def _source(region: Region, cut: Shape1D) -> MapSource:
     plan = plan_map(region)
     assert isinstance(plan, MapPlan), plan
-    return MapSource(plan, cut, _ENTRY)
+    try:
+        return MapSource(plan, cut, _ENTRY)
+    except RecursionError:
+        raise Refused("too many index maps follow each other") from None
 
 
 def _cut(variant: Variant) -> Shape1D:

@@ -23,7 +23,7 @@ from ingot.kernels.cuda.rows.text import CudaText
 
 T = TypeVar("T")
 _NAME = re.compile(r"-?\w+")
-_MOST_LINES = 20000
+_MOST_LINES = 6000
 
 
 class Refused(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ingot.errors import No
@@ -48,6 +48,7 @@ class Puller:
         self.staged: dict[tuple[str, Coord], str] = {}
         """Loads whose result is at hand in shared memory: code of the element, ``[]`` in the place of the lane."""
         self.accesses: list[Access] = []
+        self._moved: dict[str, bool] = {}
 
     def spec(self, name: str) -> TensorSpec:
         """Spec of a value. Raises Refused for one without."""
@@ -78,6 +79,17 @@ class Puller:
             self.em.remember(key, known)
         assert isinstance(known, Val)
         return known
+
+    def settle(self, names: Sequence[str], index: Index) -> None:
+        """Pulls ``names`` and, before them in order, the scalar ops they need at the same index: chains are long."""
+        shape, wanted = self.shape(names[0]), set(names)
+        for op in reversed(self.region.ops):
+            if is_scalar_op(op.op) and not wanted.isdisjoint(op.outputs):
+                wanted.update(n for n in op.inputs if n in self.region.producer and self.shape(n) == shape)
+        for op in self.region.ops:
+            for name in op.outputs:
+                if name in wanted:
+                    self.pull(name, index)
 
     def _make(self, name: str, index: Index) -> Val:
         if self.is_literal(name):
@@ -113,10 +125,13 @@ class Puller:
 
     def keeps_storage(self, name: str) -> bool:
         """Whether elements of the value are elements of inputs, never computed with."""
-        if name in self.region.inputs or self.is_literal(name):
+        if name not in self.region.producer:
             return True
-        op = self.region.producer[name]
-        return not is_scalar_op(op.op) and op.op != "Resize" and all(self.keeps_storage(n) for n in op.inputs if n)
+        if name not in self._moved:
+            op = self.region.producer[name]
+            pure = not is_scalar_op(op.op) and op.op != "Resize"
+            self._moved[name] = pure and all(self.keeps_storage(n) for n in op.inputs if n)
+        return self._moved[name]
 
     def literal(self, name: str, dtype: str) -> Val:
         """A one-element literal, in compute type."""

@@ -80,8 +80,7 @@ class MapSource:
             em.line(f"const linear_t t_{k} = {place}{factor};")
             walks.append(({"t": Walk(f"t_{k}", space.total, cut.vector)}, {}))
             with em.walking(*walks[-1]):
-                for name in space.outputs:
-                    self.puller.pull(name, index)
+                self.puller.settle(space.outputs, index)
         em.line("pdl_trigger();")
         for k, (walk, known) in enumerate(walks):
             with em.walking(walk, known):
@@ -104,6 +103,7 @@ class MapSource:
         with em.block(f"if ({code} == {em.text.number(minus(blocks, 1))} && threadIdx.x < {rest})"):
             em.line(f"const linear_t t_rest = (linear_t){em.text.number(done)} + threadIdx.x;")
             with em.walking({"t": Walk("t_rest", space.total)}):
+                self.puller.settle(space.outputs, space.index())
                 self._stores(space, space.index())
         self.puller.accesses[:] = accesses
 

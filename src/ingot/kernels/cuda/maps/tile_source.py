@@ -96,8 +96,7 @@ class TileSource:
         for position, key in enumerate(self.tiles.staged):
             self.puller.staged[key] = f"tile{position}[row * {self._pitch(key[0])} + column[]]"
         with self._each("a", "b", cut.store), em.walking(self.tiles.walks({"a": cut.store})):
-            for name in self.tiles.space.outputs:
-                self.puller.pull(name, self.tiles.index())
+            self.puller.settle(self.tiles.space.outputs, self.tiles.index())
             for name in self.tiles.space.outputs:
                 self.puller.write(name, self.tiles.index())
 

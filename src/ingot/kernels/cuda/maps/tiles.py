@@ -136,9 +136,8 @@ def _loads(plan: MapPlan, walks: Mapping[str, Walk], index: Index) -> list[Acces
     puller = Puller(plan.region, em, MOVES)
     try:
         with em.walking(walks):
-            for name in plan.spaces[0].outputs:
-                puller.pull(name, index)
-    except Refused:
+            puller.settle(plan.spaces[0].outputs, index)
+    except (Refused, RecursionError):
         return []
     return puller.accesses
 
