@@ -15,10 +15,11 @@ from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
 from ingot.importer.infer import infer_noting_outputs
 from ingot.importer.messages import first_line
+from ingot.importer.names import make_names_unique
 from ingot.importer.read import Source, read
 from ingot.importer.structure import check_structure
 from ingot.importer.tensors import check_tensors
-from ingot.importer.versions import check_versions, upgrade
+from ingot.importer.versions import check_versions, level_functions, upgrade
 from ingot.importer.walk import all_graphs
 
 
@@ -69,7 +70,7 @@ def _checked(source: Source) -> ir.Model:
     check_tensors(proto)
     check_structure(proto)
     try:
-        return ir.from_proto(proto)
+        return ir.from_proto(level_functions(proto))
     except Exception as error:  # whatever a damaged message makes the deserialiser raise
         raise IngotError(f"{source.name} is damaged: {first_line(error)}", fix="export the model again") from None
 
@@ -77,19 +78,17 @@ def _checked(source: Source) -> ir.Model:
 def _simplify(model: ir.Model) -> list[str]:
     """Inlines functions and makes initialisers constants."""
     notes = []
-    initialised = [v.name for v in model.graph.inputs if v.name in model.graph.initializers]
+    initialised = [str(v.name) for v in model.graph.inputs if v.name in model.graph.initializers]
     if initialised:
-        notes.append(
-            f"{len(initialised)} inputs with a default value are constants: {', '.join(map(str, initialised[:5]))}"
-        )
+        some = ", ".join(initialised[:5])
+        notes.append(f"{len(initialised)} inputs have a default value and become constants: {some}")
     common.RemoveInitializersFromInputsPass()(model)
     if model.functions:
         try:
             common.InlinePass()(model)
         except Exception as error:
-            raise IngotError(
-                f"functions cannot be inlined: {first_line(error)}", fix="export without functions"
-            ) from None
+            reason = f"functions cannot be inlined: {first_line(error)}"
+            raise IngotError(reason, fix="export without functions") from None
     _tidy(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return notes
@@ -98,7 +97,7 @@ def _simplify(model: ir.Model) -> list[str]:
 def _tidy(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    common.NameFixPass()(model)
+    make_names_unique(model)
 
 
 def _foreign(model: ir.Model) -> list[str]:

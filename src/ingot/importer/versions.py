@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
+from onnx import inliner
 from onnxscript import version_converter
 
 from ingot.errors import IngotError
@@ -28,7 +29,7 @@ def check_versions(model: onnx.ModelProto) -> None:
     for holder in (model, *model.functions):
         _one_default_domain(holder)
     uses_default = any(node.domain == "" for node in all_nodes(model))
-    version = next((entry.version for entry in model.opset_import if not entry.domain), None)
+    version = _default_version(model)
     newest = onnx.defs.onnx_opset_version()
     if version is None and uses_default:
         raise IngotError("no operator set of the default domain is imported", fix="set opset_import of the model")
@@ -46,6 +47,29 @@ def _one_default_domain(holder: onnx.ModelProto | onnx.FunctionProto) -> None:
             raise IngotError(f"domain {domain or 'ai.onnx'!r} is imported in two versions, {both}")
     del holder.opset_import[:]
     holder.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
+
+
+def level_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model``, with its functions inlined where one is written for an older opset than the graph.
+
+    Raises IngotError for a function of a newer opset: the graph would have to be upgraded first.
+    """
+    version = _default_version(model)
+    others = {f.name: _default_version(f) for f in model.functions if _default_version(f) not in (None, version)}
+    if not others or version is None:
+        return model
+    for name, other in others.items():
+        if other is not None and other > version:
+            reason = f"is written for opset {other}, but the graph for {version}"
+            raise IngotError(reason, node=f"function {name!r}", fix=f"export the model with opset {other}")
+    try:
+        return inliner.inline_local_functions(model, convert_version=True)
+    except Exception as error:  # the converter behind it raises whatever a node causes
+        raise IngotError(f"functions of older opsets cannot be inlined: {first_line(error)}") from None
+
+
+def _default_version(holder: onnx.ModelProto | onnx.FunctionProto) -> int | None:
+    return next((entry.version for entry in holder.opset_import if not entry.domain), None)
 
 
 def upgrade(model: ir.Model) -> tuple[ir.Model, list[str]]:
