@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_text import fixed, model, run
 
-from importer.models import fixed, model, run
 from ingot.importer.load import import_model
 
 RELU = "g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }"

@@ -35,6 +35,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Source:
     if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
+        _expect_graph(proto, "the model")
         return Source(proto, None, "the model", _fingerprint(_serialised(source), proto, None))
     if isinstance(source, bytes):
         name, path, content = "the model", None, source
@@ -71,9 +72,15 @@ def _parsed(content: bytes, name: str) -> onnx.ModelProto:
     except (DecodeError, ValueError, RuntimeError):
         fix = "check that it is an ONNX model and was copied completely"
         raise IngotError(f"{name} is not an ONNX file, is truncated, or is nested too deep", fix=fix) from None
+    _expect_graph(proto, name)
+    return proto
+
+
+def _expect_graph(proto: onnx.ModelProto, name: str) -> None:
     if not proto.HasField("graph") or not proto.ir_version:
         raise IngotError(f"{name} is not an ONNX model: it has no graph", fix="export the model to ONNX")
-    return proto
+    if not proto.graph.output:
+        raise IngotError(f"the graph of {name} has no output", fix="name at least one output of the model")
 
 
 def _serialised(proto: onnx.ModelProto) -> bytes:

@@ -1,4 +1,4 @@
-"""Small models for the tests of the importer, from text."""
+"""Small ONNX models, from text or of one node, and ONNX Runtime to run them."""
 
 from __future__ import annotations
 
