@@ -109,7 +109,8 @@ def run_model(
 def _nodes(
     region: Region, bindings: Bindings, renamed: Mapping[str, str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    nodes, initializers = [], []
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[onnx.TensorProto] = []
     for index, op in enumerate(region.ops):
         names = []
         for position, name in enumerate(op.inputs):
@@ -121,9 +122,30 @@ def _nodes(
             literal = f"literal{index}.{position}"
             initializers.append(_literal(region, op, position, value, bindings, literal))
             names.append(literal)
+        if op.op == "Attention" and len(names) > 3 and names[3]:
+            names[3] = _whole_mask(region, op, names[3], bindings, nodes, initializers)
         made = [renamed.get(name, name) for name in op.outputs]
         nodes.append(_node(region, op, names, made, bindings))
     return nodes, initializers
+
+
+def _whole_mask(
+    region: Region,
+    op: BodyOp,
+    mask: str,
+    bindings: Bindings,
+    nodes: list[onnx.NodeProto],
+    initializers: list[onnx.TensorProto],
+) -> str:
+    """A mask with a row for every query: ONNX Runtime does not broadcast along the queries."""
+    queries = evaluate_shape(region.shape(op.inputs[0]), bindings)
+    shape = list(evaluate_shape(region.shape(op.inputs[3]), bindings))
+    if len(shape) < 2 or shape[-2] == queries[-2]:
+        return mask
+    shape[-2] = queries[-2]
+    initializers.append(numpy_helper.from_array(np.array(shape, np.int64), f"{mask}/shape"))
+    nodes.append(helper.make_node("Expand", [mask, f"{mask}/shape"], [f"{mask}/whole"]))
+    return f"{mask}/whole"
 
 
 def _node(region: Region, op: BodyOp, inputs: list[str], outputs: list[str], bindings: Bindings) -> onnx.NodeProto:
