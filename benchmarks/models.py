@@ -30,6 +30,7 @@ from ingot.importer.load import import_model
 from ingot.measure.accuracy import differences
 from ingot.measure.environment import environment
 from ingot.measure.reference import Reference
+from ingot.measure.tolerance import tolerance_of
 from ingot.simulate.simulator import Simulator
 from ingot.zoo.fetch import fetch, find, names
 from ingot.zoo.inputs import sample_inputs
@@ -209,7 +210,8 @@ class Worker:
         described = describe(engine.file)
         islands = [Island(_ops(layer.ops), layer.tactic) for layer in described.layers if layer.kind == "host"]
         summary = described.summary
-        plan = Plan(engine.target, summary.layers, summary.kernels, summary.views, islands, seconds)
+        limit = tolerance_of(engine.file)
+        plan = Plan(engine.target, summary.layers, summary.kernels, summary.views, islands, seconds, tolerance=limit)
         if engine.target == "cpu":
             reason = next((r for r in described.reasons if r.startswith("the whole model")), "no part has a kernel")
             return msgspec.structs.replace(plan, problem=reason)
