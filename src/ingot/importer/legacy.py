@@ -117,6 +117,22 @@ def _batch_norm(node: ir.Node) -> list[ir.Node] | None:
     return [small, centred, padded, deviation, unit, scaled, shifted]
 
 
+def _group_norm(node: ir.Node) -> list[ir.Node] | None:
+    """Before opset 21, there was one scale per group. Groups are then what instance normalisation has as channels."""
+    if "num_groups" not in node.attributes or len(node.inputs) < 3:
+        return None
+    x, scale, bias = node.inputs[:3]
+    rows = ir.tensor(np.array([0, node.attributes["num_groups"].as_int(), -1], np.int64))
+    constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", rows)], name=f"{node.name}/rows")
+    shape = _held(node, "Shape", [x])
+    grouped = _held(node, "Reshape", [x, constant.outputs[0]])
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    inputs = [grouped.outputs[0], scale, bias]
+    normal = _held(node, "InstanceNormalization", inputs, epsilon=ir.AttrFloat32("epsilon", epsilon))
+    back = ir.Node(_HELD, "Reshape", [normal.outputs[0], shape.outputs[0]], name=f"{node.name}/back")
+    return [constant, shape, grouped, normal, back]
+
+
 def _dropout(node: ir.Node) -> list[ir.Node] | None:
     """Does nothing at inference."""
     return None if _is_masking(node) else [_held(node, "Identity", [node.inputs[0]])]
@@ -132,7 +148,15 @@ _REWRITES: dict[str, _Rewrite] = {
     "Resize": _resize,
     "Hardmax": _hardmax,
     "BatchNormalization": _batch_norm,
+    "GroupNormalization": _group_norm,
     "Dropout": _dropout,
 }
-_UNTIL = {"Upsample": 11, "Resize": 11, "Hardmax": 13, "BatchNormalization": 9, "Dropout": 12}
+_UNTIL = {
+    "Upsample": 11,
+    "Resize": 11,
+    "Hardmax": 13,
+    "BatchNormalization": 9,
+    "GroupNormalization": 21,
+    "Dropout": 12,
+}
 """The first opset in which the op has its present meaning."""
