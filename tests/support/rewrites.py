@@ -105,7 +105,8 @@ def run_ort(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> Arrays:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(runnable(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    data = runnable(model).SerializeToString()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 

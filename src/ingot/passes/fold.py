@@ -32,6 +32,8 @@ from ingot.graph.edit import Editor, constant_of, is_op, operand, scalar_of, sha
 _ROUNDS = 4
 _PIN = "ingot.pin"
 """Domain of the nodes that hold graph outputs while library passes run."""
+_UNKNOWN = "ingot.unknown"
+"""Where a model keeps which values have no shape although it was looked for."""
 _FREE = 4096
 """Elements that a folded constant may always have."""
 _KEPT = frozenset({
@@ -85,11 +87,18 @@ def tidy(model: ir.Model) -> None:
 
 
 def _infer_missing(model: ir.Model) -> None:
-    """Infers shapes where some value has none."""
-    values = (v for node in model.graph for v in node.outputs if v.name)
-    if any(v.shape is None or v.dtype is None for v in values):
+    """Infers shapes where some value has none, but not again for values that stay without."""
+    tried = model.meta.get(_UNKNOWN, frozenset())
+    if not _unknown(model) <= tried:
         # Names for anonymous sizes were settled by the importer; to do so again costs more than all the rest.
         infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=False)
+        model.meta[_UNKNOWN] = _unknown(model)
+
+
+def _unknown(model: ir.Model) -> frozenset[str]:
+    """Names of the values without type or shape."""
+    values = (v for node in model.graph for v in node.outputs)
+    return frozenset(v.name for v in values if v.name and (v.shape is None or v.dtype is None))
 
 
 def _count(model: ir.Model) -> int:

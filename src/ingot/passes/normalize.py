@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import (
+    Array,
     Attribute,
     Editor,
     constant_of,
@@ -195,6 +196,8 @@ def _fuse(editor: Editor, root: ir.Node, moment: _Moment) -> Answer:
     if not all(isinstance(d, int) for d in trailing):
         return No(f"the normalised axes {trailing} are not fixed", node=name)
     sizes = tuple(d for d in trailing if isinstance(d, int))
+    if any(v is not None and _over(constant_of(v), sizes) is None for v in (found.scale, found.shift)):
+        return No("its scale or shift varies along other axes than the normalised ones", node=name)
     found = _extended(found, sizes, shifted=moment.centred)
     _put(editor, moment, found, sizes)
     return YES
@@ -205,8 +208,8 @@ def _put(editor: Editor, moment: _Moment, found: _Normal, sizes: tuple[int, ...]
     dtype = np.dtype((x.dtype or ir.DataType.FLOAT).numpy())
 
     def parameter(value: ir.Value | None, fill: float, hint: str) -> ir.Value:
-        array = constant_of(value)
-        flat = np.full(sizes, fill, dtype) if array is None else np.broadcast_to(array, sizes)
+        array = _over(constant_of(value), sizes)
+        flat = np.full(sizes, fill, dtype) if array is None else array
         return editor.constant(np.ascontiguousarray(flat.astype(dtype)), f"{node.name}/{hint}")
 
     attributes: dict[str, Attribute] = {"axis": moment.axis, "epsilon": moment.epsilon}
@@ -217,6 +220,16 @@ def _put(editor: Editor, moment: _Moment, found: _Normal, sizes: tuple[int, ...]
         editor.needs_opset(23)
     op_type = "LayerNormalization" if moment.centred else "RMSNormalization"
     editor.substitute(node, editor.op(op_type, inputs, attributes, before=node, like=node.outputs[0]))
+
+
+def _over(array: Array | None, sizes: tuple[int, ...]) -> Array | None:
+    """A constant spread over the normalised axes; None where it varies along others."""
+    if array is None or array.size > math.prod(sizes):
+        return None
+    while array.ndim > len(sizes) and array.shape[0] == 1:
+        array = array.reshape(array.shape[1:])
+    fits = array.ndim <= len(sizes) and all(a in (1, b) for a, b in zip(array.shape[::-1], sizes[::-1], strict=False))
+    return np.broadcast_to(array, sizes) if fits else None
 
 
 def _is_operand(value: ir.Value | None, moment: _Moment) -> bool:
@@ -289,11 +302,12 @@ def _extended(found: _Normal, sizes: tuple[int, ...], *, shifted: bool) -> _Norm
         if reader is None or not is_op(reader, op_type):
             return None
         other = next((v for v in reader.inputs if v is not node.outputs[0]), None)
-        array = constant_of(other)
-        if other is None or array is None or array.ndim > len(sizes):
-            return None
-        fits = all(a in (1, b) for a, b in zip(array.shape[::-1], sizes[::-1], strict=False))
-        return (reader, other) if fits else None
+        same_rank = rank_of(reader.outputs[0]) == rank_of(node.outputs[0])
+        return (
+            (reader, other)
+            if other is not None and same_rank and _over(constant_of(other), sizes) is not None
+            else None
+        )
 
     if found.scale is None and found.shift is None and (scaled := step(found.node, "Mul")) is not None:
         found = _Normal(scaled[0], scale=scaled[1])

@@ -15,6 +15,9 @@ from ingot.passes.fold import fold, tidy
 from ingot.passes.gelu import fuse_activations
 from ingot.passes.normalize import fuse_normalisations
 from ingot.passes.qkv import fuse_siblings
+from ingot.passes.sink import sink_moves
+from ingot.passes.small import small_rewrites
+from ingot.passes.softmax import simplify_softmax
 from ingot.quantize.autocast import autocast
 
 Dump = Callable[[str, ir.Model], None]
@@ -40,6 +43,9 @@ class Canonical:
 PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
     Pass("fold", fold),
+    Pass("sink", sink_moves),
+    Pass("softmax", simplify_softmax),
+    Pass("small", small_rewrites),
     Pass("batch_norm", fold_batch_norm),
     Pass("normalize", fuse_normalisations),
     Pass("gelu", fuse_activations),

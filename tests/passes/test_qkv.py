@@ -1,0 +1,62 @@
+"""Sibling products become one, unless arithmetic of their own would be lost."""
+
+from __future__ import annotations
+
+import pytest
+from support.rewrites import Net, kinds, rewritten
+
+from ingot.passes.qkv import fuse_siblings
+
+
+def _view(net: Net, y: str) -> str:
+    return str(net.op("Transpose", y))
+
+
+def _linear(net: Net, x: str, width: int, bias: bool = True) -> str:
+    y = net.op("MatMul", x, net.normal(8, width))
+    return str(net.op("Add", net.normal(width), y) if bias else y)
+
+
+@pytest.mark.parametrize("biases", [(True, True, True), (False, False, False), (True, False, True)])
+def test_queries_keys_and_values(biases: tuple[bool, ...]) -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 8])
+    net.output(*(_view(net, _linear(net, x, 4 + 2 * i, bias)) for i, bias in enumerate(biases)))
+    model, notes = rewritten(net, fuse_siblings)
+    expected = {"MatMul": 1, "Split": 1, "Transpose": 3} | ({"Add": 1} if any(biases) else {})
+    assert kinds(model) == expected
+    assert notes == ["3 products joined with others that read the same value"]
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemms(transposed: int) -> None:
+    net = Net()
+    x = net.input("x", ["N", 8])
+    weights = [net.normal(4, 8) if transposed else net.normal(8, 4) for _ in range(2)]
+    net.output(*(_view(net, net.op("Gemm", x, w, net.normal(4), transB=transposed)) for w in weights))
+    assert kinds(rewritten(net, fuse_siblings)[0]) == {"MatMul": 1, "Add": 1, "Split": 1, "Transpose": 2}
+
+
+def test_a_gate_keeps_its_activation_and_its_product() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 8])
+    gate, up = _linear(net, x, 4), _linear(net, x, 4)
+    net.output(net.op("Mul", net.op("Sigmoid", gate), up))
+    model, notes = rewritten(net, fuse_siblings)
+    assert kinds(model)["MatMul"] == 2 and "arithmetic behind it" in notes[0]
+
+
+def test_other_operands_stay_apart() -> None:
+    net = Net()
+    x, z = net.input("x", ["N", 5, 8]), net.input("z", ["N", 8, 5])
+    scaled = net.op("Gemm", net.input("y", ["N", 8]), net.normal(8, 4), alpha=0.5)
+    net.output(_view(net, _linear(net, x, 4)), _view(net, net.op("MatMul", x, z)), scaled)
+    model, notes = rewritten(net, fuse_siblings)
+    assert kinds(model)["MatMul"] == 2 and notes == []
+
+
+def test_graph_outputs_stay_apart() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 8])
+    net.output(_linear(net, x, 4), _linear(net, x, 4))
+    assert kinds(rewritten(net, fuse_siblings)[0])["MatMul"] == 2
