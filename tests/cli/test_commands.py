@@ -104,6 +104,12 @@ def test_inspect_json(folder: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "i.json").read_text()) == found
 
 
+def test_json_and_report_are_printed_where_no_file_is_named(folder: Path, tmp_path: Path) -> None:
+    assert json.loads(good("inspect", folder / "gpu.ingot", "--json"))["summary"]["target"] == "sm_90"
+    words = ["build", folder / "resnet.onnx", "--report", "-o", tmp_path / "e.ingot", "--target", "cpu"]
+    assert "ops: Model" in good(*words, "--opt-level", 0)
+
+
 def test_inspect_profiles_the_steps(folder: Path) -> None:
     found = json.loads(good("inspect", folder / "cpu.ingot", "--profile", "--json", "-"))
     assert len(found["profile"]) == 1 and found["profile"][0]["micros"] > 0
@@ -147,6 +153,15 @@ def test_bench_on_the_cpu(folder: Path, tmp_path: Path) -> None:
     assert [peer["name"] for peer in found["peers"]] == ["onnxruntime", "torch"]
     assert found["peers"][0]["ratio"] > 0 and found["peers"][1]["error"]
     assert found["environment"]["cores"] >= 1 and len(found["model_sha256"]) == 64
+
+
+def test_bench_on_given_inputs(folder: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", input=np.full((1, 3, 32, 32), 0.5, np.float32))
+    words = ["bench", folder / "cpu.ingot", "--model", folder / "resnet.onnx", "--input", tmp_path / "in.npz"]
+    given = json.loads(good(*words, "--json", *QUICK))
+    random = json.loads(good(*words[:4], "--json", *QUICK))
+    assert given["outputs"][0]["scale"] != random["outputs"][0]["scale"]
+    assert given["figures"]["roofline_ms"] > 0
 
 
 def test_bench_of_an_engine_alone_is_checked_against_its_own_layers(folder: Path) -> None:

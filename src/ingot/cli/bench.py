@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
 from ingot.cli.build import Flags
-from ingot.cli.files import write_text
+from ingot.cli.files import Array, read_arrays, write_text
 from ingot.cli.subject import subject
+from ingot.options import Range, Shapes
 
 if TYPE_CHECKING:
     from ingot.measure.accuracy import Difference
@@ -31,6 +32,7 @@ class BenchFlags:
     iterations: int = 10
     transfers: bool = True
     seed: int = 0
+    feeds: Path | None = None
 
     @property
     def budget(self) -> Budget:
@@ -59,15 +61,16 @@ def bench(
     from ingot.measure.bench import bench as measure
     from ingot.measure.figures import to_json
 
+    given = None if how.feeds is None else read_arrays(how.feeds)
     with subject(model, flags, original, save) as found:
         case = Case(
             name=name or (found.source.name if found.source else found.path.stem),
             model=found.source.text if found.source else model,
             path=found.path,
-            feeds=found.feeds,
+            feeds=found.feeds if given is None else lambda inputs, seed: dict(given),
             reference=found.reference(),
             architecture=found.architecture,
-            shapes=found.shapes,
+            shapes=found.shapes if given is None else _shapes(given),
             seed=how.seed,
         )
         record = measure(case, how.budget, how.against, _say)
@@ -77,6 +80,10 @@ def bench(
     if json is not None:
         write_text(json, to_json(record))
     return record.correct
+
+
+def _shapes(arrays: Mapping[str, Array]) -> Shapes:
+    return tuple((name, tuple(Range(n, n, n) for n in array.shape)) for name, array in arrays.items())
 
 
 def _say(part: str) -> None:
@@ -144,8 +151,9 @@ def _single(figures: Figures) -> list[str]:
         f"{figures.allocations} allocations after the first run"
     ]
     if figures.roofline_ms:
+        what = "GPU compute" if figures.compute else "arithmetic alone; the run"
         share = render.percent(figures.roofline_share)
-        lines.append(f"roofline {figures.roofline_ms:.4f} ms: GPU compute reaches {share} of it")
+        lines.append(f"roofline {figures.roofline_ms:.4f} ms: {what} reaches {share} of it")
     return lines
 
 

@@ -6,11 +6,12 @@ Modules that take long to import are imported inside the commands, so that ``ing
 from __future__ import annotations
 
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ingot.errors import IngotError
 
@@ -25,6 +26,19 @@ class Commands(TyperGroup):
         except IngotError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
+
+
+class OptionalValues(TyperCommand):
+    """Lets ``--report`` and ``--json`` stand without a value: then they mean the standard output."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Puts ``-`` behind such an option where another option or nothing follows."""
+        whole: list[str] = []
+        for word, after in zip_longest(args, args[1:], fillvalue="--"):
+            whole.append(word)
+            if word in ("--report", "--json") and after.startswith("-") and after != "-":
+                whole.append("-")
+        return super().parse_args(ctx, whole)
 
 
 app = typer.Typer(
@@ -49,7 +63,7 @@ ShapeTexts = Annotated[
 OptLevel = Annotated[int, typer.Option("--opt-level", min=0, max=5, help="How much to search: 0 to 5.")]
 TimingDb = Annotated[Path | None, typer.Option("--timing-db", help="Timing database to read and to extend.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a build of which a part would stay on the host.")]
-Json = Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or to the output for -.")]
+Json = Annotated[str | None, typer.Option("--json", help="JSON: to this file, or printed.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random inputs.")]
 Inputs = Annotated[Path | None, typer.Option("--input", help="Inputs by name, as .npz; random ones without it.")]
 Tolerance = Annotated[
@@ -72,7 +86,7 @@ def root(
     """Options before the command."""
 
 
-@app.command()
+@app.command(cls=OptionalValues)
 def build(
     model: Model,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The engine; NAME.ingot if left out.")] = None,
@@ -83,7 +97,9 @@ def build(
     timing_db: TimingDb = None,
     opt_level: OptLevel = 3,
     strict: Strict = False,
-    report: Annotated[str | None, typer.Option("--report", help="Every layer and reason, to a file or - .")] = None,
+    report: Annotated[
+        str | None, typer.Option("--report", help="Every layer and reason: to this file, or printed.")
+    ] = None,
     dump_after: Annotated[
         list[str] | None, typer.Option("--dump-after", help="Write the graph after this pass, or all. Repeatable.")
     ] = None,
@@ -119,7 +135,7 @@ def run(
     run_once(model, Flags(target, fp16, tf32, shapes or (), timing_db, opt_level), feeds, output, seed)
 
 
-@app.command()
+@app.command(cls=OptionalValues)
 def bench(
     model: Annotated[
         str | None, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")
@@ -139,6 +155,7 @@ def bench(
         bool, typer.Option("--transfers/--no-transfers", help="Also time copies from and to the host.")
     ] = True,
     seed: Seed = 0,
+    feeds: Inputs = None,
     json: Json = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the record.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Keep the engine that is built.")] = None,
@@ -152,7 +169,7 @@ def bench(
     from ingot.cli.bench import BenchFlags
 
     peers = None if against is None else tuple(part.strip() for part in against.split(",") if part.strip())
-    how = BenchFlags(peers or (), warmup, duration, iterations, transfers, seed)
+    how = BenchFlags(peers or (), warmup, duration, iterations, transfers, seed, feeds)
     if (model is None) == (suite is None):
         raise typer.BadParameter("give a model, or --suite")
     if suite is not None:
@@ -173,10 +190,10 @@ def bench(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=OptionalValues)
 def inspect(
     engine: EnginePath,
-    json: Annotated[str | None, typer.Option("--json", help="JSON to this file, or to the output for -.")] = None,
+    json: Json = None,
     profile: Annotated[bool, typer.Option("--profile", help="Measure every step.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Only the layers.")] = False,
     arena: Annotated[bool, typer.Option("--arena", help="Only the arena.")] = False,
@@ -189,7 +206,7 @@ def inspect(
     run_inspect(engine, json=json, profile=profile, layers=layers, arena=arena, shapes=shapes or [], seed=seed)
 
 
-@app.command()
+@app.command(cls=OptionalValues)
 def compare(
     engine: EnginePath,
     model: Model,
@@ -250,7 +267,7 @@ def library_build(
     run_build(LibraryFlags(tuple(arch), tuple(models or ()), fp16, tf32, tuple(shapes or ()), opt_level, jobs))
 
 
-@library_app.command("list")
+@library_app.command("list", cls=OptionalValues)
 def library_list(json: Json = None) -> None:
     """Show what is compiled."""
     from ingot.cli.library import show

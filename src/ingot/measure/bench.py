@@ -20,7 +20,8 @@ from ingot.kernels.api import Target
 from ingot.measure.accuracy import Difference, differences
 from ingot.measure.environment import environment
 from ingot.measure.figures import Budget, EngineFacts, Figures, PeerFigures, Record
-from ingot.measure.inputs import Maker, declared
+from ingot.measure.host import host_flops, model_flops
+from ingot.measure.inputs import Maker, check_feeds, declared
 from ingot.measure.latency import Latency
 from ingot.measure.peers import onnxruntime, torch
 from ingot.measure.peers.offer import Offer, Peer
@@ -39,6 +40,8 @@ Say = Callable[[str], None]
 PEERS = ("onnxruntime", "torch")
 _PEER_SHARE = 0.5
 """Time spent on a peer, as a share of the time spent on the engine."""
+_PEER_RUNS = 3
+"""Runs of a peer at least, however slow it is."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def bench(case: Case, budget: Budget, against: Sequence[str] = (), say: Say = la
     info = None if engine.target == "cpu" else Device.open().info
     inputs = declared(engine.plan, case.shapes)
     feeds = case.feeds(inputs, case.seed)
+    check_feeds(engine.plan, feeds)
     bindings = solve(engine.plan, {name: array.shape for name, array in feeds.items()})
     description = describe(engine.file, bindings)
     context, load_ms = load_time(lambda: load(case.path).context(), feeds)
@@ -86,6 +90,7 @@ def bench(case: Case, budget: Budget, against: Sequence[str] = (), say: Say = la
         peers = [_peer(offer, wanted, budget, figures.run.median, say) for offer in offers]
     else:
         figures, peers = _in_turns(context, feeds, offers, wanted, budget, load_ms, say)
+        figures = _with_arithmetic(figures, case, feeds)
     options = engine.file.provenance
     return Record(
         name=case.name,
@@ -108,13 +113,15 @@ def bench(case: Case, budget: Budget, against: Sequence[str] = (), say: Say = la
 
 def _wanted(case: Case, engine: Engine, feeds: Mapping[str, Array]) -> tuple[str, dict[str, Array]]:
     """What the outputs should be, and who says so."""
-    names = [output.name for output in engine.outputs]
-    if case.reference is not None:
-        return "ONNX Runtime CPU, the original model", case.reference.run(feeds, names)
     from ingot.simulate.simulator import Simulator
 
-    made = Simulator(engine.file).run(feeds)
-    return "ONNX Runtime CPU, the engine's own layers", made
+    names, why = [output.name for output in engine.outputs], ""
+    if case.reference is not None:
+        try:
+            return "ONNX Runtime CPU, the original model", case.reference.run(feeds, names)
+        except IngotError as error:
+            why = f" ({error.reason})"
+    return f"ONNX Runtime CPU, the engine's own layers{why}", Simulator(engine.file).run(feeds)
 
 
 # -- peers
@@ -145,7 +152,7 @@ def _missing(name: str, reason: str) -> Offer:
 def _peer(offer: Offer, wanted: Mapping[str, Array], budget: Budget, ours: float, say: Say) -> PeerFigures:
     """One peer alone: its memory is given back before the next comes."""
     say(f"{offer.name} {offer.variant}")
-    limits = Budget(budget.warmup, _PEER_SHARE * budget.seconds, min(budget.iterations, 10))
+    limits = Budget(budget.warmup, _PEER_SHARE * budget.seconds, min(budget.iterations, _PEER_RUNS))
     try:
         peer = offer.make()
         times = repeated(peer.run, limits)
@@ -225,6 +232,16 @@ def _with_roofline(figures: Figures, description: Description, info: DeviceInfo 
     if target is None:
         return figures
     return msgspec.structs.replace(figures, roofline_ms=1e3 * roofline_seconds(description, target))
+
+
+def _with_arithmetic(figures: Figures, case: Case, feeds: Mapping[str, Array]) -> Figures:
+    """On the CPU the least time is that of the model's operations; unknown where they cannot be counted."""
+    if case.reference is None:
+        return figures
+    operations = model_flops(case.reference, feeds)
+    if not operations:
+        return figures
+    return msgspec.structs.replace(figures, roofline_ms=1e3 * operations / host_flops())
 
 
 def _facts(path: Path, engine: Engine, description: Description) -> EngineFacts:

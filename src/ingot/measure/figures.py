@@ -28,7 +28,7 @@ class Figures(msgspec.Struct, frozen=True):
     """Times of one engine; ``Latency`` in milliseconds. Only ``run`` exists on the CPU."""
 
     run: Latency
-    """Host time of one synchronous run, inputs and outputs on the device."""
+    """Host time of one ``enqueue`` and the wait for it, inputs and outputs on the device."""
     throughput: float
     """Runs per second: submitted back to back on a GPU, one after another on the CPU."""
     load_ms: float
@@ -38,18 +38,20 @@ class Figures(msgspec.Struct, frozen=True):
     latency: Latency | None = None
     """Host time of one run from host arrays to host arrays."""
     enqueue: Latency | None = None
-    """Host time of submitting the work."""
+    """Host time of ``enqueue`` alone."""
     h2d: Latency | None = None
     compute: Latency | None = None
-    """Between events before and behind the launch."""
+    """GPU time of one run between events, queued behind another run."""
     d2h: Latency | None = None
     roofline_ms: float = 0.0
-    """Least time of the layers on this hardware; 0 where it is not known."""
+    """Least time on this hardware; 0 where it is not known. On a GPU the sum over the layers of the longer of
+    arithmetic and traffic, on the CPU arithmetic alone."""
 
     @property
     def roofline_share(self) -> float:
-        """Least time over the GPU's time; 0 where it is not known."""
-        return self.roofline_ms / self.compute.median if self.compute and self.compute.median else 0.0
+        """Least time over the GPU's time, on the CPU over the run's; 0 where it is not known."""
+        spent = (self.compute or self.run).median
+        return self.roofline_ms / spent if spent else 0.0
 
 
 class EngineFacts(msgspec.Struct, frozen=True):

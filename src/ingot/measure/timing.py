@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ingot.device.memory import allocations
+from ingot.device.stream import Event
 from ingot.measure.figures import Budget, Figures
 from ingot.measure.latency import Latency
 from ingot.runtime.context import Context
@@ -20,6 +21,7 @@ from ingot.runtime.timing import measure
 Array = np.ndarray[Any, Any]
 _BURST = 32
 """Launches submitted before waiting: enough to hide the wait, few enough for any driver's queue."""
+_MOST_EVENTS = 300
 _ROUNDS = 12
 _SETTLE = 3
 """Runs at the start of a turn that do not count: the threads of the one before still spin."""
@@ -29,22 +31,54 @@ def measure_device(context: DeviceContext, feeds: Mapping[str, Array], budget: B
     """Everything of an engine on the GPU. Raises what ``context.run`` raises."""
     context.run(feeds)
     before = allocations()
-    limits = {"warmup": budget.warmup, "seconds": budget.seconds, "iterations": budget.iterations}
     with quiet():
-        inside = measure(context, feeds, transfers=False, **limits)  # type: ignore[arg-type]
-        throughput = _burst_rate(context, feeds, budget)
-        whole = measure(context, feeds, transfers=True, **limits) if budget.transfers else None  # type: ignore[arg-type]
+        context.bind(inputs=feeds)
+        runs, enqueues = _inside(context, budget)
+        throughput = _burst_rate(context, budget)
+        compute = _compute(context, min(len(runs), _MOST_EVENTS))
+        whole = None
+        if budget.transfers:
+            limits = {"warmup": budget.warmup, "seconds": budget.seconds / 2, "iterations": budget.iterations}
+            whole = measure(context, feeds, **limits)  # type: ignore[arg-type]
     return Figures(
-        run=Latency.of(inside.latency),
+        run=Latency.of(runs),
         throughput=throughput,
         load_ms=load_ms,
         allocations=allocations() - before,
         latency=Latency.of(whole.latency) if whole else None,
-        enqueue=Latency.of(inside.enqueue),
+        enqueue=Latency.of(enqueues),
         h2d=_latency(whole.h2d if whole else []),
-        compute=Latency.of(inside.compute),
+        compute=Latency.of(compute),
         d2h=_latency(whole.d2h if whole else []),
     )
+
+
+def _inside(context: DeviceContext, budget: Budget) -> tuple[list[float], list[float]]:
+    """Seconds of whole runs on what is bound, and of submitting them."""
+    clock, enqueues = time.perf_counter, list[float]()
+
+    def once() -> None:
+        start = clock()
+        context.enqueue()
+        enqueues.append(clock() - start)
+        context.synchronize()
+
+    _until(once, budget.warmup, 1)
+    enqueues.clear()
+    return _until(once, budget.seconds, budget.iterations), enqueues
+
+
+def _compute(context: DeviceContext, runs: int) -> list[float]:
+    """Seconds between events around a launch that is queued behind another, so that the host's pace does not count."""
+    start, end, samples = Event(), Event(), list[float]()
+    for _ in range(runs):
+        context.enqueue()
+        start.record(context.stream)
+        context.enqueue()
+        end.record(context.stream)
+        context.synchronize()
+        samples.append(end.since(start))
+    return samples
 
 
 def measure_host(samples: list[float], load_ms: float) -> Figures:
@@ -65,8 +99,9 @@ def interleaved(runs: Mapping[str, Callable[[], object]], budget: Budget) -> dic
     with quiet():
         for run in runs.values():
             _until(run, budget.warmup, 1)
-        for _ in range(_ROUNDS):
-            for name, run in runs.items():
+        for number in range(_ROUNDS):
+            turn = list(runs.items())
+            for name, run in turn[:: -1 if number % 2 else 1]:  # there and back, against a steady drift
                 _until(run, 0.0, _SETTLE)
                 times[name] += _until(run, budget.seconds / _ROUNDS, -(-budget.iterations // _ROUNDS))
     return times
@@ -104,19 +139,16 @@ def _until(run: Callable[[], object], seconds: float, least: int) -> list[float]
     return samples
 
 
-def _burst_rate(context: DeviceContext, feeds: Mapping[str, Array], budget: Budget) -> float:
-    job = context.prepare(feeds)
-    context.put(job)
-    context.stream.synchronize()
+def _burst_rate(context: DeviceContext, budget: Budget) -> float:
+    """Runs per second, submitted in bursts."""
 
     def burst() -> None:
         for _ in range(_BURST):
-            context.launch(job)
-        context.stream.synchronize()
+            context.enqueue()
+        context.synchronize()
 
     _until(burst, 0.0, 1)
     samples = _until(burst, budget.seconds / 3, 2)
-    context.get(job)
     return _BURST * len(samples) / sum(samples)
 
 

@@ -74,7 +74,7 @@ def _module(architecture: str) -> Any:
             library = import_module("transformers")
             return library.BertModel(library.BertConfig())
     except ImportError as error:
-        raise IngotError(f"{error.name} is not installed", fix=f"pip install {error.name}") from None
+        raise IngotError(f"its module library cannot be imported: {error}", fix="install it, or repair it") from None
     raise IngotError(f"PyTorch's libraries have no module like {architecture}", fix="compare with onnxruntime")
 
 
