@@ -19,6 +19,7 @@ from ingot.importer.names import make_names_unique
 from ingot.importer.read import Source, read
 from ingot.importer.structure import check_structure
 from ingot.importer.tensors import check_tensors
+from ingot.importer.unify import unify
 from ingot.importer.versions import check_versions, level_functions, upgrade
 from ingot.importer.walk import all_graphs
 
@@ -52,6 +53,9 @@ def import_model(
     notes = _simplify(model)
     ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
     notes += more + infer_noting_outputs(model)
+    if not any_size:
+        ranges, more = unify(model, ranges)
+        notes += more
     model, more = upgrade(model)
     notes += more
     if more:
@@ -69,8 +73,9 @@ def _checked(source: Source) -> ir.Model:
     load_external(proto, source.path)
     check_tensors(proto)
     check_structure(proto)
+    proto = level_functions(proto)
     try:
-        return ir.from_proto(level_functions(proto))
+        return ir.from_proto(proto)
     except Exception as error:  # whatever a damaged message makes the deserialiser raise
         raise IngotError(f"{source.name} is damaged: {first_line(error)}", fix="export the model again") from None
 
