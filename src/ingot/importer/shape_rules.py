@@ -30,6 +30,7 @@ def install() -> None:
     _wrap("Squeeze", 1, _after_squeeze)
     _wrap("Unique", 11, _after_unique)
     _wrap("Slice", 10, _after_slice)
+    _wrap("ConstantOfShape", 9, _after_constant_of_shape)
     _wrap("Resize", 10, _after_resize)
     for pool in ("MaxPool", "AveragePool", "LpPool"):
         _wrap(pool, 1, _after_pool)
@@ -176,6 +177,13 @@ def _after_slice(ctx: ShapeInferenceContext, node: ir.Node) -> None:
             extent = _extent(dim, start, end, step)
             if extent is not None:
                 _replace(output, axis, extent)
+
+
+def _after_constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """The library reads constant shapes only, not shape arithmetic."""
+    sizes = _known(ctx, node, 0)
+    if node.outputs[0].shape is None and sizes is not None:
+        node.outputs[0].shape = ir.Shape(sizes)
 
 
 def _extent(dim: ir.SymbolicDim, start: _Dim, end: int, step: _Dim) -> _Dim | None:

@@ -239,6 +239,8 @@ class _Assigner:
         renames = self._adapted_inputs(group)
         _, outputs = self._ends(group)
         for name in outputs:
+            if name not in self.flat.values:
+                continue  # only islands make what has no dense form; lowering refuses it at an island's edge
             self.out.values[name] = self._own_spec(name)
             if name in self.placed:
                 self.out.windows[name] = self.placed[name]
