@@ -138,7 +138,7 @@ def feeds_of(model: onnx.ModelProto, seed: int = 0, **sizes: int) -> Arrays:
         if kind == TensorProto.FLOAT:
             feeds[value.name] = random.standard_normal(shape).astype(np.float32)
         elif kind == TensorProto.BOOL:
-            feeds[value.name] = random.random(shape) < 0.7
+            feeds[value.name] = np.asarray(random.random(shape) < 0.7)
         else:
             feeds[value.name] = random.integers(0, 4, shape).astype(helper.tensor_dtype_to_np_dtype(kind))
     return feeds

@@ -152,7 +152,10 @@ def _converts_integers(node: ir.Node) -> bool:
 
 
 def _shrinks(node: ir.Node) -> bool:
-    return 0.0 < _factor(node) < 1.0
+    """Whether a Mul or Div by a number makes its operand smaller."""
+    numbers = [scalar_of(operand(node, i)) for i in ((0, 1) if is_op(node, "Mul") else (1,))]
+    number = next((abs(n) for n in numbers if n is not None), None)
+    return number is not None and (0.0 < number < 1.0 if is_op(node, "Mul") else number > 1.0)
 
 
 def _growth(node: ir.Node) -> str:
