@@ -11,6 +11,7 @@ whatever crashed the one before.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import statistics
@@ -105,6 +106,7 @@ class Bench:
         import torch
 
         self.torch, self.layer, self.batch = torch, layer, batch
+        self.kept: list[Any] = []  # a module that is unloaded during a capture would spoil it
         last = dict(device="cuda", dtype=torch.float16, memory_format=torch.channels_last)
 
         def random(*shape: int, scale: float = 1.0) -> Any:
@@ -170,6 +172,7 @@ class Bench:
                     return encoded(a, argument(tensor, i)[0], {})
             return 0, 8
 
+        self.kept += functions
         packed = [[KernelArgs([argument(a, i) for a in k.arguments]) for k in program.kernels]
                   for i in range(self.sets)]  # fmt: skip
 
@@ -185,6 +188,7 @@ class Bench:
         """Median microseconds of one launch."""
         torch = self.torch
         graph = torch.cuda.CUDAGraph()
+        gc.collect()
         with torch.cuda.graph(graph):
             for i in range(launches):
                 run(i % self.sets)
@@ -211,14 +215,19 @@ def compiled(name: str, region: Region, text: str, target: Target, spin: int) ->
 
 def tasks(args: argparse.Namespace, target: Target) -> Iterator[tuple[Layer, int, str, str]]:
     """Everything to measure: layer, batch, tactic, variant."""
+    extra: dict[int, list[str]] = {}
+    for line in Path(args.extra).read_text().splitlines() if args.extra else []:
+        number, _, text = line.partition(" ")
+        extra.setdefault(int(number), []).append(text)
     for batch, (number, layer) in itertools.product(args.batch, enumerate(LAYERS)):
         if args.layers and number not in args.layers:
             continue
         region = layer.region(batch)
         for name, limit in (("hopper", args.hopper), ("triton", args.triton)):
             if limit and _TACTICS[name].accepts(region, target):
-                for variant in list(_TACTICS[name].variants(region, target, {}))[:limit]:
-                    yield layer, batch, name, str(variant)
+                likely = [str(v) for v in _TACTICS[name].variants(region, target, {})][:limit]
+                for text in dict.fromkeys([*likely, *(extra.get(number, []) if name == "hopper" else [])]):
+                    yield layer, batch, name, text
 
 
 def device_target() -> Target:
@@ -272,13 +281,22 @@ def measure(args: argparse.Namespace, target: Target, rows: list[dict[str, Any]]
                 write(**key, variant=task[3], start=True)
                 run = bench.program(layer.region(batch), program)
                 bench.y[0].fill_(float("nan"))
-                run(0)
-                bench.torch.cuda.synchronize()
+                try:
+                    run(0)
+                    bench.torch.cuda.synchronize()
+                except Exception as crash:  # the context is lost: another run goes on from here
+                    write(**key, variant=task[3], failed=str(crash).splitlines()[0])
+                    raise SystemExit(3) from None
                 error = bench.error(bench.y[0])
                 if error > 2e-3:
                     write(**key, variant=task[3], failed=f"error {error}")
                     continue
-                write(**key, variant=task[3], micros=bench.micros(run, launches), error=error)
+                try:
+                    micros = bench.micros(run, launches)
+                except Exception as crash:
+                    write(**key, variant=task[3], failed=f"in a graph: {str(crash).splitlines()[0]}")
+                    raise SystemExit(3) from None
+                write(**key, variant=task[3], micros=micros, error=error)
             summary(rows, batch, layer, target)
 
 
@@ -295,8 +313,9 @@ def summary(rows: Sequence[dict[str, Any]], batch: int, layer: Layer, target: Ta
     triton, cudnn = best(rows, batch, layer, "triton")[0], best(rows, batch, layer, "cudnn")[0]
     floor = layer.floor(batch, target.bandwidth, target.flops) * 1e6
     bad = sum("failed" in r and r["layer"] == layer.name and r["batch"] == batch for r in rows)
+    tile = variant.partition("[")[2]
     print(f"{batch:4} {layer.count}x {layer.name:24} ours {ours:7.1f} triton {triton:7.1f} cudnn {cudnn:7.1f} "
-          f"ratio {cudnn / ours:5.2f} floor {floor:6.1f} failed {bad} {variant.partition('[')[2]}", flush=True)  # fmt: skip
+          f"ratio {cudnn / ours:5.2f} floor {floor:6.1f} failed {bad} {tile}", flush=True)  # fmt: skip
 
 
 def totals(rows: Sequence[dict[str, Any]], batch: int, target: Target) -> None:
@@ -315,6 +334,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="*", help="numbers in LAYERS; all by default")
     parser.add_argument("--hopper", type=int, default=12, help="variants of the Hopper kernel per layer")
     parser.add_argument("--triton", type=int, default=8, help="variants of the Triton kernel per layer")
+    parser.add_argument("--extra", help="file of further Hopper variants, a layer's number and the text on each line")
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--spin", type=int, default=0, help="tries of a barrier until a kernel traps")
     parser.add_argument("--out", default="conv_layers.jsonl")

@@ -43,10 +43,12 @@ def chosen(region: Region, target: Target, bindings: dict[str, int], count: int 
     assert isinstance(o, Operands)
     forms: dict[tuple[int, ...], HopperTile] = {}
     for number, tile in enumerate(candidates(o, bindings)):
-        key = (tile.units, tile.groups, tile.ping, tile.cluster)
+        key = (tile.units, tile.groups, tile.ping, tile.cluster, tile.resident, tile.slide)
         if key not in forms or number % 5 == len(forms) % 5:
             forms[key] = tile
-    return list(dict.fromkeys([likeliest, *list(forms.values())[:: max(1, len(forms) // count)]]))
+    every = list(forms.values())
+    slid = [tile for tile in every if tile.slide][:2]
+    return list(dict.fromkeys([likeliest, *slid, *every[:: max(1, len(forms) // count)]]))
 
 
 def check(region: Region, target: Target, bindings: dict[str, int] | None = None, depth: int = 64) -> None:

@@ -24,8 +24,10 @@ _LATENCY = 0.9e-6
 """From asking for a tile to having it."""
 _EPILOGUE = 0.5e-6
 """Through shared memory and out, per 64 rows of 128 columns and warpgroup."""
-_L2 = 1.6
-"""Bandwidth of the L2 cache relative to device memory."""
+_L2 = 5.6e10
+"""Bytes per second that one SM gets of the L2 cache while all of them ask."""
+_SHARED_TILE = 0.8
+"""Cost of a tile of B that two blocks share, relative to one of its own."""
 _SHARED_BYTES = 115.0
 """Bytes per cycle that wgmma reads of shared memory."""
 _CLOCK = 1.6e9
@@ -49,9 +51,9 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     compute = together * flops / (target.flops / 0.79 / target.sms * _TENSOR)
     reads = tile.k * item * (64 + tile.n) * (tile.m // 64)  # every 64 rows read all of B again
     shared = together * reads / (_SHARED_BYTES * _CLOCK)
-    loaded = (tile.m + tile.n / tile.cluster) * tile.k * item * together
-    share = target.bandwidth * _L2 / min(target.sms, max(busy, 1))
-    transfer = loaded / min(share, 6.5e10)
+    rows = (tile.m + tile.slide) / tile.slices if tile.slide else tile.m
+    columns = tile.n * (_SHARED_TILE if tile.cluster > 1 else 1.0)
+    transfer = (rows + columns) * tile.k * item * together / _L2
     step = max(compute, shared, transfer, _STEP, together * _LATENCY / tile.stages)
     per_row = _row_bytes(o)
     stored = together * tile.m * min(tile.n, o.cols) * per_row / min(target.bandwidth / min(target.sms, busy), 6.5e10)

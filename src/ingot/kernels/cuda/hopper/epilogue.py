@@ -15,6 +15,7 @@ from ingot.graph.dims import Dim, divisible, mul
 from ingot.graph.region import BodyOp, Literal, Region, Scalar
 from ingot.graph.scalar_code import compute_dtype
 from ingot.kernels.cuda.hopper.operands import Operands
+from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.rows.text import CudaText, literal, literal_type, loaded, refusal, scalar_op, stored
 from ingot.kernels.triton.indexing import broadcast_strides, same
 
@@ -70,8 +71,7 @@ class EpilogueText:
     """Emits ``struct Epilogue`` for one Region; parameters are collected in ``out``."""
 
     o: Operands
-    tile_rows: int
-    tile_cols: int
+    tile: HopperTile
     out: CudaText = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +146,7 @@ class EpilogueText:
         body: list[str] = []
         self.out.lines = body
         self.out.indent = 1
+        self._has_result()
         self._struct("Columns", by_row=False)
         self._struct("Fetched", by_row=True)
         self._fetch("columns(Columns& to, int col, int z)", by_row=False)
@@ -169,6 +170,14 @@ class EpilogueText:
         width = self._width(name)
         return width, WIDTH // width
 
+    def fetched_registers(self, passes: int) -> int:
+        """Registers that the operands of one chunk take in every lane, read in ``passes`` rows."""
+        total = 0
+        for name in (n for n in self.tensors if self._by_row(n)):
+            columns = 1 if self._col_stride(name) == 0 else WIDTH
+            total += passes * -(-columns * dtypes.itemsize(self.o.region.spec_of[name].dtype) // 4)
+        return total
+
     def _struct(self, struct: str, *, by_row: bool) -> None:
         with self.out.block(f"struct {struct}"):
             for name in self.tensors:
@@ -177,9 +186,23 @@ class EpilogueText:
                     self.out.line(f"vec_t<{self._kind(name)}, {width}> x{self.number[name]}[{count}];")
         self.out.lines[-1] += ";"
 
+    def _has_result(self) -> None:
+        """Whether a row of the kernel is one of the result; turns its number into the result's."""
+        rows, wide = self.o.positions(self.tile)
+        with self.out.block("INGOT_MEMBER bool has_result(int& row) const"):
+            if not self.tile.slide:
+                self.out.line(f"return row < {self.out.number(rows)};")
+                return
+            width = self.out.number(self.o.output[1])
+            self.out.line(f"const int line = row / {self.out.number(wide)};")
+            self.out.line(f"const int at = row - line * {self.out.number(wide)};")
+            self.out.line(f"const bool inside = row < {self.out.number(rows)} && at < {width};")
+            self.out.line(f"row = line * {width} + at;")
+            self.out.line("return inside;")
+
     def _guard(self, index: str, width: int) -> str:
         """Condition that the columns of one access exist; empty when they always do."""
-        if self.o.cols % self.tile_cols == 0:
+        if self.o.cols % self.tile.n == 0:
             return ""
         return f"col + {index} * {width} < {self.o.cols}"
 
@@ -187,7 +210,7 @@ class EpilogueText:
         out = self.out
         with out.block(f"INGOT_MEMBER void {head} const"):
             if by_row:
-                out.line(f"if (row >= {out.number(self.o.rows)}) return;")
+                out.line("if (!has_result(row)) return;")
             for name in (n for n in self.tensors if self._by_row(n) == by_row):
                 width, count = self._pieces(name)
                 at = self._offset(name) if by_row else self._offset_of_member(name)
@@ -196,7 +219,7 @@ class EpilogueText:
                     out.line(f"const {self._kind(name)}* from = {out.input(name)} + ({at});")
                     with out.unrolled("i", count):
                         guard = self._guard("i", width) if stride != 0 else ""
-                        column = "0" if stride == 0 else "(long long)(col + i * %d)" % width
+                        column = "0" if stride == 0 else f"(long long)(col + i * {width})"
                         step = "" if stride in (0, 1) else f" * {out.number(stride, 8)}"
                         load = f"to.x{number}[i] = load_vec<{width}>(from + {column}{step});"
                         out.line(f"if ({guard}) {load}" if guard else load)
@@ -220,7 +243,7 @@ class EpilogueText:
         raw = region.ops[0].outputs[0]
         head = "finish(const Fetched& f, const Columns& c, const float (&sums)[8], int row, int col, int z)"
         with out.block(f"INGOT_MEMBER void {head} const"):
-            out.line(f"if (row >= {out.number(self.o.rows)}) return;")
+            out.line("if (!has_result(row)) return;")
             for name in region.outputs:
                 width = self._width(name)
                 out.line(f"vec_t<{self._kind(name)}, {width}> y{self.number[name]}[{WIDTH // width}];")
@@ -267,11 +290,11 @@ class EpilogueText:
             for name in self.tensors:
                 spec = region.spec_of[name]
                 item = dtypes.itemsize(spec.dtype)
-                if not self._by_row(name) or self._width(name) * item < _BYTES:
+                if self.tile.slide or not self._by_row(name) or self._width(name) * item < _BYTES:
                     continue
                 columns = self.o.cols
-                with out.block(f"for (int i = lane; i < {self.tile_rows}; i += 32)"):
+                with out.block(f"for (int i = lane; i < {self.tile.m}; i += 32)"):
                     out.line("const int row = row0 + i;")
-                    out.line(f"const int count = min({columns} - col, {self.tile_cols}) * {item};")
+                    out.line(f"const int count = min({columns} - col, {self.tile.n}) * {item};")
                     where = f"{out.input(name)} + ({self._offset(name)}) + col"
                     out.line(f"if (row < {out.number(self.o.rows)}) prefetch_bytes({where}, count);")

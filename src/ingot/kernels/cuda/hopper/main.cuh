@@ -5,12 +5,20 @@
 // kTileN rows (or, where B's columns are contiguous, kSlice rows of 64 columns for every 64 of kTileN), permuted as the
 // tensor map's swizzle says. The depth of a convolution runs over channels, then taps; slices past its end are zero,
 // because the copy engine fills what lies outside of a tensor with zeros.
+//
+// Sliding (kSlide > 0; stride 1): rows are the positions of the padded input, those at a line's end belong to no result.
+// One slice of A serves all taps along the width: the next tap's operand starts kSpread rows further down. The swizzle
+// permutes by address bits, so a matrix may start at any row.
 
 constexpr int kRowBytes = kSlice * kItem;
-constexpr int kSliceA = kTileM * kRowBytes;
+constexpr int kRowsA = kTileM + kSlide;
+constexpr int kSlicesA = kSlide ? 1 : kSlices;
+constexpr int kSliceA = (kTileM + (kSlide + 7) / 8 * 8) * kRowBytes;
 constexpr int kSliceB = kTileN * kRowBytes;
-constexpr int kStageBytes = kSlices * (kSliceA + kSliceB);
-constexpr int kOffsetB = kSlices * kSliceA;
+constexpr int kOffsetB = kSlicesA * kSliceA;
+constexpr int kStageBytes = kOffsetB + kSlices * kSliceB;
+constexpr int kLoadBytes = kSlicesA * kRowsA * kRowBytes + kSlices * kSliceB;
+constexpr int kSpread = kSlide ? kSlide / (kSlices - 1) : 0;
 constexpr int kSteps = kSlices * kRowBytes / 32;  // wgmma takes 32 bytes of the depth
 constexpr int kWarpsPerTile = kPing ? 4 : 4 * kGroups;
 constexpr int kPitch = kChunk + 8;  // of the staging area, floats: rows start eight banks apart
@@ -64,7 +72,7 @@ INGOT_INLINE void advance(Position& at, int channels) {
   at.c += kSlice;
   if (at.c >= channels) {
     at.c = 0;
-    if (++at.s == kTapsW) {
+    if (++at.s == (kSlide ? 1 : kTapsW)) {
       at.s = 0;
       ++at.r;
     }
@@ -76,7 +84,7 @@ INGOT_INLINE void load_b(const tensor_map_t& map, const Problem& p, unsigned bas
   unsigned to = base + stage * kStageBytes + kOffsetB;
 #pragma unroll
   for (int i = 0; i < kSlices; ++i, to += kSliceB) {
-    const int c = at.r < kTapsH ? at.c : p.channels;
+    const int c = at.r < kTapsH ? at.c : p.channels, s = kSlide ? i : at.s;
     if (kColumnsInner) {
 #pragma unroll
       for (int j = 0; j < kTileN / 64; ++j) load_tile(to + j * kSlice * 128, map, barrier, n + j * 64, c, z);
@@ -84,15 +92,15 @@ INGOT_INLINE void load_b(const tensor_map_t& map, const Problem& p, unsigned bas
       const int part = (int)cluster_rank() * (kTileN / kCluster);
       const unsigned short all = (1 << kCluster) - 1;
       if (kFilter)
-        load_tile_shared(to + part * kRowBytes, map, barrier, c, at.s, at.r, n + part, all);
+        load_tile_shared(to + part * kRowBytes, map, barrier, c, s, at.r, n + part, all);
       else
         load_tile_shared(to + part * kRowBytes, map, barrier, c, n + part, z, all);
     } else if (kFilter) {
-      load_tile(to, map, barrier, c, at.s, at.r, n);
+      load_tile(to, map, barrier, c, s, at.r, n);
     } else {
       load_tile(to, map, barrier, c, n, z);
     }
-    advance(at, p.channels);
+    if (!kSlide || i == kSlices - 1) advance(at, p.channels);
   }
 }
 
@@ -101,7 +109,7 @@ INGOT_INLINE void load_a(const tensor_map_t& map, const Problem& p, unsigned bas
   const unsigned barrier = full_barrier(base, stage);
   unsigned to = base + stage * kStageBytes;
 #pragma unroll
-  for (int i = 0; i < kSlices; ++i, to += kSliceA) {
+  for (int i = 0; i < kSlicesA; ++i, to += kSliceA) {
     const bool inside = at.r < kTapsH;
     const int c = inside ? at.c : p.channels;
     if (kGather)
@@ -128,7 +136,7 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
       const Place place = place_of(p, tile);
       Position at = {0, 0, 0};
       for (int i = 0; i < early; ++i) {
-        barrier_expect(full_barrier(base, i), kStageBytes);
+        barrier_expect(full_barrier(base, i), kLoadBytes);
         load_b(b, p, base, i, at, place.col, kBatchB ? place.z : 0);
       }
     }
@@ -136,7 +144,7 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
   pdl_wait();
   for (; tile < total; tile += stride) {
     const Place place = place_of(p, tile);
-    epilogue.prefetch(place.row, place.col, place.z, lane);
+    if (kPrefetch) epilogue.prefetch(place.row, place.col, place.z, lane);
     if (lane == 0) {
       int w = 0, h = 0, image = 0;
       if (kGather) {
@@ -148,10 +156,10 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
       Position at_a = {0, 0, 0}, at_b = {0, 0, 0};
       for (int step = 0; step < p.steps; ++step) {
         if (step < early) {
-          for (int i = 0; i < kSlices; ++i) advance(at_b, p.channels);
+          for (int i = 0; i < kSlicesA; ++i) advance(at_b, p.channels);
         } else {
           barrier_wait(empty_barrier(base, stage), phase);
-          barrier_expect(full_barrier(base, stage), kStageBytes);
+          barrier_expect(full_barrier(base, stage), kLoadBytes);
           load_b(b, p, base, stage, at_b, place.col, kBatchB ? place.z : 0);
         }
         load_a(a, p, base, stage, at_a, place, w, h, image);
@@ -187,6 +195,9 @@ INGOT_MEMBER constexpr int depth_offset(int step, int slice_bytes) {
   return kRowBytes == 16 ? 2 * step * slice_bytes
                          : step / (kRowBytes / 32) * slice_bytes + step % (kRowBytes / 32) * 32;
 }
+INGOT_MEMBER constexpr int depth_offset_a(int step) {
+  return depth_offset(step, kSlide ? kSpread * kRowBytes : kSliceA);
+}
 INGOT_MEMBER constexpr int depth_offset_b(int step) {
   return kColumnsInner ? step / (kSlice / 16) * kSliceB + step % (kSlice / 16) * 2048 : depth_offset(step, kSliceB);
 }
@@ -216,7 +227,7 @@ INGOT_INLINE void multiply(float (&acc)[kUnits][kTileN / 2], const Problem& p, u
     for (int k = 0; k < kSteps; ++k)
 #pragma unroll
       for (int u = 0; u < kUnits; ++u)
-        wgmma(acc[u], descriptor(kFormA, a + depth_offset(k, kSliceA) + u * 64 * kRowBytes),
+        wgmma(acc[u], descriptor(kFormA, a + depth_offset_a(k) + u * 64 * kRowBytes),
               descriptor(kFormB, b + depth_offset_b(k)), (step | k) != 0);
     wgmma_commit();
 #pragma unroll
@@ -238,42 +249,58 @@ INGOT_INLINE void multiply(float (&acc)[kUnits][kTileN / 2], const Problem& p, u
   release(base, previous, lane);
 }
 
+// The results of a warp are finished in chunks of 16 rows and kChunk columns. What the epilogue reads for a chunk is
+// fetched kHeld chunks ahead, for the first ones before the products.
+constexpr int kChunksWide = kTileN / kChunk;
+constexpr int kChunks = kUnits * kChunksWide;
+typedef Epilogue::Fetched Held[kHeld][kPasses];
+
+struct Corner {
+  int row, col, z;  // of the warp's first chunk
+};
+
+INGOT_INLINE int chunk_row(const Corner& at, int chunk, int pass, int lane) {
+  return at.row + chunk / kChunksWide * 64 + pass * kPassRows + lane / kLanes;
+}
+INGOT_INLINE int chunk_col(const Corner& at, int chunk, int lane) {
+  return at.col + chunk % kChunksWide * kChunk + lane % kLanes * 8;
+}
+
+INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, int chunk, int lane) {
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass)
+    epilogue.fetch(held[chunk % kHeld][pass], chunk_row(at, chunk, pass, lane), chunk_col(at, chunk, lane), at.z);
+}
+
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
-INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], const Problem& p, const Epilogue& epilogue,
-                         float* staging, const Place& place, int group, int warp, int lane) {
+INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], Held& held, const Problem& p, const Epilogue& epilogue,
+                         float* staging, const Corner& at, int lane) {
   const int half = (lane >> 2) & 1;  // which half of its eight columns a lane reads first, so that no banks collide
 #pragma unroll
-  for (int u = 0; u < kUnits; ++u) {
-    const int row = place.row + ((kPing ? 0 : group * kUnits) + u) * 64 + warp * 16;
-    if (row >= p.rows) continue;
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    if (at.row + chunk / kChunksWide * 64 >= p.rows) continue;
+    const int col = chunk_col(at, chunk, lane);
+    Epilogue::Columns columns;
+    epilogue.columns(columns, col, at.z);
+    __syncwarp();
 #pragma unroll
-    for (int chunk = 0; chunk < kTileN / kChunk; ++chunk) {
-      const int col = place.col + chunk * kChunk + lane % kLanes * 8;
-      typename Epilogue::Columns columns;
-      typename Epilogue::Fetched fetched[kPasses];
-      epilogue.columns(columns, col, place.z);
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass)
-        epilogue.fetch(fetched[pass], row + pass * kPassRows + lane / kLanes, col, place.z);
-      __syncwarp();
-#pragma unroll
-      for (int j = 0; j < kChunk / 8; ++j) {
-        const float* d = &acc[u][(chunk * (kChunk / 8) + j) * 4];
-        float* to = staging + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
-        *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
-        *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(d[2], d[3]);
-      }
-      __syncwarp();
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        const int line = pass * kPassRows + lane / kLanes;
-        const float4* from = reinterpret_cast<const float4*>(staging + line * kPitch + lane % kLanes * 8);
-        const float4 x = from[half], y = from[1 - half];
-        const float4 low = half ? y : x, high = half ? x : y;
-        const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-        epilogue.finish(fetched[pass], columns, values, row + line, col, place.z);
-      }
+    for (int j = 0; j < kChunk / 8; ++j) {
+      const float* d = &acc[chunk / kChunksWide][(chunk % kChunksWide * (kChunk / 8) + j) * 4];
+      float* to = staging + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
+      *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(d[2], d[3]);
     }
+    __syncwarp();
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int line = pass * kPassRows + lane / kLanes;
+      const float4* from = reinterpret_cast<const float4*>(staging + line * kPitch + lane % kLanes * 8);
+      const float4 x = from[half], y = from[1 - half];
+      const float4 low = half ? y : x, high = half ? x : y;
+      const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
+    }
+    if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);
   }
 }
 
@@ -282,14 +309,19 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
   float* staging = reinterpret_cast<float*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
   const int total = tiles_of(p), stride = gridDim.x / kCluster;
   float acc[kUnits][kTileN / 2];
+  Held held;
   pdl_wait();
   int turn = kPing ? group : 0;
   for (int tile = blockIdx.x / kCluster + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
+    const Place place = place_of(p, tile);
+    const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
     int stage = turn * p.steps % kStages;
     unsigned phase = turn * p.steps / kStages & 1;
+#pragma unroll
+    for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
     if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
     multiply(acc, p, base, group, lane, stage, phase);
-    finish(acc, p, epilogue, staging, place_of(p, tile), group, warp, lane);
+    finish(acc, held, p, epilogue, staging, at, lane);
     turn += kPing ? 2 : 1;
   }
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingot.errors import No
-from ingot.graph.dims import Dim, Shape, ceildiv, divisible, mul
+from ingot.graph.dims import Dim, Shape, add, ceildiv, divisible, mul
 from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Kind, Region
 from ingot.graph.tensor import TensorSpec
@@ -85,15 +85,32 @@ class Operands:
         """Kernel positions."""
         return math.prod(self.filter.taps)
 
+    @property
+    def halo(self) -> int:
+        """Rows beside its own that a tile reads when taps along the width share a load; 0 where they cannot."""
+        f = self.filter
+        return (f.taps[1] - 1) * f.dilation[1] if self.gather and f.stride == (1, 1) else 0
+
+    def positions(self, tile: HopperTile) -> tuple[Dim, Dim]:
+        """Rows, and those of one output line, that the kernel goes over: when sliding also some without a result."""
+        height, width = self.output
+        if not tile.slide:
+            return self.rows, width
+        wide = add(width, tile.slide)
+        return mul(self.region.shape(self.region.ops[0].outputs[0])[0], height, wide), wide
+
     def steps(self, tile: HopperTile) -> Dim:
         """Stages that the depth takes."""
+        if tile.slide:
+            return mul(self.filter.taps[0], ceildiv(self.channels, tile.slice))
         return ceildiv(mul(self.taps, ceildiv(self.channels, tile.slice)), tile.slices)
 
     def maps(self, tile: HopperTile) -> tuple[TensorMap, TensorMap]:
         """Tensor maps of both operands for one tile."""
         item = itemsize(self.a.dtype)
         swizzle = tile.slice * item if tile.slice * item > _ALIGN else 0
-        a = self._map(0, self.a_dims, (tile.slice, tile.m) if self.gather else (tile.slice, tile.m, 1), swizzle)
+        pixels = (tile.slice, tile.m + tile.slide)
+        a = self._map(0, self.a_dims, pixels if self.gather else (*pixels, 1), swizzle, tile.slide)
         if self.columns_inner:
             box: tuple[int, ...] = (64, tile.slice, 1)
         elif self._filtered:
@@ -106,7 +123,9 @@ class Operands:
     def _filtered(self) -> bool:
         return len(self.b_dims[0]) == 4
 
-    def _map(self, operand: int, dims: tuple[Shape, Shape], box: tuple[int, ...], swizzle: int) -> TensorMap:
+    def _map(
+        self, operand: int, dims: tuple[Shape, Shape], box: tuple[int, ...], swizzle: int, slide: int = 0
+    ) -> TensorMap:
         name = self.region.ops[0].inputs[operand]
         item = itemsize(self.a.dtype)
         index = Input(self.region.inputs.index(name))
@@ -116,7 +135,8 @@ class Operands:
         f = self.filter
         lower = tuple(-pad for pad in reversed(f.pad))
         ends = zip(f.pad_end, f.taps, f.dilation, strict=True)
-        upper = tuple(pad - (taps - 1) * dilation for pad, taps, dilation in reversed(list(ends)))
+        reach = tuple(pad - (taps - 1) * dilation for pad, taps, dilation in reversed(list(ends)))
+        upper = (reach[0] + slide, *reach[1:])
         return TensorMap(index, self.a.dtype, dims[0], strides, box, swizzle, lower, upper, tuple(reversed(f.stride)))
 
 

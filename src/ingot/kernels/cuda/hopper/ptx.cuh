@@ -21,10 +21,12 @@ INGOT_INLINE void barrier_expect(unsigned at, int bytes) {
 INGOT_INLINE void barrier_arrive(unsigned at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
+// At a barrier of another block of the cluster. Asking for release at cluster scope would cost a fence of the whole GPU;
+// what was read has been read, and nothing was written.
 INGOT_INLINE void barrier_arrive_at(unsigned at, unsigned rank) {
   asm volatile(
       "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(at),
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(at),
       "r"(rank)
       : "memory");
 }

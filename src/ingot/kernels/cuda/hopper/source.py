@@ -33,17 +33,20 @@ class Source:
 
 def tile_counts(o: Operands, tile: HopperTile) -> tuple[Dim, Dim, Dim]:
     """Clusters along the rows, tiles along the columns, batch members."""
-    return ceildiv(o.rows, tile.m * tile.cluster), ceildiv(o.cols, tile.n), o.batch
+    return ceildiv(o.positions(tile)[0], tile.m * tile.cluster), ceildiv(o.cols, tile.n), o.batch
 
 
 def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     """CUDA C++ of one variant."""
-    epilogue = EpilogueText(o, tile.m, tile.n)
+    epilogue = EpilogueText(o, tile)
     struct = epilogue.text()
     value = epilogue.value()
     out = epilogue.out
+    item = itemsize(o.a.dtype)
+    held = tile.held_chunks(item, epilogue.fetched_registers(tile.chunk(item) // 16))
     tiles_m, tiles_n, batch = tile_counts(o, tile)
-    numbers = [o.rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, *o.output]
+    rows, width = o.positions(tile)
+    numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width]
     problem = ", ".join(out.number(number) for number in numbers)
     parameters = [
         "const __grid_constant__ tensor_map_t a",
@@ -58,7 +61,7 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
 }}
 """
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
-    text = "\n".join([debug, HELPERS, template("ptx.cuh"), _constants(o, tile), _wgmma(o, tile), struct,
+    text = "\n".join([debug, HELPERS, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct,
                       template("main.cuh"), kernel])  # fmt: skip
     clusters = mul(tiles_m, tiles_n, batch)
     most = target.sms * tile.resident // tile.cluster
@@ -73,19 +76,19 @@ def template(name: str) -> str:
     return (resources.files("ingot.kernels.cuda.hopper") / name).read_text()
 
 
-def _constants(o: Operands, tile: HopperTile) -> str:
+def _constants(o: Operands, tile: HopperTile, held: int) -> str:
     item = itemsize(o.a.dtype)
     f = o.filter
     values = {
         "Item": item, "TileM": tile.m, "TileN": tile.n, "Units": tile.units, "Groups": tile.groups,
         "Slice": tile.slice, "Slices": tile.slices, "Stages": tile.stages, "Cluster": tile.cluster,
-        "Order": tile.order, "Chunk": tile.chunk(item),
+        "Order": tile.order, "Chunk": tile.chunk(item), "Held": held, "Slide": tile.slide,
         "ProducerRegisters": tile.registers[0], "ConsumerRegisters": tile.registers[1],
         "TapsH": f.taps[0], "TapsW": f.taps[1], "StrideH": f.stride[0], "StrideW": f.stride[1],
         "PadH": f.pad[0], "PadW": f.pad[1], "DilationH": f.dilation[0], "DilationW": f.dilation[1],
     }  # fmt: skip
     flags = {
-        "Ping": bool(tile.ping), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
+        "Ping": bool(tile.ping), "Prefetch": bool(tile.prefetch), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
         "EarlyB": o.b.constant, "BatchA": o.batch_a, "BatchB": o.batch_b,
     }  # fmt: skip
     lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ingot.errors import Answer, No
@@ -21,15 +21,16 @@ from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
 
 _LIMIT = 40
-_PER_BLOCK = 4
+_PER_BLOCK = 3
 """Most variants of one tile size at the head of the list."""
 _FORMS = (
     # units, groups, ping
     (1, 1, 0), (2, 1, 0), (1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 2, 1),
 )  # fmt: skip
 _COLUMNS = (32, 64, 96, 128, 192, 256)
-_FEW = 64
-"""Channels up to which one slice takes them all."""
+_SLIDING = 16
+"""Fewest channels per load for taps to share it."""
+_MOST_HALO = 32
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class HopperTactic:
         """Tiles by predicted time, the first ones of different shapes."""
         o = _read(region)
         ranked = sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
-        seen: Counter[tuple[int, int]] = Counter()
+        seen: Counter[tuple[int, int, int]] = Counter()
         head = []
         for tile in ranked:
-            seen[tile.m, tile.n] += 1
-            if seen[tile.m, tile.n] <= _PER_BLOCK:
+            key = tile.m, tile.n, tile.slide
+            seen[key] += 1
+            if seen[key] <= _PER_BLOCK:
                 head.append(tile)
         return [tile.variant(self.name) for tile in head[:_LIMIT]]
 
@@ -93,11 +95,15 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
     depth = _slice(channels, o)
     total = o.taps * -(-channels // depth)
     found = []
-    for (units, groups, ping), n, per_stage in itertools.product(_FORMS, _COLUMNS, _slices(depth, total)):
+    for (units, groups, ping), n, (per_stage, slide) in itertools.product(_FORMS, _COLUMNS, _stages(o, depth, total)):
+        if not slide and per_stage * depth > 64 and units * groups * n > 128:
+            continue  # a long stage pays where tiles are small
         if n >= 2 * max(o.cols, 32) or (n > o.cols and n - o.cols >= 64) or (o.columns_inner and n % 64):
             continue
         for cluster, resident in ((1, 1), (1, 2), (2, 1)):
-            tile = _deepest(HopperTile(units, groups, ping, n, depth, per_stage, 2, cluster, resident), item, total)
+            tile = _deepest(
+                HopperTile(units, groups, ping, n, depth, per_stage, 2, cluster, resident, slide=slide), item
+            )
             if tile is None or (tile.m >= 2 * rows and tile.m > 64):
                 continue
             if cluster > 1 and (o.columns_inner or rows <= tile.m):
@@ -113,20 +119,18 @@ def _slice(channels: int, o: Operands) -> int:
     return next((width for width in (8, 16, 32) if channels <= width), 64)
 
 
-def _slices(width: int, total: int) -> tuple[int, ...]:
-    """Loads per stage: 64 or 128 elements of the depth, an even number of the narrowest."""
+def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
+    """Loads per stage (64 or 128 elements of the depth, an even number of the narrowest), and rows slid over."""
     wanted = [64 // width, 128 // width]
-    return tuple(count for count in wanted if count == wanted[0] or count <= total)
+    plain = [(count, 0) for count in wanted if count == wanted[0] or count <= total]
+    slides = o.halo > 0 and width >= _SLIDING and o.halo <= _MOST_HALO
+    return [*plain, (o.filter.taps[1], o.halo)] if slides else plain
 
 
-def _deepest(tile: HopperTile, item: int, total: int) -> HopperTile | None:
-    """The tile with as many stages as fit, up to what the depth and a few tiles ahead can use."""
-    best = None
-    for stages in range(2, 9):
-        deeper = HopperTile(**{**tile.__dict__, "stages": stages})
-        if deeper.fits(item):
-            best = deeper
-    return best
+def _deepest(tile: HopperTile, item: int) -> HopperTile | None:
+    """The tile with as many stages as fit."""
+    fitting = [deeper for stages in range(2, 9) if (deeper := replace(tile, stages=stages)).fits(item)]
+    return fitting[-1] if fitting else None
 
 
 TACTICS: tuple[HopperTactic, ...] = (HopperTactic(),)

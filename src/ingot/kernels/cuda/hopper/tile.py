@@ -12,7 +12,7 @@ _RESERVED = 1024
 """Shared memory that the system takes of every resident block, and the slack to align the first stage."""
 _REGISTERS = 65536
 _PRODUCER_REGISTERS = 40
-_WORKING = 40
+_WORKING = 44
 """Registers of a consumer beside its accumulators."""
 _INSTRUCTION = 26
 """Registers of a wgmma beside its accumulators."""
@@ -44,6 +44,10 @@ class HopperTile:
     """Row tiles that are visited before the next column of tiles."""
     persistent: int = 1
     """1: as many blocks as fit, each going on to further tiles; 0: one block per tile."""
+    prefetch: int = 0
+    """1: the producer brings what the epilogue reads into the L2 cache ahead of time."""
+    slide: int = 0
+    """Above 0: the taps along the width share one load of so many rows more than the tile has (slices: those taps)."""
 
     @staticmethod
     def of(variant: Variant) -> HopperTile:
@@ -71,7 +75,8 @@ class HopperTile:
 
     def stage_bytes(self, itemsize: int) -> int:
         """One stage of both operands."""
-        return (self.m + self.n) * self.k * itemsize
+        rows = self.m + -(-self.slide // 8) * 8
+        return (rows * (1 if self.slide else self.slices) + self.n * self.slices) * self.slice * itemsize
 
     def chunk(self, itemsize: int) -> int:
         """Columns that are staged at a time: 64 where there is room, else 32."""
@@ -104,6 +109,12 @@ class HopperTile:
         consumer = min((pool - _PRODUCER_REGISTERS) // self.groups // 8 * 8, 240)
         return (0, 0) if self.entry_registers >= 232 else (_PRODUCER_REGISTERS, consumer)
 
+    def held_chunks(self, itemsize: int, fetched: int) -> int:
+        """Chunks whose epilogue operands, ``fetched`` registers each, are held while the products run."""
+        total = self.units * self.n // self.chunk(itemsize)
+        spare = (self.registers[1] or self.entry_registers) - self.units * self.n // 2 - _WORKING - 12
+        return max(1, min(total, spare // fetched)) if fetched else 1
+
     def fits(self, itemsize: int) -> bool:
         """Whether a block has the shared memory and the registers it needs."""
         consumer = self.registers[1] or self.entry_registers
@@ -124,4 +135,6 @@ _LONG = {
     "oc": "resident",
     "or": "order",
     "ps": "persistent",
+    "pf": "prefetch",
+    "sw": "slide",
 }
