@@ -256,6 +256,53 @@ def test_cycle_through_a_subgraph() -> None:
     refused(model(text), "cycle")
 
 
+def test_output_of_a_branch_that_is_from_outside() -> None:
+    text = """
+    g (float[2] x, bool c) => (float[2] y) {
+        a = Neg (x)
+        y = If (c) <then_branch = t () => (float[2] a) {}, else_branch = e () => (float[2] s) { s = Abs (x) }>
+    }
+    """
+    refused(model(text), "output 'a'", "outside", "Identity")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: setattr(a, "type", 0), ("attribute 'axis'", "type")),
+        (lambda a: setattr(a, "name", ""), ("attribute ''",)),
+        (lambda a: setattr(a, "type", onnx.AttributeProto.STRING), ("Softmax", "opset 21", "axis")),
+        (lambda a: setattr(a, "name", "axes"), ("Softmax", "axes")),
+        (lambda a: (setattr(a, "type", onnx.AttributeProto.STRING), setattr(a, "s", b"\xff")), ("UTF-8",)),
+    ],
+)
+def test_attributes(change: Callable[[onnx.AttributeProto], None], words: tuple[str, ...]) -> None:
+    proto = model("g (float[2] x) => (float[2] y) { y = Softmax <axis = 0> (x) }")
+    change(proto.graph.node[0].attribute[0])
+    refused(proto, *words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g (float[2] x) => (float[2] y) { y = Add (x) }",
+        "g (float[2] x) => (float[2] y) { y = Add (x, x, x) }",
+        "g (float[2] x) => (float[2] y) { y, z = Relu (x) }",
+        "g (float[2] x) => (float[2] y) { y = Concat (x, x) }",
+    ],
+)
+def test_nodes_that_do_not_fit_their_op(text: str) -> None:
+    proto = model(text)
+    proto.graph.node[0].name = "culprit"
+    refused(proto, "culprit", "does not fit", "Fix")
+
+
+def test_names_that_are_not_text() -> None:
+    proto = model(RELU)
+    proto.graph.node[0].name = "culprit"
+    refused(proto.SerializeToString().replace(b"culprit", b"cul\xff\xfeit"), "name", "UTF-8")
+
+
 def test_node_without_op() -> None:
     proto = model(RELU)
     proto.graph.node[0].op_type = ""

@@ -17,11 +17,12 @@ from ingot.importer.infer import infer_noting_outputs
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
 from ingot.importer.read import Source, read
+from ingot.importer.schemas import check_nodes
 from ingot.importer.structure import check_structure
 from ingot.importer.tensors import check_tensors
 from ingot.importer.unify import unify
 from ingot.importer.versions import check_versions, level_functions, upgrade
-from ingot.importer.walk import all_graphs
+from ingot.importer.walk import all_graphs, check_text
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def import_model(
     origin = read(source)
     model = _checked(origin)
     notes = _simplify(model)
+    check_nodes(model)
     ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
     notes += more + infer_noting_outputs(model)
     if not any_size:
@@ -67,16 +69,18 @@ def import_model(
 
 def _checked(source: Source) -> ir.Model:
     proto = source.proto
-    for _ in all_graphs(proto):
-        pass  # raises where graphs are nested too deep for what follows
-    check_versions(proto)
-    load_external(proto, source.path)
-    check_tensors(proto)
-    check_structure(proto)
-    proto = level_functions(proto)
     try:
-        return ir.from_proto(proto)
-    except Exception as error:  # whatever a damaged message makes the deserialiser raise
+        for _ in all_graphs(proto):
+            pass  # raises where graphs are nested too deep for what follows
+        check_text(proto)
+        check_versions(proto)
+        load_external(proto, source.path)
+        check_tensors(proto)
+        check_structure(proto)
+        return ir.from_proto(level_functions(proto))
+    except IngotError:
+        raise
+    except Exception as error:  # text that is not UTF-8, and whatever a damaged message makes the deserialiser raise
         raise IngotError(f"{source.name} is damaged: {first_line(error)}", fix="export the model again") from None
 
 

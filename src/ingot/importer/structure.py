@@ -40,7 +40,11 @@ def _check_graph(graph: onnx.GraphProto, outer: frozenset[str], place: str) -> N
     _unique([tensor.name for tensor in graph.initializer], f"{place} has two initialisers")
     start = {*inputs, *(t.name for t in graph.initializer), *(s.values.name for s in graph.sparse_initializer)}
     _check_nodes(graph.node, start, outer, place)
-    _defined([value.name for value in graph.output], start | _written(graph.node) | outer, place)
+    for value in graph.output:
+        if value.name in outer and value.name not in start | _written(graph.node):
+            fix = "put an Identity node between the value and the output"
+            raise IngotError(f"output {value.name!r} is a value from outside the graph", node=place, fix=fix)
+    _defined([value.name for value in graph.output], start | _written(graph.node), place)
 
 
 def _check_nodes(nodes: Iterable[onnx.NodeProto], start: set[str], outer: frozenset[str], place: str) -> None:
@@ -50,6 +54,7 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], start: set[str], outer: frozen
     for index, node in enumerate(ordered):
         if not node.op_type:
             raise IngotError("a node has no op type", node=node.name or place, fix=_FIX)
+        _check_attributes(node)
         for name in node.output:
             if name and (name in writer or name in start):
                 other = f"as {node_label(ordered[writer[name]])} does" if name in writer else "which is an input"
@@ -64,6 +69,22 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], start: set[str], outer: frozen
         for graph in subgraphs(node):
             _check_graph(graph, visible, node_label(node))
     _sort(nodes, ordered, writer)
+
+
+def _check_attributes(node: onnx.NodeProto) -> None:
+    seen: set[str] = set()
+    for attribute in node.attribute:
+        known = attribute.type in onnx.AttributeProto.AttributeType.values()
+        if not attribute.name or attribute.name in seen or not known or not attribute.type:
+            reason = f"attribute {attribute.name!r} has no name or no known type, or is there twice"
+            raise IngotError(reason, node=node_label(node), fix=_FIX)
+        seen.add(attribute.name)
+        for text in (attribute.s, *attribute.strings):
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                reason = f"the text of attribute {attribute.name!r} is not UTF-8"
+                raise IngotError(reason, node=node_label(node), fix=_FIX) from None
 
 
 def _sort(nodes: Iterable[onnx.NodeProto], ordered: list[onnx.NodeProto], writer: dict[str, int]) -> None:

@@ -10,6 +10,7 @@ from onnxscript import version_converter
 from ingot.errors import IngotError
 from ingot.importer import legacy
 from ingot.importer.messages import first_line, quiet
+from ingot.importer.schemas import check_proto_nodes
 from ingot.importer.walk import all_nodes
 
 OPSET = 21
@@ -28,14 +29,16 @@ def check_versions(model: onnx.ModelProto) -> None:
             node.domain = ""
     for holder in (model, *model.functions):
         _one_default_domain(holder)
-    uses_default = any(node.domain == "" for node in all_nodes(model))
-    version = _default_version(model)
-    newest = onnx.defs.onnx_opset_version()
-    if version is None and uses_default:
+    if _default_version(model) is None and any(not node.domain for node in all_nodes(model)):
         raise IngotError("no operator set of the default domain is imported", fix="set opset_import of the model")
-    if version is not None and not 1 <= version <= newest:
-        fix = f"pip install -U onnx, or export with opset_version={newest} or lower"
-        raise IngotError(f"opset {version} is not one that this onnx knows (1 to {newest})", fix=fix)
+    newest = onnx.defs.onnx_opset_version()
+    for holder in (model, *model.functions):
+        version = _default_version(holder)
+        if version is not None and not 1 <= version <= newest:
+            place = "" if isinstance(holder, onnx.ModelProto) else f"function {holder.name!r}"
+            fix = f"pip install -U onnx, or export with opset_version={newest} or lower"
+            reason = f"opset {version} is not one that this onnx knows (1 to {newest})"
+            raise IngotError(reason, node=place, fix=fix)
 
 
 def _one_default_domain(holder: onnx.ModelProto | onnx.FunctionProto) -> None:
@@ -62,6 +65,7 @@ def level_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         if other is not None and other > version:
             reason = f"is written for opset {other}, but the graph for {version}"
             raise IngotError(reason, node=f"function {name!r}", fix=f"export the model with opset {other}")
+    check_proto_nodes(model)
     try:
         return inliner.inline_local_functions(model, convert_version=True)
     except Exception as error:  # the converter behind it raises whatever a node causes

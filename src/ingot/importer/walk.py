@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from ingot.errors import IngotError
 
@@ -30,6 +32,21 @@ def all_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
             raise IngotError(f"graphs are nested more than {_MAX_DEPTH} deep", fix="flatten the control flow")
         yield graph
         stack.extend((inner, depth + 1) for node in graph.node for inner in subgraphs(node))
+
+
+def check_text(model: onnx.ModelProto) -> None:
+    """Raises IngotError for a name or other text that is not UTF-8: protobuf hands such out as bytes."""
+    stack: list[Message] = [model]
+    while stack:
+        message = stack.pop()
+        for field, value in message.ListFields():
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                stack.extend(value if field.is_repeated else [value])
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                for text in value if field.is_repeated else [value]:
+                    if not isinstance(text, str):
+                        fix = "export the model again, or copy the file again"
+                        raise IngotError(f"a {field.name} is not UTF-8 text: {text[:40]!r}", fix=fix)
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
