@@ -1,6 +1,6 @@
 """Mutated ONNX files, each imported: run as a program, so that a crash of native code ends only this process.
 
-``python fuzzing.py SEED COUNT FILE`` writes the number of the file in hand to FILE before each import, and
+``python mutations.py SEED COUNT FILE`` writes the number of the file in hand to FILE before each import, and
 prints what is neither a model nor an IngotError.
 """
 
@@ -22,6 +22,13 @@ from onnx import parser
 from ingot.errors import IngotError
 from ingot.importer.load import import_model
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, by its path
+
+from support.old_ops import old_ops
+from support.onnx_text import one_node
+
+WRITTEN = 5
+"""Models written out here; the rest is one node each."""
 SECONDS = 20
 """Longest time that one small file may take."""
 HEAD = '<ir_version: {}, opset_import: ["" : {}, "f" : 1, "com.acme" : 1]>\n'
@@ -29,7 +36,7 @@ PLAIN = """
 g (float[N,3,8,8] x, float[4] b = {1, 2, 3, 4}) => (float[N,6] y, float[N,4,K,K] z)
 <float[4,3,3,3] w, float[6,4] m> {
     c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b)
-    z = MaxPool <kernel_shape = [2, 2], ceil_mode = 1> (c)
+    z = MaxPool <kernel_shape = [2, 2], strides = [2, 1]> (c)
     p = GlobalAveragePool (z)
     f = Flatten <axis = 1> (p)
     d = Gemm <transB = 1> (f, m)
@@ -79,10 +86,12 @@ def originals() -> list[onnx.ModelProto]:
     for model in models:
         declared = {value.name: value for value in model.graph.value_info}
         for name in ("w", "m"):
-            if name in declared:
+            if name in declared:  # the parser takes weights without values for inner ones
                 dims = [dim.dim_value for dim in declared[name].type.tensor_type.shape.dim]
                 size = 4 * math.prod(dims)
                 model.graph.initializer.add(name=name, data_type=1, dims=dims, raw_data=bytes(size))
+    for case in old_ops():
+        models.append(one_node(case.op, case.first, case.inputs, case.attributes, case.constants, case.outputs)[0])
     return models
 
 
@@ -172,7 +181,8 @@ def mutated(seed: int, number: int, models: list[onnx.ModelProto]) -> bytes:
     """File ``number`` of the series ``seed``: always the same."""
     random_ = random.Random(f"{seed}/{number}")
     model = onnx.ModelProto()
-    model.CopyFrom(random_.choice(models))
+    # Half of the files come from the models that are written out above.
+    model.CopyFrom(random_.choice(models[:WRITTEN] if random_.random() < 0.5 else models))
     if random_.random() < 0.3:
         return scramble(random_, model.SerializeToString())
     for _ in range(random_.choice((1, 1, 1, 2, 3, 6))):
