@@ -43,12 +43,16 @@ def chosen(region: Region, target: Target, bindings: dict[str, int], count: int 
     assert isinstance(o, Operands)
     forms: dict[tuple[int, ...], HopperTile] = {}
     for number, tile in enumerate(candidates(o, bindings)):
-        key = (tile.units, tile.groups, tile.ping, tile.cluster, tile.resident, tile.slide)
+        key = (tile.units, tile.groups, tile.ping, tile.cluster, tile.resident, tile.slide, tile.split)
         if key not in forms or number % 5 == len(forms) % 5:
             forms[key] = tile
     every = list(forms.values())
-    slid = [tile for tile in every if tile.slide][:2]
-    return list(dict.fromkeys([likeliest, *slid, *every[:: max(1, len(forms) // count)]]))
+    slid, shared = (
+        [tile for tile in every if getattr(tile, what) > least] for what, least in (("slide", 0), ("split", 1))
+    )
+    return list(
+        dict.fromkeys([likeliest, *slid[:2], *shared[:1], *shared[-1:], *every[:: max(1, len(forms) // count)]])
+    )
 
 
 def check(region: Region, target: Target, bindings: dict[str, int] | None = None, depth: int = 64) -> None:

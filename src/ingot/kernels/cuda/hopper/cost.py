@@ -22,6 +22,8 @@ _STEP = 0.04e-6
 """Least time of one stage: barrier, issue, wait."""
 _LATENCY = 0.9e-6
 """From asking for a tile to having it."""
+_SHARES = 0.8e-6
+"""Sums into shared memory, barrier of the cluster, and reading the others'."""
 _EPILOGUE = 0.5e-6
 """Through shared memory and out, per 64 rows of 128 columns and warpgroup."""
 _L2 = 5.6e10
@@ -41,8 +43,8 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     if not tile.fits(item):
         return math.inf
     clusters_m, tiles_n, batch = (evaluate(d, bindings) for d in tile_counts(o, tile))
-    tiles = clusters_m * tile.cluster * tiles_n * batch
-    steps = evaluate(o.steps(tile), bindings)
+    tiles = clusters_m * tile.cluster * tiles_n * batch * tile.split
+    steps = math.ceil(evaluate(o.steps(tile), bindings) / tile.split)
     slots = target.sms * tile.resident
     busy = min(tiles, slots)
     rounds = math.ceil(tiles / slots)
@@ -56,8 +58,15 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     transfer = (rows + columns) * tile.k * item * together / _L2
     step = max(compute, shared, transfer, _STEP, together * _LATENCY / tile.stages)
     per_row = _row_bytes(o)
-    stored = together * tile.m * min(tile.n, o.cols) * per_row / min(target.bandwidth / min(target.sms, busy), 6.5e10)
-    finish = _EPILOGUE * tile.units * tile.n / 128 + stored
+    stored = (
+        together
+        / tile.split
+        * tile.m
+        * min(tile.n, o.cols)
+        * per_row
+        / min(target.bandwidth / min(target.sms, busy), 6.5e10)
+    )
+    finish = _EPILOGUE * tile.units * tile.n / 128 + stored + (_SHARES if tile.split > 1 else 0)
     main = steps * step
     overlap = tile.ping or tile.resident > 1
     each = max(main, finish) if overlap and rounds > 1 else main + finish

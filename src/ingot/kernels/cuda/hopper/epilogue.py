@@ -152,7 +152,6 @@ class EpilogueText:
         self._fetch("columns(Columns& to, int col, int z)", by_row=False)
         self._fetch("fetch(Fetched& to, int row, int col, int z)", by_row=True)
         self._finish()
-        self._prefetch()
         fields = [f"  {kind} {name};" for name, (kind, _) in self.out.parameters.items()]
         return "\n".join(["struct Epilogue {", *fields, *body, "};", ""])
 
@@ -162,6 +161,9 @@ class EpilogueText:
 
     def _kind(self, name: str) -> str:
         return dtypes.TABLE[self.o.region.spec_of[name].dtype].cuda
+
+    def _arithmetic(self, name: str) -> str:
+        return dtypes.TABLE[self.kinds[name]].cuda
 
     def _pieces(self, name: str) -> tuple[int, int]:
         """Width and number of the accesses for one row of columns."""
@@ -183,7 +185,10 @@ class EpilogueText:
             for name in self.tensors:
                 if self._by_row(name) == by_row:
                     width, count = self._pieces(name)
-                    self.out.line(f"vec_t<{self._kind(name)}, {width}> x{self.number[name]}[{count}];")
+                    number = self.number[name]
+                    # What holds for whole columns is read by many rows: converted once.
+                    kind = f"vec_t<{self._kind(name)}, {width}>" if by_row else self._arithmetic(name)
+                    self.out.line(f"{kind} x{number}[{count if by_row else count * width}];")
         self.out.lines[-1] += ";"
 
     def _has_result(self) -> None:
@@ -214,15 +219,26 @@ class EpilogueText:
             for name in (n for n in self.tensors if self._by_row(n) == by_row):
                 width, count = self._pieces(name)
                 at = self._offset(name) if by_row else self._offset_of_member(name)
-                stride, number = self._col_stride(name), self.number[name]
+                stride = self._col_stride(name)
                 with out.block():
                     out.line(f"const {self._kind(name)}* from = {out.input(name)} + ({at});")
                     with out.unrolled("i", count):
                         guard = self._guard("i", width) if stride != 0 else ""
                         column = "0" if stride == 0 else f"(long long)(col + i * {width})"
                         step = "" if stride in (0, 1) else f" * {out.number(stride, 8)}"
-                        load = f"to.x{number}[i] = load_vec<{width}>(from + {column}{step});"
-                        out.line(f"if ({guard}) {load}" if guard else load)
+                        load = f"load_vec<{width}>(from + {column}{step})"
+                        with out.block(f"if ({guard})" if guard else ""):
+                            self._keep(name, load, width, by_row=by_row)
+
+    def _keep(self, name: str, load: str, width: int, *, by_row: bool) -> None:
+        out, number = self.out, self.number[name]
+        if by_row:
+            out.line(f"to.x{number}[i] = {load};")
+            return
+        out.line(f"const vec_t<{self._kind(name)}, {width}> piece = {load};")
+        with out.unrolled("j", width):
+            code = loaded("piece.v[j]", self.o.region.spec_of[name].dtype)
+            out.line(f"to.x{number}[i * {width} + j] = {code};")
 
     def _offset_of_member(self, name: str) -> str:
         strides = self._strides(name)
@@ -267,12 +283,13 @@ class EpilogueText:
 
     def _loaded(self, name: str) -> None:
         width, _ = self._pieces(name)
-        source = "f" if self._by_row(name) else "c"
-        index = "[0].v[0]" if self._col_stride(name) == 0 else f"[j / {width}].v[j % {width}]"
-        dtype = self.o.region.spec_of[name].dtype
-        kind = dtypes.TABLE[self.kinds[name]].cuda
-        code = loaded(f"{source}.x{self.number[name]}{index}", dtype)
-        self.out.line(f"const {kind} t{self.number[name]} = {code};")
+        each, number = self._col_stride(name) != 0, self.number[name]
+        if self._by_row(name):
+            index = f"[j / {width}].v[j % {width}]" if each else "[0].v[0]"
+            code = loaded(f"f.x{number}{index}", self.o.region.spec_of[name].dtype)
+        else:
+            code = f"c.x{number}[{'j' if each else '0'}]"
+        self.out.line(f"const {self._arithmetic(name)} t{number} = {code};")
 
     def _store(self, name: str) -> None:
         out, width = self.out, self._width(name)
@@ -282,19 +299,3 @@ class EpilogueText:
                 guard = self._guard("i", width)
                 store = f"store_vec<{width}>(to + col + i * {width}, y{self.number[name]}[i]);"
                 out.line(f"if ({guard}) {store}" if guard else store)
-
-    def _prefetch(self) -> None:
-        """The tile's rows of whole tensors, brought to the L2 cache by the lanes of one warp."""
-        out, region = self.out, self.o.region
-        with out.block("INGOT_MEMBER void prefetch(int row0, int col, int z, int lane) const"):
-            for name in self.tensors:
-                spec = region.spec_of[name]
-                item = dtypes.itemsize(spec.dtype)
-                if self.tile.slide or not self._by_row(name) or self._width(name) * item < _BYTES:
-                    continue
-                columns = self.o.cols
-                with out.block(f"for (int i = lane; i < {self.tile.m}; i += 32)"):
-                    out.line("const int row = row0 + i;")
-                    out.line(f"const int count = min({columns} - col, {self.tile.n}) * {item};")
-                    where = f"{out.input(name)} + ({self._offset(name)}) + col"
-                    out.line(f"if (row < {out.number(self.o.rows)}) prefetch_bytes({where}, count);")

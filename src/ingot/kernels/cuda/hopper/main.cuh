@@ -27,13 +27,25 @@ constexpr int kLanes = kChunk / 8;  // lanes that share a row when results are s
 constexpr int kPassRows = 32 / kLanes;
 constexpr int kPasses = 16 / kPassRows;
 constexpr int kOffsetStaging = kStages * kStageBytes;
-constexpr int kOffsetBarriers = kOffsetStaging + 4 * kGroups * kStaging;
+constexpr int kOffsetBarriers = kOffsetStaging + (kSplit > 1 ? 0 : 4 * kGroups * kStaging);
+constexpr int kBlocks = kCluster * kSplit;  // of a cluster: neighbours along the rows, or shares of one tile's depth
 
 struct Problem {
-  int rows, channels, steps;
+  int rows, channels, steps;    // steps of all shares
   int tiles_m, tiles_n, batch;  // tiles_m counts clusters
   int height, width;            // of the output, where A is gathered
+  int begin;                    // this block's first step
 };
+
+// The part of the depth that is this block's own: no share is empty.
+INGOT_INLINE Problem share_of(Problem p) {
+  if (kSplit > 1) {
+    const int each = (p.steps + kSplit - 1) / kSplit;
+    p.begin = (int)cluster_rank() * each;
+    p.steps = p.steps - p.begin < each ? p.steps - p.begin : each;
+  }
+  return p;
+}
 
 struct Place {
   int row, col, z;
@@ -79,6 +91,13 @@ INGOT_INLINE void advance(Position& at, int channels) {
   }
 }
 
+INGOT_INLINE Position start_of(const Problem& p) {
+  if (kSplit == 1) return {0, 0, 0};
+  const int blocks = (p.channels + kSlice - 1) / kSlice, slice = p.begin * kSlicesA;
+  const int tap = slice / blocks, wide = kSlide ? 1 : kTapsW;
+  return {(slice - tap * blocks) * kSlice, tap % wide, tap / wide};
+}
+
 INGOT_INLINE void load_b(const tensor_map_t& map, const Problem& p, unsigned base, int stage, Position& at, int n, int z) {
   const unsigned barrier = full_barrier(base, stage);
   unsigned to = base + stage * kStageBytes + kOffsetB;
@@ -120,11 +139,10 @@ INGOT_INLINE void load_a(const tensor_map_t& map, const Problem& p, unsigned bas
   }
 }
 
-INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Problem& p, const Epilogue& epilogue,
-                          unsigned base) {
+INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Problem& p, unsigned base) {
   const int lane = threadIdx.x;
-  const int total = tiles_of(p), stride = gridDim.x / kCluster;
-  int tile = blockIdx.x / kCluster, stage = 0, early = 0;
+  const int total = tiles_of(p), stride = gridDim.x / kBlocks;
+  int tile = blockIdx.x / kBlocks, stage = 0, early = 0;
   unsigned phase = 1;  // the stages are empty from the start
   if (lane == 0) {
     map_prefetch(a);
@@ -134,7 +152,7 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
     early = p.steps < kStages ? p.steps : kStages;
     if (lane == 0) {
       const Place place = place_of(p, tile);
-      Position at = {0, 0, 0};
+      Position at = start_of(p);
       for (int i = 0; i < early; ++i) {
         barrier_expect(full_barrier(base, i), kLoadBytes);
         load_b(b, p, base, i, at, place.col, kBatchB ? place.z : 0);
@@ -144,7 +162,6 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
   pdl_wait();
   for (; tile < total; tile += stride) {
     const Place place = place_of(p, tile);
-    if (kPrefetch) epilogue.prefetch(place.row, place.col, place.z, lane);
     if (lane == 0) {
       int w = 0, h = 0, image = 0;
       if (kGather) {
@@ -153,7 +170,7 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
         h = line % p.height * kStrideH - kPadH;
         image = line / p.height;
       }
-      Position at_a = {0, 0, 0}, at_b = {0, 0, 0};
+      Position at_a = start_of(p), at_b = at_a;
       for (int step = 0; step < p.steps; ++step) {
         if (step < early) {
           for (int i = 0; i < kSlicesA; ++i) advance(at_b, p.channels);
@@ -307,12 +324,12 @@ INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], Held& held, con
 INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned base, unsigned char* shared, int group) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   float* staging = reinterpret_cast<float*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
-  const int total = tiles_of(p), stride = gridDim.x / kCluster;
+  const int total = tiles_of(p), stride = gridDim.x / kBlocks;
   float acc[kUnits][kTileN / 2];
   Held held;
   pdl_wait();
   int turn = kPing ? group : 0;
-  for (int tile = blockIdx.x / kCluster + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
+  for (int tile = blockIdx.x / kBlocks + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
     const Place place = place_of(p, tile);
     const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
     int stage = turn * p.steps % kStages;
@@ -326,7 +343,66 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
   }
 }
 
-INGOT_INLINE void product(const tensor_map_t& a, const tensor_map_t& b, const Problem& p, const Epilogue& epilogue) {
+// Shares of the depth: every block of the cluster leaves its sums in its own shared memory, then adds up and finishes
+// its part of the tile's chunks, in the order of the shares, so that the result is the same every time.
+constexpr int kSumPitch = kTileN + 8;
+constexpr int kPieces = kTileM / 16 * kChunksWide;
+constexpr int kOwnPieces = (kPieces + kSplit * 4 * kGroups - 1) / (kSplit * 4 * kGroups);
+static_assert(kSplit == 1 || kTileM * kSumPitch * 4 <= kOffsetStaging, "sums lie where the stages were");
+
+INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsigned base, unsigned char* shared,
+                                int group) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int first = (int)cluster_rank() + kSplit * (group * 4 + warp);
+  const Place place = place_of(p, blockIdx.x / kBlocks);
+  float acc[kUnits][kTileN / 2];
+  Epilogue::Fetched held[kOwnPieces][kPasses];
+  pdl_wait();
+#pragma unroll
+  for (int i = 0; i < kOwnPieces; ++i) {
+    const int piece = first + i * kSplit * 4 * kGroups;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass)
+      if (piece < kPieces)
+        epilogue.fetch(held[i][pass], place.row + piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes,
+                       place.col + piece % kChunksWide * kChunk + lane % kLanes * 8, place.z);
+  }
+  int stage = 0;
+  unsigned phase = 0;
+  multiply(acc, p, base, group, lane, stage, phase);
+  asm volatile("bar.sync 1, %0;" ::"n"(128 * kGroups) : "memory");  // the stages are no longer read
+  float* sums = reinterpret_cast<float*>(shared);
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u)
+#pragma unroll
+    for (int j = 0; j < kTileN / 8; ++j) {
+      const float* d = &acc[u][j * 4];
+      float* to = sums + ((group * kUnits + u) * 64 + warp * 16 + lane / 4) * kSumPitch + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
+      *reinterpret_cast<float2*>(to + 8 * kSumPitch) = make_float2(d[2], d[3]);
+    }
+  cluster_sync();
+#pragma unroll
+  for (int i = 0; i < kOwnPieces; ++i) {
+    const int piece = first + i * kSplit * 4 * kGroups;
+    if (piece >= kPieces) continue;
+    const int col = piece % kChunksWide * kChunk + lane % kLanes * 8;
+    Epilogue::Columns columns;
+    epilogue.columns(columns, place.col + col, place.z);
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int row = piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes;
+      float values[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+#pragma unroll
+      for (int rank = 0; rank < kSplit; ++rank) add_shared(values, base + (row * kSumPitch + col) * 4, rank);
+      epilogue.finish(held[i][pass], columns, values, place.row + row, place.col + col, place.z);
+    }
+  }
+  cluster_sync();  // the others may still read this block's sums
+}
+
+INGOT_INLINE void product(const tensor_map_t& a, const tensor_map_t& b, const Problem& whole,
+                          const Epilogue& epilogue) {
   extern __shared__ unsigned char ingot_memory[];
   const unsigned start = shared_address(ingot_memory);
   const unsigned base = (start + 1023) & ~1023u;  // where the swizzle's pattern begins
@@ -339,17 +415,25 @@ INGOT_INLINE void product(const tensor_map_t& a, const tensor_map_t& b, const Pr
     for (int i = 0; i < 2; ++i) barrier_init(turn_barrier(base, i), 4);
     barrier_init_done();
   }
-  if (kCluster > 1)
+  if (kBlocks > 1)
     cluster_sync();
   else
     __syncthreads();
+  const Problem p = share_of(whole);
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if (group == 0) {
     if (kProducerRegisters) registers_down<kProducerRegisters ? kProducerRegisters : 24>();
-    if (threadIdx.x < 32) produce(a, b, p, epilogue, base);
+    if (threadIdx.x < 32) produce(a, b, p, base);
+    if (kSplit > 1) {
+      cluster_sync();
+      cluster_sync();
+    }
   } else {
     if (kConsumerRegisters) registers_up<kConsumerRegisters ? kConsumerRegisters : 24>();
-    consume(p, epilogue, base, shared, group - 1);
+    if (kSplit > 1)
+      consume_share(p, epilogue, base, shared, group - 1);
+    else
+      consume(p, epilogue, base, shared, group - 1);
   }
   if (kCluster > 1) cluster_sync();  // a block must live until its neighbour has sent it everything
 }

@@ -60,6 +60,22 @@ INGOT_INLINE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
+// Adds eight floats at the same address of another block's shared memory.
+INGOT_INLINE void add_shared(float (&to)[8], unsigned at, unsigned rank) {
+  unsigned there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    float x[4];
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "r"(there + 4 * i)
+                 : "memory");
+#pragma unroll
+    for (int j = 0; j < 4; ++j) to[i + j] += x[j];
+  }
+}
+
 // ---- the copy engine
 
 INGOT_INLINE void map_prefetch(const tensor_map_t& map) {
@@ -103,10 +119,6 @@ INGOT_INLINE void load_pixels(unsigned to, const tensor_map_t& map, unsigned bar
       "[%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(to),
       "l"(&map), "r"(barrier), "r"(c), "r"(w), "r"(h), "r"(n), "h"(tap_w), "h"(tap_h)
       : "memory");
-}
-// Brings bytes (address and size multiples of 16) into the L2 cache.
-INGOT_INLINE void prefetch_bytes(const void* from, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
 // ---- products

@@ -46,7 +46,7 @@ def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     held = tile.held_chunks(item, epilogue.fetched_registers(tile.chunk(item) // 16))
     tiles_m, tiles_n, batch = tile_counts(o, tile)
     rows, width = o.positions(tile)
-    numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width]
+    numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width, 0]
     problem = ", ".join(out.number(number) for number in numbers)
     parameters = [
         "const __grid_constant__ tensor_map_t a",
@@ -63,11 +63,10 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
     text = "\n".join([debug, HELPERS, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct,
                       template("main.cuh"), kernel])  # fmt: skip
-    clusters = mul(tiles_m, tiles_n, batch)
-    most = target.sms * tile.resident // tile.cluster
-    if tile.persistent:
+    clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
+    if tile.persistent and tile.split == 1:
         clusters = min(clusters, most) if isinstance(clusters, int) else f"min({clusters}, {most})"
-    return Source(text, mul(clusters, tile.cluster), (*o.maps(tile), *out.arguments))
+    return Source(text, mul(clusters, tile.cluster * tile.split), (*o.maps(tile), *out.arguments))
 
 
 @lru_cache(maxsize=4)
@@ -81,14 +80,14 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
     f = o.filter
     values = {
         "Item": item, "TileM": tile.m, "TileN": tile.n, "Units": tile.units, "Groups": tile.groups,
-        "Slice": tile.slice, "Slices": tile.slices, "Stages": tile.stages, "Cluster": tile.cluster,
+        "Slice": tile.slice, "Slices": tile.slices, "Stages": tile.stages, "Cluster": tile.cluster, "Split": tile.split,
         "Order": tile.order, "Chunk": tile.chunk(item), "Held": held, "Slide": tile.slide,
         "ProducerRegisters": tile.registers[0], "ConsumerRegisters": tile.registers[1],
         "TapsH": f.taps[0], "TapsW": f.taps[1], "StrideH": f.stride[0], "StrideW": f.stride[1],
         "PadH": f.pad[0], "PadW": f.pad[1], "DilationH": f.dilation[0], "DilationW": f.dilation[1],
     }  # fmt: skip
     flags = {
-        "Ping": bool(tile.ping), "Prefetch": bool(tile.prefetch), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
+        "Ping": bool(tile.ping), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
         "EarlyB": o.b.constant, "BatchA": o.batch_a, "BatchB": o.batch_b,
     }  # fmt: skip
     lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.epilogue import check_epilogue
 from ingot.kernels.cuda.hopper.operands import Operands, operands
-from ingot.kernels.cuda.hopper.source import ENTRY, Source, generate
+from ingot.kernels.cuda.hopper.source import ENTRY, Source, generate, tile_counts
 from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
 
@@ -31,6 +32,9 @@ _COLUMNS = (32, 64, 96, 128, 192, 256)
 _SLIDING = 16
 """Fewest channels per load for taps to share it."""
 _MOST_HALO = 32
+_SPLITS = (2, 4, 8)
+_MOST_BLOCKS = 264
+"""Blocks up to which sharing the depth is worth a try: two for each SM."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ class HopperTactic:
         """Tiles by predicted time, the first ones of different shapes."""
         o = _read(region)
         ranked = sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
-        seen: Counter[tuple[int, int, int]] = Counter()
+        seen: Counter[tuple[int, int, int, int]] = Counter()
         head = []
         for tile in ranked:
-            key = tile.m, tile.n, tile.slide
+            key = tile.m, tile.n, tile.slide, tile.split
             seen[key] += 1
             if seen[key] <= _PER_BLOCK:
                 head.append(tile)
@@ -72,8 +76,8 @@ class HopperTactic:
         source = generate(o, tile, target)
         cubin = compile_cuda(source.text, ENTRY, target, specific=True).cubin
         shared = tile.shared(itemsize(o.a.dtype))
-        grid = (source.grid, 1, 1)
-        kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, tile.cluster)
+        grid, blocks = (source.grid, 1, 1), tile.cluster * tile.split
+        kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, blocks)
         return Program((kernel,))
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
@@ -109,7 +113,17 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
             if cluster > 1 and (o.columns_inner or rows <= tile.m):
                 continue
             found.append(tile)
-    return found
+    return found + [shared for tile in found for shared in _shares(o, tile, bindings)]
+
+
+def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTile]:
+    """The tile with its depth shared out among the blocks of a cluster, where tiles are few."""
+    steps = o.steps(tile)
+    if not isinstance(steps, int) or tile.units * tile.n > 128 or tile.ping or tile.cluster > 1 or tile.resident > 1:
+        return []
+    tiles = math.prod(evaluate(d, bindings) for d in tile_counts(o, tile))
+    counts = [s for s in _SPLITS if s <= steps // 2 and tiles * s <= _MOST_BLOCKS and -(-steps // -(-steps // s)) == s]
+    return [shared for s in counts if (shared := replace(tile, split=s, persistent=0)).fits(itemsize(o.a.dtype))]
 
 
 def _slice(channels: int, o: Operands) -> int:

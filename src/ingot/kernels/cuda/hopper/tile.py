@@ -44,8 +44,8 @@ class HopperTile:
     """Row tiles that are visited before the next column of tiles."""
     persistent: int = 1
     """1: as many blocks as fit, each going on to further tiles; 0: one block per tile."""
-    prefetch: int = 0
-    """1: the producer brings what the epilogue reads into the L2 cache ahead of time."""
+    split: int = 1
+    """Blocks of a cluster that share the depth of each tile and add up through shared memory."""
     slide: int = 0
     """Above 0: the taps along the width share one load of so many rows more than the tile has (slices: those taps)."""
 
@@ -80,12 +80,12 @@ class HopperTile:
 
     def chunk(self, itemsize: int) -> int:
         """Columns that are staged at a time: 64 where there is room, else 32."""
-        wide = self.n % 64 == 0 and self.shared_with(itemsize, 64) <= self.room
+        wide = self.n % 64 == 0 and self.split == 1 and self.shared_with(itemsize, 64) <= self.room
         return 64 if wide else 32
 
     def shared_with(self, itemsize: int, chunk: int) -> int:
         """Dynamic shared memory with a staging area of ``chunk`` columns, bytes."""
-        staging = 4 * self.groups * 16 * (chunk + 8) * 4
+        staging = 4 * self.groups * 16 * (chunk + 8) * 4 if self.split == 1 else 0
         return self.stages * self.stage_bytes(itemsize) + staging + 8 * (2 * self.stages + 2) + _RESERVED
 
     def shared(self, itemsize: int) -> int:
@@ -119,6 +119,9 @@ class HopperTile:
         """Whether a block has the shared memory and the registers it needs."""
         consumer = self.registers[1] or self.entry_registers
         held = self.units * self.n // 2 + _WORKING <= consumer
+        sums = self.m * (self.n + 8) * 4 if self.split > 1 else 0
+        if sums > self.stages * self.stage_bytes(itemsize):
+            return False
         # The compiler wants each instruction to fit before registers are shared out (its error C7602).
         return self.shared(itemsize) <= self.room and held and self.n // 2 + _INSTRUCTION <= self.entry_registers
 
@@ -135,6 +138,6 @@ _LONG = {
     "oc": "resident",
     "or": "order",
     "ps": "persistent",
-    "pf": "prefetch",
+    "sk": "split",
     "sw": "slide",
 }
