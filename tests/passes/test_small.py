@@ -186,6 +186,23 @@ def test_channels_last_arithmetic_between_convolutions() -> None:
     assert "Transpose" not in kinds(rewritten(net, sink_moves)[0])
 
 
+def test_arithmetic_behind_the_reshape_of_a_product() -> None:
+    net = Net()
+    y = net.op("Conv", _image(net), net.normal(4, 3, 1, 1))
+    y = net.op("Transpose", net.op("Reshape", y, net.const([0, 4, -1], "int64")), perm=[0, 2, 1])
+    net.output(net.op("Relu", net.op("Add", y, net.normal(1, 42, 4))))
+    net.output(
+        net.op(
+            "Exp", net.op("Relu", net.op("Mul", net.op("Reshape", "x", net.const([0, -1], "int64")), net.const(2.0)))
+        )
+    )
+    model, notes = rewritten(net, sink_moves)
+    ops = [node.op_type for node in model.graph]
+    assert ops.index("Add") < ops.index("Reshape")
+    # There is nothing that the arithmetic on the input could join.
+    assert notes == ["2 transposes and reshapes moved behind arithmetic"]
+
+
 def test_a_residual_of_two_transposed_values() -> None:
     net = Net()
     x, z = _image(net), net.input("z", ["N", 3, 6, 7])

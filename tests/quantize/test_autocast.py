@@ -271,3 +271,30 @@ def test_an_output_that_is_read_again_is_cast_once() -> None:
     net.output(y, net.op("CumSum", y, net.const(1, "int64")), _conv(net, y, 4))
     model, _ = cast(net)
     assert kinds(model)["Cast"] == 3
+
+
+def test_outputs_that_only_move_are_cast_before_the_move() -> None:
+    net = Net()
+    y = net.op("Concat", _conv(net, _image(net)), _conv(net, "x"), axis=1)
+    net.output(net.op("Transpose", y, perm=[0, 2, 3, 1]))
+    model, notes = cast(net)
+    ops = [node.op_type for node in model.graph]
+    assert dtype_of(model, "Concat") == dtype_of(model, "Transpose") == FULL and notes == []
+    assert ops[-1] == "Transpose" and kinds(model)["Cast"] == 3
+
+
+def test_values_without_a_known_shape_stay() -> None:
+    net = Net()
+    y = net.op("MatMul", net.input("x", ["N", 8]), net.normal(8, 4))
+    picked = net.op(
+        "Compress",
+        y,
+        net.op("Greater", net.op("ReduceMax", y, net.const([1], "int64"), keepdims=0), net.const(0.0)),
+        axis=0,
+    )
+    net.output(net.op("MatMul", net.op("Relu", picked), net.normal(4, 2)))
+    proto = net.proto()
+    model = ir.from_proto(proto)
+    tidy(model)
+    autocast(model)
+    assert dtype_of(model, "Compress") == FULL

@@ -60,7 +60,13 @@ def shape_of(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
     """Dimensions: integers, symbolic expressions as text, None where unknown; None for an unknown rank."""
     if value is None or value.shape is None:
         return None
-    return tuple(d if isinstance(d, int) else (None if d.value is None else str(d)) for d in value.shape)
+    return tuple(d if isinstance(d, int) else _dim(d) for d in value.shape)
+
+
+def _dim(dim: ir.SymbolicDim) -> int | str | None:
+    # The inference gives some numbers as expressions without symbols.
+    text = None if dim.value is None else str(dim)
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def rank_of(value: ir.Value | None) -> int | None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from ingot.graph.verify import Signature, signature_of, verify
 from ingot.passes.attention import fuse_attention
 from ingot.passes.batch_norm import fold_batch_norm
+from ingot.passes.concat import open_concats
 from ingot.passes.contrib import standardise
 from ingot.passes.fold import fold, tidy
 from ingot.passes.gelu import fuse_activations
@@ -43,6 +44,7 @@ class Canonical:
 PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
     Pass("fold", fold),
+    Pass("concat", open_concats),
     Pass("sink", sink_moves),
     Pass("softmax", simplify_softmax),
     Pass("small", small_rewrites),

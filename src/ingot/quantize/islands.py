@@ -60,8 +60,20 @@ def find_islands(model: ir.Model) -> Islands:
     for node in nodes:
         _classify(node, opset, found, hot)
     _keep_exact(nodes, found)
+    _keep_moves(nodes, found)
     _keep_between(nodes, found)
     return found
+
+
+def _keep_moves(nodes: list[ir.Node], found: Islands) -> None:
+    """Marks moves into float32 outputs: a cast in front of them is part of the kernel that makes the value."""
+    for node in reversed(nodes):
+        if node.op_type not in (*_VIEWS, "Concat") or node.domain or found.full(node):
+            continue
+        result = [v for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+        made = all(v is None or v.producer() is not None or v.dtype != ir.DataType.FLOAT for v in node.inputs)
+        if result and made and all(all(found.full(r) for r in readers(v)) for v in result):
+            found.plain.add(node.name or "")
 
 
 def _touches_float(node: ir.Node) -> bool:
@@ -86,6 +98,9 @@ def _classify(node: ir.Node, opset: int, found: Islands, hot: set[ir.Value]) -> 
     if half_form(node, opset) is None:
         if not is_op(node, "Shape", "Size"):
             found.reasons[name] = f"{label} has no float16 form"
+        return
+    if any(v.shape is None and v.dtype == ir.DataType.FLOAT for v in node.outputs if v.uses()):
+        found.reasons[name] = "its shape is not known before it runs, so it runs on the host"
         return
     if _converts_integers(node):
         found.plain.add(name)
