@@ -34,12 +34,12 @@ SECONDS = 20
 HEAD = '<ir_version: {}, opset_import: ["" : {}, "f" : 1, "com.acme" : 1]>\n'
 PLAIN = """
 g (float[N,3,8,8] x, float[4] b = {1, 2, 3, 4}) => (float[N,6] y, float[N,4,K,K] z)
-<float[4,3,3,3] w, float[6,4] m> {
+<float[4,3,3,3] w, float[4,6] m> {
     c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b)
     z = MaxPool <kernel_shape = [2, 2], strides = [2, 1]> (c)
     p = GlobalAveragePool (z)
     f = Flatten <axis = 1> (p)
-    d = Gemm <transB = 1> (f, m)
+    d = MatMul (f, m)
     y = Softmax <axis = 1> (d)
 }
 """
@@ -47,7 +47,7 @@ SHAPES = """
 g (float[N,S,8] x, int64[1] n) => (float[N,S,2,4] y, float[Q] z) {
     s = Shape (x)
     two = Constant <value = int64[2] {2, 4}> ()
-    zero = Constant <value_ints = [0]> ()
+    zero = Constant <value = int64[1] {0}> ()
     head = Slice <starts = [0], ends = [2]> (s)
     t = Concat <axis = 0> (head, two)
     y = Reshape (x, t)
@@ -81,7 +81,7 @@ add (a, b) => (c) { c = Add (a, b) }
 
 def originals() -> list[onnx.ModelProto]:
     """Small models with what the importer looks at: weights, old ops, shape arithmetic, control flow, functions."""
-    texts = [(4, 9, PLAIN), (8, 17, PLAIN), (10, 21, PLAIN), (7, 9, SHAPES), (8, 17, CONTROL)]
+    texts = [(4, 9, PLAIN), (8, 17, PLAIN), (10, 21, PLAIN), (7, 8, SHAPES), (8, 17, CONTROL)]
     models = [parser.parse_model(HEAD.format(ir, opset) + text) for ir, opset, text in texts]
     for model in models:
         declared = {value.name: value for value in model.graph.value_info}
