@@ -81,3 +81,12 @@ def test_what_onnx_runtime_lacks_runs_in_the_evaluator() -> None:
 def test_nothing_can_run_it() -> None:
     with pytest.raises(IngotError, match="no host reference"):
         run(unary("NoSuchOp", "float32"), np.ones((3, 4), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_literal_keeps_the_rank_of_the_result(shape: tuple[int, ...]) -> None:
+    """[] == [16000] has rank 1, although the literal is kept as a number."""
+    x, y = spec("int64", ()), spec("bool", shape)
+    region = build_region(Kind.MAP, {"x": x}, [BodyOp("Equal", ("x", "c"), ("y",))], {"y": y}, ["y"], {"c": 16000})
+    made = run(region, np.asarray(16000, np.int64))
+    assert made.shape == shape and made.all()

@@ -18,6 +18,7 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate, evaluate_shape
 from ingot.graph.op_table import PARAMETERS
 from ingot.graph.region import Attr, BodyOp, Literal, Region, Scalar
+from ingot.graph.scalar_ops import is_scalar_op
 
 _SINCE = {"Gelu": 20, "RMSNormalization": 23, "Attention": 23, "Swish": 24}
 """Ops newer than the opset that importers aim at."""
@@ -174,6 +175,11 @@ def _literal(
         return evaluate(item, bindings) if isinstance(item, str) else item
 
     array = np.asarray([number(v) for v in value] if isinstance(value, tuple) else number(value))
+    if is_scalar_op(op.op) and not array.ndim:
+        # A literal has lost its rank, which counts where it is the highest: [] == [1] has rank 1.
+        others = (len(region.spec_of[n].shape) for n in op.inputs if n in region.inputs or n in region.producer)
+        rank = len(region.spec_of[op.outputs[0]].shape)
+        array = array.reshape((1,) * rank) if rank > max(others, default=0) else array
     return numpy_helper.from_array(array.astype(_literal_type(region, op, position, array)), name)
 
 
