@@ -65,3 +65,14 @@ def test_other_splits_stay(case: str) -> None:
     first, second = net.op("Split", y, net.const(sizes, "int64"), axis=axis, outputs=2)
     net.output(net.op("Neg", first), net.op("Abs", second), *([net.op("Exp", y)] if case == "shared" else []))
     assert kinds(rewritten(net, open_concats)[0])["Split"] == 1
+
+
+def test_a_repeated_token_takes_its_position_now() -> None:
+    net = Net()
+    x = net.input("x", ["N", 8, 3])
+    shape = net.op("Concat", net.op("Shape", x, start=0, end=1), net.const([1, 5], "int64"), axis=0)
+    token = net.op("Expand", net.normal(1, 1, 5), shape)
+    y = net.op("Concat", token, net.op("MatMul", x, net.normal(3, 5)), axis=1)
+    net.output(net.op("Add", net.normal(1, 9, 5), y))
+    found = kinds(rewritten(net, open_concats)[0])
+    assert found["Add"] == 1 and found["Expand"] == 1

@@ -25,6 +25,14 @@ def test_a_reshape_to_one_symbolic_size_needs_no_arithmetic() -> None:
     assert kinds(rewritten(net, fold)[0]) == {"Reshape": 1}
 
 
+def test_a_reshape_that_keeps_symbolic_sizes_needs_no_arithmetic() -> None:
+    net = Net()
+    x = net.input("x", ["N", "S", 12])
+    sizes = [net.op("Gather", net.op("Shape", x), net.const([i], "int64"), axis=0) for i in range(2)]
+    net.output(net.op("Reshape", x, net.op("Concat", *sizes, net.const([3, 4], "int64"), axis=0)))
+    assert kinds(rewritten(net, fold)[0]) == {"Reshape": 1}
+
+
 def test_what_does_nothing_goes() -> None:
     net = Net()
     x = net.input("x", ["N", 3, 1, 5])

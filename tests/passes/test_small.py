@@ -203,6 +203,16 @@ def test_arithmetic_behind_the_reshape_of_a_product() -> None:
     assert notes == ["2 transposes and reshapes moved behind arithmetic"]
 
 
+def test_arithmetic_before_elements_are_repeated() -> None:
+    net = Net()
+    x = net.op("Expand", net.input("x", ["N", 1, 1, 7]), net.const([1, 1, 5, 1], "int64"))
+    y = net.op("Where", net.op("Greater", x, net.const(0.0)), net.const([-1e9]), net.op("Sub", net.const(1.0), x))
+    net.output(net.op("Softmax", y, axis=-1))
+    model, _ = rewritten(net, sink_moves)
+    ops = [node.op_type for node in model.graph]
+    assert ops.index("Expand") > ops.index("Where") and ops.count("Expand") == 1
+
+
 def test_a_residual_of_two_transposed_values() -> None:
     net = Net()
     x, z = _image(net), net.input("z", ["N", 3, 6, 7])

@@ -171,6 +171,23 @@ def test_tiny_weights_are_reported() -> None:
     assert notes == ["elements too small for float16 became zero: w0 (25.0%)"]
 
 
+def test_numbers_that_keep_a_divisor_from_zero_do_not_vanish() -> None:
+    net = Net()
+    y = net.op("Relu", net.op("MatMul", net.input("x", ["N", 8]), net.const(np.zeros((8, 4)))))
+    y = net.op("Div", y, net.op("Clip", net.op("ReduceMax", y, net.const([1], "int64")), net.const(1e-12)))
+    net.output(net.op("MatMul", y, net.normal(4, 2)))
+    model, notes = cast(net)
+    assert dtype_of(model, "Clip") == HALF and notes == []
+
+
+def test_factors_that_would_vanish_keep_their_node() -> None:
+    net = Net()
+    y = net.op("MatMul", net.input("x", ["N", 8]), net.normal(8, 4))
+    net.output(net.op("Sigmoid", net.op("Mul", net.op("Mul", y, net.const(1e-9)), net.const(1e9))))
+    model, notes = cast(net)
+    assert dtype_of(model, "Mul") == FULL and any("a factor is too small" in note for note in notes)
+
+
 def test_positions_and_sizes_stay_exact() -> None:
     net = Net()
     x = net.input("x", ["N", 8])

@@ -217,20 +217,24 @@ def _merged(editor: Editor, block: _Block, mask: ir.Value | None, attributes: di
     merge = None if swap is None else sole_reader(swap.outputs[0])
     if None in parts or swap is None or merge is None or not is_op(swap, "Transpose") or not is_op(merge, "Reshape"):
         return False
-    kept = ints_of(operand(merge, 1))
-    if tuple(swap.attributes.get_ints("perm", ())) != _SPLIT or kept is None or 0 in kept[2:]:
+    if tuple(swap.attributes.get_ints("perm", ())) != _SPLIT:
         return False
     found = [part for part in parts if part is not None]
     q, _, v = found
     batch, positions = _axis(q.value, 0), _axis(q.value, 1)
     heads, width = q.count, _axis(block.v, -1)
     assert isinstance(width, int)
+    columns = heads * width
+    whole = shape_of(merge.outputs[0]) == (batch, positions, columns) and None not in (batch, positions)
+    kept = ints_of(operand(merge, 1))
+    if not whole and (kept is None or 0 in kept[2:]):
+        return False
     attributes |= {"q_num_heads": heads, "kv_num_heads": v.count}
     inputs = [_columns(editor, part, block.total) for part in found]
     result = editor.value(f"{block.total.outputs[0].name}/merged", block.total.outputs[0].dtype, None)
-    result.shape = ir.Shape([batch, positions, heads * width])
+    result.shape = ir.Shape([batch, positions, columns])
     editor.ops("Attention", [*inputs, *([] if mask is None else [mask])], attributes, [result], before=block.total)
-    if shape_of(merge.outputs[0]) == shape_of(result) and None not in (batch, positions):
+    if whole:
         editor.substitute(merge, result)
     else:
         allow = merge.attributes.get_int("allowzero", 0)

@@ -5,6 +5,8 @@ The kernels that make the parts write them in place and do the arithmetic for no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -25,6 +27,7 @@ from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
 
 _VIEWS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+_FUNCTIONS = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
 _EPILOGUES = frozenset({Kind.CONV, Kind.GEMM, Kind.POOL, Kind.REDUCE, Kind.ROWWISE, Kind.MAP})
 
 
@@ -69,6 +72,10 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
     parts: list[ir.Value | None] = []
     attributes = {name: attr.value for name, attr in node.attributes.items()}
     for index, part in enumerate(concat.inputs):
+        expanded = _on_expanded(editor, node, part, whole, columns, index)
+        if expanded is not None:
+            parts.append(expanded)
+            continue
         inputs: list[ir.Value | None] = []
         for value, column in zip(node.inputs, columns, strict=True):
             piece = None if column is None else column[index]
@@ -83,6 +90,33 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
     return True
 
 
+def _on_expanded(
+    editor: Editor,
+    node: ir.Node,
+    part: ir.Value | None,
+    whole: ir.Value,
+    columns: Sequence[list[Array | None] | None],
+    index: int,
+) -> ir.Value | None:
+    """Arithmetic of two constants on a part that is a constant repeated, such as a class token: done now."""
+    expand, function = maker(part, "Expand"), _FUNCTIONS.get(node.op_type)
+    token = None if expand is None else constant_of(operand(expand, 0))
+    if expand is None or token is None or function is None or part is None or len(node.inputs) != 2:
+        return None
+    arrays = []
+    for value, column in zip(node.inputs, columns, strict=True):
+        piece = None if column is None else column[index]
+        array = token if value is whole else piece if piece is not None else constant_of(value)
+        if array is None:
+            return None
+        arrays.append(array)
+    result = function(*arrays)
+    if result.shape != token.shape:
+        return None
+    constant = editor.constant(result.astype(token.dtype), f"{node.name}/token")
+    return editor.op("Expand", [constant, expand.inputs[1]], before=node, like=part, hint=f"{part.name}/done")
+
+
 def _sizes(concat: ir.Node, axis: int) -> list[int] | None:
     """Length of each part, None where one is not fixed."""
     sizes = [None if (s := shape_of(v)) is None else s[axis] for v in concat.inputs]
@@ -93,6 +127,8 @@ def _sizes(concat: ir.Node, axis: int) -> list[int] | None:
 def _takes_arithmetic(part: ir.Value | None, concat: ir.Node) -> bool:
     """Whether the kernel that makes ``part``, for the concat alone, can do arithmetic on it."""
     reader = concat
+    if (expand := maker(part, "Expand")) is not None and part is not None:
+        return sole_reader(part) is reader and constant_of(operand(expand, 0)) is not None
     for _ in range(8):
         node = None if part is None else part.producer()
         if part is None or node is None or sole_reader(part) is not reader:

@@ -114,6 +114,7 @@ def _round(model: ir.Model) -> bool:
         )(model).modified
         modified |= RewritePass(_RULES)(model).modified
         modified |= _no_ops(model)
+        modified |= _settle_reshapes(model)
         for step in (
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),
@@ -194,6 +195,26 @@ def _no_ops(model: ir.Model) -> bool:
         if same is not None:
             editor.substitute(node, same)
             changed = True
+    return changed
+
+
+def _settle_reshapes(model: ir.Model) -> bool:
+    """Gives reshapes constant shapes: sizes that stay are 0, and one that is left over is -1."""
+    editor = Editor(model)
+    changed = False
+    for node in list(model.graph):
+        if not is_op(node, "Reshape") or constant_of(operand(node, 1)) is not None:
+            continue
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        if before is None or after is None or None in after or 0 in (*before, *after):
+            continue
+        kept = [i < len(before) and dim == before[i] for i, dim in enumerate(after)]
+        numbers = [dim if isinstance(dim, int) else 0 if same else -1 for dim, same in zip(after, kept, strict=True)]
+        if numbers.count(-1) > 1:
+            continue
+        node.replace_input_with(1, editor.constant(np.asarray(numbers, np.int64), f"{node.name}/shape"))
+        node.attributes.pop("allowzero", None)
+        changed = True
     return changed
 
 

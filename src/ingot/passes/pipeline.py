@@ -12,8 +12,11 @@ from ingot.passes.attention import fuse_attention
 from ingot.passes.batch_norm import fold_batch_norm
 from ingot.passes.concat import open_concats
 from ingot.passes.contrib import standardise
+from ingot.passes.decompose import decompose
+from ingot.passes.einsum import expand_einsums
 from ingot.passes.fold import fold, tidy
 from ingot.passes.gelu import fuse_activations
+from ingot.passes.group_norm import fuse_group_norms
 from ingot.passes.normalize import fuse_normalisations
 from ingot.passes.qkv import fuse_siblings
 from ingot.passes.sink import sink_moves
@@ -44,14 +47,21 @@ class Canonical:
 PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
     Pass("fold", fold),
+    Pass("decompose", decompose),
+    Pass("einsum", expand_einsums),
+    Pass("group_norm", fuse_group_norms),
+    Pass("softmax", simplify_softmax),
+    # Before arithmetic moves: scales and masks belong to the scores.
+    Pass("attention", fuse_attention),
     Pass("concat", open_concats),
     Pass("sink", sink_moves),
-    Pass("softmax", simplify_softmax),
     Pass("small", small_rewrites),
     Pass("batch_norm", fold_batch_norm),
+    # After reductions got their axes back.
     Pass("normalize", fuse_normalisations),
+    Pass("softmax in arithmetic", simplify_softmax),
     Pass("gelu", fuse_activations),
-    Pass("attention", fuse_attention),
+    # After attention and activations: products with arithmetic of their own stay apart.
     Pass("qkv", fuse_siblings),
     Pass("fold again", fold),
 )

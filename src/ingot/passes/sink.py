@@ -1,7 +1,7 @@
-"""Transposes and reshapes move down through arithmetic, where that pays.
+"""Transposes, reshapes and repetitions move down through arithmetic, where that pays.
 
-It pays where they meet their opposite further down, and where the arithmetic then stands right
-behind a convolution or product, whose kernel does it for nothing.
+It pays where they meet their opposite further down, where the arithmetic then stands right behind a
+convolution or product, whose kernel does it for nothing, and always where elements are repeated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Dims = tuple[int | str | None, ...]
 
 @dataclass(frozen=True)
 class Mover:
-    """A Transpose or a change of shape, without its operand."""
+    """A Transpose, a change of shape or a repetition, without its operand."""
 
     op_type: str
     numbers: tuple[int, ...]
@@ -50,7 +50,7 @@ class Mover:
         """A constant beside a moved value, as it must be beside the unmoved one; None where it has no such form."""
         if array.size == 1:
             return array.reshape(())
-        if array.ndim > len(self.after):
+        if array.ndim > len(self.after) or self.op_type == "Expand":
             return None
         full = array.reshape((1,) * (len(self.after) - array.ndim) + array.shape)
         if self.op_type == "Transpose":
@@ -99,7 +99,7 @@ def sink_moves(model: ir.Model) -> list[str]:
 
 def mover_of(value: ir.Value | None) -> Mover | None:
     """The move that makes ``value``, None where it is made by anything else or shapes are not known."""
-    node = maker(value, "Transpose", *_RESHAPES)
+    node = maker(value, "Transpose", "Expand", *_RESHAPES)
     before, after = (shape_of(operand(node, 0)), shape_of(value)) if node is not None else (None, None)
     if node is None or before is None or after is None or None in before or None in after:
         return None
@@ -110,7 +110,7 @@ def mover_of(value: ir.Value | None) -> Mover | None:
         axes, rank = ints_of(operand(node, 1)), max(len(before), len(after))
         numbers = None if axes is None else tuple(sorted(a % rank for a in axes))
         return None if numbers is None else Mover(node.op_type, numbers, before, after)
-    return Mover("Reshape", (), before, after)
+    return Mover("Expand" if is_op(node, "Expand") else "Reshape", (), before, after)
 
 
 def _sink(editor: Editor, node: ir.Node) -> bool:
@@ -137,7 +137,11 @@ def _sink(editor: Editor, node: ir.Node) -> bool:
 def _unmoved(editor: Editor, node: ir.Node, mover: Mover) -> list[ir.Value | None] | None:
     """The operands before the move; None where one has no such form, or the move does not pay."""
     moved = [v for v in node.inputs if v is not None and mover_of(v) == mover]
-    pays = _meets_another(node.outputs[0], mover, _DEPTH) or all(_behind_anchor(v, _DEPTH) for v in moved)
+    pays = (
+        mover.op_type == "Expand"
+        or _meets_another(node.outputs[0], mover, _DEPTH)
+        or all(_behind_anchor(v, _DEPTH) for v in moved)
+    )
     shared = any(v.is_graph_output() or any(not is_scalar_op(r.op_type) or r.domain for r in readers(v)) for v in moved)
     if not pays or shared:
         return None

@@ -17,7 +17,7 @@ from ingot.graph.edit import Array, Editor, constant_of, is_op, maker, operand
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
 from ingot.quantize.half_types import HalfForm, half_form
-from ingot.quantize.islands import LARGEST, Islands, beyond, find_islands
+from ingot.quantize.islands import LARGEST, SMALLEST, Islands, beyond, find_islands, vanishes
 
 _HALF, _FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 _MASKED = 32768.0
@@ -153,6 +153,9 @@ class _Caster:
         if beyond(array):
             self.clamped.setdefault(name)
             array = np.where(np.isfinite(array) & (np.abs(array) > LARGEST), np.copysign(limit, array), array)
+        if array.size == 1 and vanishes(array):
+            # Such a number keeps a divisor or logarithm away from zero.
+            return np.asarray(np.copysign(np.full(array.shape, SMALLEST), array), np.float16)
         narrow = array.astype(np.float16)
         zeroed = int(np.count_nonzero((narrow == 0) & (array != 0)))
         if zeroed > _NOTICED * array.size:

@@ -20,6 +20,8 @@ from ingot.graph.scalar_ops import is_scalar_op
 from ingot.quantize.half_types import half_form
 
 LARGEST = 65504.0
+SMALLEST = 2.0**-24
+"""Smallest positive float16."""
 _LONG_SUM = 8192
 """Elements from which a plain sum of activations is taken to outgrow float16."""
 _BIG_FACTOR = 4096.0
@@ -120,9 +122,17 @@ def _constant_refusal(node: ir.Node) -> str:
         array = constant_of(value)
         if array is None or array.dtype != np.float32 or position in PARAMETERS.get(node.op_type, ()):
             continue
+        if array.size == 1 and vanishes(array) and is_op(node, "Mul", "Div", "Pow"):
+            return "a factor is too small for float16"
         if beyond(array) and not is_op(node, *_CLAMPS) and not _scales_flag(node, position):
             return "a constant is beyond the range of float16"
     return ""
+
+
+def vanishes(array: Array) -> bool:
+    """Whether the number in a constant of one element rounds to zero in float16."""
+    number = float(array.reshape(()).item())
+    return number != 0.0 and abs(number) <= SMALLEST / 2
 
 
 def beyond(array: Array) -> bool:
