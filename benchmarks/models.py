@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the results as JSON")
     parser.add_argument("--results", type=Path, help="JSON of an earlier run to make the page of, without running")
     parser.add_argument("--gpu-json", type=Path, default=GPU_JSON, help="earlier results for the GPU columns")
-    parser.add_argument("--only", default="", help="models whose names contain one of these, with commas")
+    parser.add_argument("--only", default="", help="models whose names contain one of these; others stay in --json")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for a model")
     parser.add_argument("--opt-level", type=int, default=1, help="of the builds for a GPU")
     parser.add_argument("--worker", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
@@ -84,12 +84,14 @@ def _measured(arguments: argparse.Namespace) -> Results:
     device = choose_target("auto").device if arguments.target in ("auto", "cuda") else None
     about = environment(device.info if device else None)
     machine = Environment(about.device, about.arch, about.cpu, about.python, about.versions)
+    kept = _earlier(arguments.json) if wanted and arguments.json else None
+    found = {row.name: row for row in kept.rows} if kept else {}
     rows: list[Row] = []
     for number, name in enumerate(chosen, 1):
-        twin = next((row.name for row in rows if row.sha256 == find(name).sha256), "")
+        twin = next((other for other in names() if find(other).sha256 == find(name).sha256), name)
         begin = time.monotonic()
-        row = _same(name, twin) if twin else _in_process(name, arguments)
-        rows.append(row)
+        row = found[name] = _in_process(name, arguments) if twin == name else _same(name, twin)
+        rows = [found[known] for known in names() if known in found]
         seconds = time.monotonic() - begin
         print(f"[{number}/{len(chosen)}] {name}: {row.summary()} ({seconds:.0f} s)", file=sys.stderr, flush=True)
         if arguments.json:  # after each model, so that an end by force loses little

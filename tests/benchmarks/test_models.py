@@ -53,6 +53,17 @@ def test_a_timeout_costs_one_row_and_says_where(tmp_path: Path) -> None:
     assert "not finished within 0.01 s" in page.read_text()
 
 
+def test_some_models_again_keep_the_rows_of_others(table: ModuleType, tmp_path: Path) -> None:
+    import msgspec
+
+    json = tmp_path / "models.json"
+    for only in ("rnet", "pnet", "rnet"):
+        done = run("--target", "cpu", "--only", only, "--timeout", "0.01", "--json", json, "--out", tmp_path / "x.md")
+        assert done.returncode == 0, done.stderr
+    rows = msgspec.json.decode(json.read_bytes(), type=table.Results).rows
+    assert [row.name for row in rows] == ["pnet", "rnet"]
+
+
 def test_an_unknown_model_is_an_error() -> None:
     done = run("--only", "nothing-like-this")
     assert done.returncode == 1 and "no model's name contains" in done.stderr
