@@ -12,7 +12,7 @@ from support.onnx_text import Arrays, model, one_node, run
 
 from ingot.graph.dims import evaluate, symbols
 from ingot.importer.load import Imported, import_model
-from ingot.importer.versions import OPSET
+from ingot.importer.versions import OPSET, refusal
 
 CASES = list(old_ops())
 
@@ -99,6 +99,13 @@ def test_a_used_dropout_mask_stays_with_a_note() -> None:
     imported = import_model(model(text, opset=10))
     assert imported.model.opset_imports[""] == 10
     assert any("stays at opset 10" in note and "Dropout" in note for note in imported.notes)
+
+
+def test_what_stays_old_is_not_compiled_for_a_gpu() -> None:
+    text = "g (float[2] x) => (float[2] y, bool[2] m) {{ y, m = Dropout {} (x) }}"
+    old = refusal(import_model(model(text.format("<ratio = 0.5>"), opset=10)).model)
+    assert old is not None and "opset 10" in str(old)
+    assert refusal(import_model(model(text.format(""), opset=13)).model) is None
 
 
 def test_softmax_over_the_last_axis_needs_no_reshapes() -> None:

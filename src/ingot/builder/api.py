@@ -15,6 +15,7 @@ from ingot.engine.file import EngineFile
 from ingot.errors import IngotError, No
 from ingot.graph.lowered import Lowered
 from ingot.importer.load import Imported, import_model
+from ingot.importer.versions import refusal
 from ingot.kernels.api import Target
 from ingot.kernels.table import TACTICS
 from ingot.options import BuildOptions
@@ -83,6 +84,9 @@ def _lowered(
     """Canonical, fused and laid out; and what there is to report of the way there."""
     dump = Dumper(options)
     dump("import", imported.model)
+    old = refusal(imported.model)
+    if old is not None:
+        return old, imported.notes
     progress("passes", 0, 1)
     canonical = canonicalise(imported.model, fp16=options.fp16, dump=dump)
     progress("passes", 1, 1)

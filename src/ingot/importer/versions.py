@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx import inliner
 from onnxscript import version_converter
 
-from ingot.errors import IngotError
+from ingot.errors import IngotError, No
 from ingot.importer import legacy
 from ingot.importer.messages import first_line, quiet
 from ingot.importer.schemas import check_proto_nodes
@@ -17,6 +17,14 @@ OPSET = 21
 """Operator set that models are upgraded to. Newer ones stay as they are."""
 _IR_VERSION = 10
 """The IR version that belongs to ``OPSET``."""
+
+
+def refusal(model: ir.Model) -> No | None:
+    """Why the passes cannot work on an imported model: they know ops only as of ``OPSET``."""
+    version = model.opset_imports.get("", OPSET)
+    if version >= OPSET:
+        return None
+    return No(f"its opset {version} could not be upgraded to {OPSET}", fix=f"export it with opset {OPSET} or later")
 
 
 def check_versions(model: onnx.ModelProto) -> None:
