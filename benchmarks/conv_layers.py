@@ -106,7 +106,7 @@ class Bench:
         import torch
 
         self.torch, self.layer, self.batch = torch, layer, batch
-        self.kept: list[Any] = []  # a module that is unloaded during a capture would spoil it
+        self.kept: list[Any] = []  # a module unloaded during a capture spoils it; graphs do not own memory
         last = dict(device="cuda", dtype=torch.float16, memory_format=torch.channels_last)
 
         def random(*shape: int, scale: float = 1.0) -> Any:
@@ -172,7 +172,7 @@ class Bench:
                     return encoded(a, argument(tensor, i)[0], {})
             return 0, 8
 
-        self.kept += functions
+        self.kept += [functions, scratch]
         packed = [[KernelArgs([argument(a, i) for a in k.arguments]) for k in program.kernels]
                   for i in range(self.sets)]  # fmt: skip
 

@@ -55,7 +55,7 @@ def test_build_says_what_it_made(folder: Path, tmp_path: Path) -> None:
 
 def test_report_has_every_layer(folder: Path) -> None:
     report = (folder / "report.txt").read_text()
-    assert "tactic: triton.conv[" in report and "ops: Conv Add Relu" in report and "note: " in report
+    assert "tactic: cuda.hopper[" in report and "ops: Conv Add Relu" in report and "note: " in report
 
 
 def test_shapes_reach_the_build(folder: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_run_builds_a_model_on_the_spot(folder: Path) -> None:
 
 def test_inspect(folder: Path) -> None:
     text = good("inspect", folder / "gpu.ingot")
-    for part in ("sm_90", "programmatic edges", "Conv Add Relu", "triton.conv[", "float16", "arena:", "fp16: True"):
+    for part in ("sm_90", "programmatic edges", "Conv Add Relu", "cuda.hopper[", "float16", "arena:", "fp16: True"):
         assert part in text, part
     assert "arena:" not in good("inspect", folder / "gpu.ingot", "--layers")
     assert "tactic" not in good("inspect", folder / "gpu.ingot", "--arena")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ingot.kernels.api import Tactic
+from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.kernels.cuda.map import TACTICS as MAP
 from ingot.kernels.cuda.pool import TACTICS as POOL
 from ingot.kernels.cuda.reduce import TACTICS as REDUCE
@@ -10,4 +11,4 @@ from ingot.kernels.cuda.rowwise import TACTICS as ROWWISE
 from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
-TACTICS: tuple[Tactic, ...] = (*PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *MAP)
+TACTICS: tuple[Tactic, ...] = (*HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *MAP)

@@ -173,14 +173,13 @@ def _convolution(region: Region) -> Operands | No:
     bias = region.ops[0].inputs[2:3]
     if bias and bias[0] and any(bias[0] in op.inputs for op in region.ops[1:]):
         return No("the bias is read again by the epilogue")
-    two = _planar(g)
     y = region.shape(region.ops[0].outputs[0])
     spatial = tuple(range(2, len(y)))
     rows: Dim = mul(y[0], *y[2:])
     row_axes = tuple(Axis(axis, y[axis]) for axis in (0, *spatial))
     f = Filter(*(_pair(v, fill) for v, fill in
                  ((g.kernel, 1), (g.stride, 1), (g.pad, 0), (g.pad_end, 0), (g.dilation, 1))))  # fmt: skip
-    (height, width), (x_h, x_w), (w_h, w_w) = two
+    (height, width), (x_h, x_w), (w_h, w_w) = _planar(g)
     out_h, out_w = (1, *g.output)[-2:]
     flat = _flat([(g.batch, g.x.strides[0]), (height, x_h), (width, x_w)]) if _pointwise(f) else None
     common = dict(
