@@ -116,6 +116,24 @@ def test_a_branch_of_unknown_shape_makes_the_result_unknown() -> None:
     assert shape(BRANCHES, extra=', "acme" : 1') is None
 
 
+def test_a_dead_branch_that_does_not_fit_is_passed_over() -> None:
+    """Exporters keep both branches; at fixed sizes one of them may make no sense."""
+    text = """
+    g (float[2,4] x, bool c) => (y, float[2,4] z) {
+        z = Relu (x)
+        y = If (c) <
+            then_branch = t () => (float[2] r) { a = Constant <value_ints = [1]> () r = Squeeze (x, a) },
+            else_branch = e () => (float[2,4] s) { s = Neg (z) }
+        >
+    }
+    """
+    imported = import_model(model(text))
+    assert imported.model.graph.outputs[0].shape is None
+    assert imported.model.graph.outputs[1].shape == ir.Shape([2, 4])
+    (choice,) = [node for node in imported.model.graph if node.op_type == "If"]
+    assert choice.domain == "" and list(choice.attributes) == ["then_branch", "else_branch"]
+
+
 def test_a_loop_that_grows_has_no_shape_and_a_steady_one_has() -> None:
     assert shape(GROWING) is None
     assert known(STEADY) == ["N"]

@@ -9,21 +9,24 @@ from ingot.errors import IngotError
 from ingot.importer import shape_rules
 from ingot.importer.messages import first_line, quiet
 
+_HIDDEN = "ingot.hidden"
+"""Domain of nodes that inference passes over."""
+
 
 def infer_shapes(model: ir.Model) -> None:
     """Infers the shapes of ``model`` in place, from its inputs and initialisers alone.
 
     Shapes that were there before are dropped: files hold wrong ones, and the symbols of an earlier
     inference would be taken for names that the user chose. Only ops of other domains keep theirs.
-    Inside control flow no shapes are left, as they may differ from turn to turn.
+    Inside control flow no shapes are left, as they may differ from turn to turn; where its inside does
+    not fit the sizes at hand (a branch that is never taken), its results have none.
     Raises IngotError for a node whose inputs or attributes do not fit its op.
     """
     shape_rules.install()
     declared = {value: _numbers(value.shape) for graph in model.graph.subgraphs() for value in graph.inputs}
-    _forget(model)
     try:
         with quiet("onnx_shape_inference"):
-            infer_symbolic_shapes(model)
+            _infer(model)
     except ShapeInferenceError as error:
         raise IngotError(f"its shape cannot be inferred: {first_line(error)}", node=error.node_name or "") from None
     except Exception as error:  # rules index into inputs and attributes that a damaged model lacks
@@ -35,6 +38,34 @@ def infer_shapes(model: ir.Model) -> None:
         for value, shape in declared.items():
             if isinstance(value.type, ir.TensorType):
                 value.shape = shape
+
+
+def _infer(model: ir.Model) -> None:
+    """Runs the library, without the control flow inside which it finds contradictions."""
+    hidden: list[tuple[ir.Node, dict[str, ir.Attr]]] = []
+    try:
+        while True:
+            _forget(model)
+            try:
+                infer_symbolic_shapes(model)
+                return
+            except ShapeInferenceError as error:
+                holder = next((n for n in model.graph if _holds(n, error.node_name)), None)
+                if holder is None:
+                    raise
+                hidden.append((holder, dict(holder.attributes)))
+                holder.attributes.clear()
+                holder.domain = _HIDDEN
+    finally:
+        for node, attributes in hidden:
+            node.attributes.update(attributes)
+            node.domain = ""
+
+
+def _holds(node: ir.Node, name: str | None) -> bool:
+    """Whether a node called ``name`` is inside a graph of ``node``."""
+    graphs = (a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH)
+    return node.domain == "" and any(inner.name == name for graph in graphs for inner in graph.all_nodes())
 
 
 def infer_noting_outputs(model: ir.Model) -> list[str]:
