@@ -17,6 +17,7 @@ from ingot.kernels.cuda.rows.text import HELPERS
 ENTRY = "ingot_product"
 SPIN_LIMIT = 0
 """Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
+_TEMPLATE = ("stages.cuh", "producer.cuh", "consumer.cuh", "shares.cuh", "product.cuh")
 _WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16"}
 _DEPTH = 32
 """Bytes of the depth that one wgmma takes."""
@@ -61,15 +62,15 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
 }}
 """
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
-    text = "\n".join([debug, HELPERS, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct,
-                      template("main.cuh"), kernel])  # fmt: skip
+    parts = [debug, HELPERS, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
+    text = "\n".join([*parts, *map(template, _TEMPLATE), kernel])
     clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
     if tile.persistent and tile.split == 1:
         clusters = min(clusters, most) if isinstance(clusters, int) else f"min({clusters}, {most})"
     return Source(text, mul(clusters, tile.cluster * tile.split), (*o.maps(tile), *out.arguments))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def template(name: str) -> str:
     """Text of a file of this package."""
     return (resources.files("ingot.kernels.cuda.hopper") / name).read_text()

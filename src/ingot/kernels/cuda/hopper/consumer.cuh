@@ -1,0 +1,150 @@
+// The consumers: warpgroups that multiply out of the stages and finish tiles.
+
+INGOT_MEMBER constexpr unsigned long long descriptor_form(int row_bytes, int lead, int stride) {
+  // Layout: no permutation 0, within 128 bytes 1, within 64 bytes 2, within 32 bytes 3.
+  return (unsigned long long)(row_bytes == 128 ? 1 : row_bytes == 64 ? 2 : row_bytes == 32 ? 3 : 0) << 62 |
+         (unsigned long long)(stride >> 4) << 32 | (unsigned long long)(lead >> 4) << 16;
+}
+// Depth contiguous: eight rows make a pattern; without permutation the next 16 bytes of the depth are a slice away.
+constexpr unsigned long long kFormA = descriptor_form(kRowBytes, kRowBytes == 16 ? kSliceA : 16, 8 * kRowBytes);
+constexpr unsigned long long kFormB = kColumnsInner
+                                          ? descriptor_form(128, kSlice * 128, 1024)
+                                          : descriptor_form(kRowBytes, kRowBytes == 16 ? kSliceB : 16, 8 * kRowBytes);
+
+INGOT_INLINE unsigned long long descriptor(unsigned long long form, unsigned address) {
+  return form | (unsigned long long)((address & 0x3ffff) >> 4);
+}
+INGOT_MEMBER constexpr int depth_offset(int step, int slice_bytes) {
+  return kRowBytes == 16 ? 2 * step * slice_bytes
+                         : step / (kRowBytes / 32) * slice_bytes + step % (kRowBytes / 32) * 32;
+}
+INGOT_MEMBER constexpr int depth_offset_a(int step) {
+  return depth_offset(step, kSlide ? kSpread * kRowBytes : kSliceA);
+}
+INGOT_MEMBER constexpr int depth_offset_b(int step) {
+  return kColumnsInner ? step / (kSlice / 16) * kSliceB + step % (kSlice / 16) * 2048 : depth_offset(step, kSliceB);
+}
+
+INGOT_INLINE void release(unsigned base, int stage, int lane) {
+  if (lane == 0) {
+    if (kCluster == 1) {
+      barrier_arrive(empty_barrier(base, stage));
+    } else {
+#pragma unroll
+      for (int rank = 0; rank < kCluster; ++rank) barrier_arrive_at(empty_barrier(base, stage), rank);
+    }
+  }
+}
+
+INGOT_INLINE void multiply(float (&acc)[kUnits][kTileN / 2], const Problem& p, unsigned base, int group, int lane,
+                           int& stage, unsigned& phase) {
+  const unsigned first_row = kPing ? 0 : group * kUnits * 64 * kRowBytes;
+  int previous = 0;
+  for (int step = 0; step < p.steps; ++step) {
+    barrier_wait(full_barrier(base, stage), phase);
+    const unsigned a = base + stage * kStageBytes + first_row, b = base + stage * kStageBytes + kOffsetB;
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) pin(acc[u]);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k)
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u)
+        wgmma(acc[u], descriptor(kFormA, a + depth_offset_a(k) + u * 64 * kRowBytes),
+              descriptor(kFormB, b + depth_offset_b(k)), (step | k) != 0);
+    wgmma_commit();
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) pin(acc[u]);
+    wgmma_wait<1>();  // the step before has been read
+    if (step > 0) release(base, previous, lane);
+    previous = stage;
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+  if (kPing) {
+    if (lane == 0) barrier_arrive(turn_barrier(base, 1 - group));
+  }
+  wgmma_wait<0>();
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) pin(acc[u]);
+  release(base, previous, lane);
+}
+
+// The results of a warp are finished in chunks of 16 rows and kChunk columns. What the epilogue reads for a chunk is
+// fetched kHeld chunks ahead, for the first ones before the products.
+constexpr int kChunksWide = kTileN / kChunk;
+constexpr int kChunks = kUnits * kChunksWide;
+typedef Epilogue::Fetched Held[kHeld][kPasses];
+
+struct Corner {
+  int row, col, z;  // of the warp's first chunk
+};
+
+INGOT_INLINE int chunk_row(const Corner& at, int chunk, int pass, int lane) {
+  return at.row + chunk / kChunksWide * 64 + pass * kPassRows + lane / kLanes;
+}
+INGOT_INLINE int chunk_col(const Corner& at, int chunk, int lane) {
+  return at.col + chunk % kChunksWide * kChunk + lane % kLanes * 8;
+}
+
+INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, int chunk, int lane) {
+#pragma unroll
+  for (int pass = 0; pass < kPasses; ++pass)
+    epilogue.fetch(held[chunk % kHeld][pass], chunk_row(at, chunk, pass, lane), chunk_col(at, chunk, lane), at.z);
+}
+
+// Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
+INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], Held& held, const Problem& p, const Epilogue& epilogue,
+                         float* staging, const Corner& at, int lane) {
+  const int half = (lane >> 2) & 1;  // which half of its eight columns a lane reads first, so that no banks collide
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    if (at.row + chunk / kChunksWide * 64 >= p.rows) continue;
+    const int col = chunk_col(at, chunk, lane);
+    Epilogue::Columns columns;
+    epilogue.columns(columns, col, at.z);
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < kChunk / 8; ++j) {
+      const float* d = &acc[chunk / kChunksWide][(chunk % kChunksWide * (kChunk / 8) + j) * 4];
+      float* to = staging + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
+      *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(d[2], d[3]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int line = pass * kPassRows + lane / kLanes;
+      const float4* from = reinterpret_cast<const float4*>(staging + line * kPitch + lane % kLanes * 8);
+      const float4 x = from[half], y = from[1 - half];
+      const float4 low = half ? y : x, high = half ? x : y;
+      const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
+    }
+    if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);
+  }
+}
+
+INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned base, unsigned char* shared, int group) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  float* staging = reinterpret_cast<float*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
+  const int total = tiles_of(p), stride = gridDim.x / kBlocks;
+  float acc[kUnits][kTileN / 2];
+  Held held;
+  pdl_wait();
+  int turn = kPing ? group : 0;
+  for (int tile = blockIdx.x / kBlocks + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
+    const Place place = place_of(p, tile);
+    const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
+    int stage = turn * p.steps % kStages;
+    unsigned phase = turn * p.steps / kStages & 1;
+#pragma unroll
+    for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
+    if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
+    multiply(acc, p, base, group, lane, stage, phase);
+    finish(acc, held, p, epilogue, staging, at, lane);
+    turn += kPing ? 2 : 1;
+  }
+}

@@ -1,0 +1,57 @@
+// Shares of the depth: every block of the cluster leaves its sums in its own shared memory, then adds up and finishes
+// its part of the tile's chunks, in the order of the shares, so that the result is the same every time.
+constexpr int kSumPitch = kTileN + 8;
+constexpr int kPieces = kTileM / 16 * kChunksWide;
+constexpr int kOwnPieces = (kPieces + kSplit * 4 * kGroups - 1) / (kSplit * 4 * kGroups);
+static_assert(kSplit == 1 || kTileM * kSumPitch * 4 <= kOffsetStaging, "sums lie where the stages were");
+
+INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsigned base, unsigned char* shared,
+                                int group) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  const int first = (int)cluster_rank() + kSplit * (group * 4 + warp);
+  const Place place = place_of(p, blockIdx.x / kBlocks);
+  float acc[kUnits][kTileN / 2];
+  Epilogue::Fetched held[kOwnPieces][kPasses];
+  pdl_wait();
+#pragma unroll
+  for (int i = 0; i < kOwnPieces; ++i) {
+    const int piece = first + i * kSplit * 4 * kGroups;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass)
+      if (piece < kPieces)
+        epilogue.fetch(held[i][pass], place.row + piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes,
+                       place.col + piece % kChunksWide * kChunk + lane % kLanes * 8, place.z);
+  }
+  int stage = 0;
+  unsigned phase = 0;
+  multiply(acc, p, base, group, lane, stage, phase);
+  asm volatile("bar.sync 1, %0;" ::"n"(128 * kGroups) : "memory");  // the stages are no longer read
+  float* sums = reinterpret_cast<float*>(shared);
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u)
+#pragma unroll
+    for (int j = 0; j < kTileN / 8; ++j) {
+      const float* d = &acc[u][j * 4];
+      float* to = sums + ((group * kUnits + u) * 64 + warp * 16 + lane / 4) * kSumPitch + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
+      *reinterpret_cast<float2*>(to + 8 * kSumPitch) = make_float2(d[2], d[3]);
+    }
+  cluster_sync();
+#pragma unroll
+  for (int i = 0; i < kOwnPieces; ++i) {
+    const int piece = first + i * kSplit * 4 * kGroups;
+    if (piece >= kPieces) continue;
+    const int col = piece % kChunksWide * kChunk + lane % kLanes * 8;
+    Epilogue::Columns columns;
+    epilogue.columns(columns, place.col + col, place.z);
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int row = piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes;
+      float values[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+#pragma unroll
+      for (int rank = 0; rank < kSplit; ++rank) add_shared(values, base + (row * kSumPitch + col) * 4, rank);
+      epilogue.finish(held[i][pass], columns, values, place.row + row, place.col + col, place.z);
+    }
+  }
+  cluster_sync();  // the others may still read this block's sums
+}
