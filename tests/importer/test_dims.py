@@ -83,6 +83,7 @@ def test_any_size_keeps_what_is_asked() -> None:
         (("max", "lambda", "_d0"), ["dim_max", "dim_lambda", "d0"]),
         (("2", "größe", ""), ["dim_2", "gr_e", "x_dim2"]),
         (("N", "N"), ["N", "N"]),
+        (("N", "max(N)", "N/0", "mod(N)"), ["N", "max_N", "N_0", "mod_N"]),
         (("x_dim1", None), ["x_dim1", "x_dim1_1"]),
         ((0, 5), [0, 5]),
     ],

@@ -37,6 +37,8 @@ def evaluate(dim: Dim, bindings: Bindings) -> int:
         raise IngotError(f"dimension {error} of expression {dim!r} has no value") from None
     except ZeroDivisionError:
         raise IngotError(f"expression {dim!r} divides by zero") from None
+    except (TypeError, ValueError, OverflowError):
+        raise IngotError(f"expression {dim!r} calls a function with the wrong arguments") from None
     if isinstance(value, Fraction) and value.denominator != 1:
         raise IngotError(f"expression {dim!r} is not whole: {value}")
     return int(value)

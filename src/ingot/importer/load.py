@@ -89,8 +89,8 @@ def _simplify(model: ir.Model) -> list[str]:
     notes = []
     initialised = [str(v.name) for v in model.graph.inputs if v.name in model.graph.initializers]
     if initialised:
-        some = ", ".join(initialised[:5])
-        notes.append(f"{len(initialised)} inputs have a default value and become constants: {some}")
+        more = f" and {len(initialised) - 5} more" if len(initialised) > 5 else ""
+        notes.append(f"inputs with a default value are taken as constants: {', '.join(initialised[:5])}{more}")
     common.RemoveInitializersFromInputsPass()(model)
     if model.functions:
         try:
