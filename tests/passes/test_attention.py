@@ -220,6 +220,25 @@ def test_a_softmax_over_another_axis_stays(axis: int) -> None:
     assert kinds(rewritten(net, fuse_attention)[0])["Attention"] == 0
 
 
+def test_products_of_another_type_than_the_scores_stay() -> None:
+    net = Net()
+    q, k, v = (net.op("Cast", net.input(name, ["N", SEQ, SIZE]), to=10) for name in "qkv")
+    scores = net.op("Cast", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), to=1)
+    net.output(net.op("MatMul", net.op("Softmax", scores, axis=-1), net.op("Cast", v, to=1)))
+    model, notes = rewritten(net, fuse_attention)
+    assert kinds(model)["Attention"] == 0 and "have different types" in notes[0]
+
+
+def test_a_softmax_in_float32_between_products_in_float16() -> None:
+    net = Net()
+    q, k, v = (net.op("Cast", net.input(name, ["N", SEQ, SIZE]), to=10) for name in "qkv")
+    scores = net.op("Cast", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), to=1)
+    weights = net.op("Cast", net.op("Softmax", scores, axis=-1), to=10)
+    net.output(net.op("Cast", net.op("MatMul", weights, v), to=1))
+    model, _ = rewritten(net, fuse_attention, rtol=3e-3)
+    assert kinds(model) == {"Cast": 4, "Attention": 1}
+
+
 def test_a_mask_inside_the_scale_stays() -> None:
     net = Net()
     q, kt, v = _qkv(net, _input(net))

@@ -107,3 +107,10 @@ def test_a_constant_condition_takes_its_branch() -> None:
     ]
     net.output(net.op("If", net.const(True, "bool"), then_branch=branches[0], else_branch=branches[1]))
     assert kinds(rewritten(net, fold)[0]) == {"Neg": 1}
+
+
+def test_a_node_that_cannot_be_folded_stays() -> None:
+    net = Net()
+    parts = net.op("SplitToSequence", net.input("x", [3, 6]), net.const([2, 4], "int64"), axis=1, keepdims=1)
+    net.output(net.op("SequenceAt", parts, net.const(0, "int64")))
+    rewritten(net, fold)

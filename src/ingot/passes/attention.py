@@ -114,6 +114,9 @@ def _limits(block: _Block, rank: int, name: str) -> No | None:
     q, kt, v = (shape_of(value) for value in (block.q, block.scores.kt, block.v))
     if rank not in (3, 4) or q is None or kt is None or v is None or {len(q), len(kt), len(v)} != {rank}:
         return No("queries, keys and values of an attention must have rank 3 or 4", node=name)
+    types = {value.dtype for value in (block.q, block.scores.kt, block.v, block.total.outputs[0])}
+    if len(types) > 1:
+        return No("queries, keys, values and result have different types", node=name)
     features, values = q[-1], v[-1]
     if not isinstance(features, int) or not isinstance(values, int):
         return No("the number of features per head is not fixed", node=name)

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +30,7 @@ from onnxscript.rewriter.rules.common import (
 
 from ingot.graph.edit import Editor, constant_of, is_op, operand, scalar_of, shape_of
 
+_log = logging.getLogger(__name__)
 _ROUNDS = 4
 _PIN = "ingot.pin"
 """Domain of the nodes that hold graph outputs while library passes run."""
@@ -109,9 +111,7 @@ def _round(model: ir.Model) -> bool:
     nodes = list(model.graph.all_nodes())
     _fold_known(model)
     with _pinned_outputs(model):
-        modified = folding.FoldConstantsPass(
-            shape_inference=False, input_size_limit=_FREE, output_size_limit=1 << 62, should_fold=_worth_folding
-        )(model).modified
+        modified = _fold_constants(model)
         modified |= RewritePass(_RULES)(model).modified
         modified |= _no_ops(model)
         modified |= _settle_reshapes(model)
@@ -124,6 +124,18 @@ def _round(model: ir.Model) -> bool:
         ):
             step(model)
     return modified or nodes != list(model.graph.all_nodes())
+
+
+def _fold_constants(model: ir.Model) -> bool:
+    step = folding.FoldConstantsPass(
+        shape_inference=False, input_size_limit=_FREE, output_size_limit=1 << 62, should_fold=_worth_folding
+    )
+    try:
+        return bool(step(model).modified)
+    except Exception as error:
+        # It works node by node, so what it did before it met a node that it cannot fold stands.
+        _log.info("constant folding stopped: %s", error)
+        return False
 
 
 @contextmanager
@@ -148,8 +160,9 @@ def _pinned_outputs(model: ir.Model) -> Iterator[None]:
             graph.insert_before(pin, copy)
             source = copy.outputs[0]
         other = held.get(name)
-        if other is not None and other is not source:
-            other.name = f"{name}/inner"
+        if other is not None and other is not source and other.name == name:
+            other.name = next(n for n in (f"{name}/inner{i}" for i in count()) if n not in held)
+            held[other.name] = other
         source.name, source.type, source.shape = name, kind, shape
         graph.outputs[position] = source
         graph.remove(pin, safe=True)

@@ -59,11 +59,11 @@ PASSES: tuple[Pass, ...] = (
     Pass("batch_norm", fold_batch_norm),
     # After reductions got their axes back.
     Pass("normalize", fuse_normalisations),
-    Pass("softmax in arithmetic", simplify_softmax),
+    Pass("softmax_again", simplify_softmax),
     Pass("gelu", fuse_activations),
     # After attention and activations: products with arithmetic of their own stay apart.
     Pass("qkv", fuse_siblings),
-    Pass("fold again", fold),
+    Pass("fold_again", fold),
 )
 FP16 = Pass("autocast", autocast)
 """Runs after all others, where float16 is wanted."""
