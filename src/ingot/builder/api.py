@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import onnx_ir as ir
 
 from ingot.builder.host_only import build_host_engine
 from ingot.builder.provenance import provenance
@@ -50,22 +52,19 @@ def build_engine(
     """
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
-    progress("import", 0, 1)
-    imported = import_model(model, options.shapes, any_size=chosen.target is None)
-    progress("import", 1, 1)
     if chosen.target is None:
-        return build_host_engine(imported, options, progress)
-    lowered, notes = _lowered(imported, chosen.target, options, progress)
-    if isinstance(lowered, No):
+        return build_host_engine(_imported(model, options, progress, any_size=True), options, progress)
+    found = _lowered(model, chosen.target, options, progress)
+    if isinstance(found.lowered, No):
         if options.strict:
-            raise IngotError(f"nothing of this model runs on the GPU: {lowered.reason}", node=lowered.node)
-        reason = f"the whole model runs on the host: {lowered}"
-        return build_host_engine(imported, options, progress, (*notes, reason))
-    if options.strict and lowered.reasons:
+            raise IngotError(f"nothing of this model runs on the GPU: {found.lowered.reason}", node=found.lowered.node)
+        reasons = (f"the whole model runs on the host: {found.lowered}",)
+        return build_host_engine(_imported(model, options, progress), options, progress, reasons)
+    if options.strict and found.lowered.reasons:
         raise IngotError(
-            "these parts have no device kernel: " + "; ".join(lowered.reasons), fix="build without --strict"
+            "these parts have no device kernel: " + "; ".join(found.lowered.reasons), fix="build without --strict"
         )
-    return _device_engine(imported, lowered, notes, chosen, options, progress)
+    return _device_engine(found.lowered, found, chosen, options, progress)
 
 
 def lower_model(
@@ -75,45 +74,77 @@ def lower_model(
 
     Raises IngotError for a model or options that are wrong.
     """
-    return _lowered(import_model(model, options.shapes), target, options, _silent)[0]
+    return _lowered(model, target, options, _silent).lowered
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """The lowered graph, and what is known of the model it was made from, which is no longer in memory."""
+
+    lowered: Lowered | No
+    sha256: str
+    notes: tuple[str, ...]
+    """What there is to report of the way there."""
+
+
+def _imported(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    options: BuildOptions,
+    progress: Progress,
+    *,
+    any_size: bool = False,
+) -> Imported:
+    progress("import", 0, 1)
+    imported = import_model(model, options.shapes, any_size=any_size)
+    _refuse_shared_outputs(imported.model.graph)
+    progress("import", 1, 1)
+    return imported
 
 
 def _lowered(
-    imported: Imported, target: Target, options: BuildOptions, progress: Progress
-) -> tuple[Lowered | No, tuple[str, ...]]:
-    """Canonical, fused and laid out; and what there is to report of the way there."""
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto, target: Target, options: BuildOptions, progress: Progress
+) -> _Lowering:
+    """Imported, canonical, fused and laid out."""
+    imported = _imported(model, options, progress)
+    sha256, ranges, notes = imported.sha256, imported.ranges, imported.notes
     dump = Dumper(options)
     dump("import", imported.model)
     old = refusal(imported.model)
     if old is not None:
-        return old, imported.notes
+        return _Lowering(old, sha256, notes)
     progress("passes", 0, 1)
     canonical = canonicalise(imported.model, fp16=options.fp16, dump=dump)
+    del imported  # its weights are as large as the model
     progress("passes", 1, 1)
     progress("lower", 0, 1)
-    found = lower(canonical.model, imported.ranges, lambda region: first_acceptance(region, target, TACTICS))
+    found = lower(canonical.model, ranges, lambda region: first_acceptance(region, target, TACTICS))
     if not isinstance(found, No):
         dump.lowered(found)
     dump.check_names()
     progress("lower", 1, 1)
-    return found, (*imported.notes, *canonical.notes)
+    return _Lowering(found, sha256, (*notes, *canonical.notes))
+
+
+def _refuse_shared_outputs(graph: ir.Graph) -> None:
+    """A model may return an input, or one value twice, under one name; a plan gives every name memory of its own."""
+    seen: set[ir.Value] = set(graph.inputs)
+    for value in graph.outputs:
+        if value in seen:
+            raise IngotError(
+                "this output is also an input, or another output", node=str(value.name), fix="put an Identity before it"
+            )
+        seen.add(value)
 
 
 def _device_engine(
-    imported: Imported,
-    lowered: Lowered,
-    notes: tuple[str, ...],
-    chosen: Chosen,
-    options: BuildOptions,
-    progress: Progress,
+    lowered: Lowered, found: _Lowering, chosen: Chosen, options: BuildOptions, progress: Progress
 ) -> EngineFile:
     assert chosen.target is not None
     choices = choose(lowered, chosen.target, options, TACTICS, progress=progress, device=chosen.device)
     progress("plan", 0, 1)
-    reported = replace(lowered, reasons=(*lowered.reasons, *notes))
+    reported = replace(lowered, reasons=(*lowered.reasons, *found.notes))
     bundle = build_plan(reported, choices, chosen.name, bodies=options.bodies)
-    engine = EngineFile(
-        bundle.plan, bundle.weights, bundle.cubins, bundle.models, provenance(imported, options, chosen)
-    )
+    made_by = provenance(found.sha256, options, chosen)
+    engine = EngineFile(bundle.plan, bundle.weights, bundle.cubins, bundle.models, made_by)
     progress("plan", 1, 1)
     return engine

@@ -63,7 +63,7 @@ def build_host_engine(
     steps = [msgspec.structs.replace(step, backend=backend.name) for step in bundle.plan.steps]
     regions = [msgspec.structs.replace(region, tactic=backend.name) for region in bundle.plan.regions]
     plan = msgspec.structs.replace(bundle.plan, steps=steps, regions=regions)
-    made_by = provenance(imported, options, Chosen(None))
+    made_by = provenance(imported.sha256, options, Chosen(None))
     return EngineFile(plan, bundle.weights, bundle.cubins, bundle.models, made_by)
 
 

@@ -6,7 +6,6 @@ from importlib import metadata
 
 from ingot.builder.targets import Chosen
 from ingot.engine.format import Provenance
-from ingot.importer.load import Imported
 from ingot.options import BuildOptions
 from ingot.tune.compilers import compilers
 
@@ -19,12 +18,12 @@ def version() -> str:
         return "source"
 
 
-def provenance(imported: Imported, options: BuildOptions, chosen: Chosen) -> Provenance:
+def provenance(model_sha256: str, options: BuildOptions, chosen: Chosen) -> Provenance:
     """Model, options, versions and device of a build. No clock, path or host name: builds can be repeated."""
     shapes = {name: ",".join(f"{r.min}:{r.opt}:{r.max}" for r in ranges) for name, ranges in options.shapes}
     return {
         "ingot": version(),
-        "model_sha256": imported.sha256,
+        "model_sha256": model_sha256,
         "target": chosen.name,
         "device": chosen.device.info.name if chosen.device else "",
         "fp16": options.fp16,
