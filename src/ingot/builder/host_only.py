@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ingot.builder.provenance import provenance
@@ -54,9 +55,8 @@ def build_host_engine(
     From ``opt_level`` 3 on ONNX Runtime and OpenVINO (if installed) are measured and the faster is kept.
     Raises IngotError when an input or output is no dense tensor, or ONNX Runtime refuses the model.
     """
-    model = ir.to_proto(imported.model)
-    content = model.SerializeToString(deterministic=True)
-    lowered = _one_step(imported, content, (*imported.notes, *reasons))
+    content, notes = _loadable(ir.to_proto(imported.model))
+    lowered = _one_step(imported, content, (*imported.notes, *notes, *reasons))
     backend = _backend(lowered, content, options, progress)
     choice = Choice(Kind.HOST.value, None, backend.seconds * 1e6, backend.seconds > 0, backend.notes)
     bundle = build_plan(lowered, [choice], "cpu", bodies=options.bodies)
@@ -68,6 +68,29 @@ def build_host_engine(
 
 
 # -- the graph of one step
+
+
+def _loadable(model: onnx.ModelProto) -> tuple[bytes, tuple[str, ...]]:
+    """The model as ONNX Runtime takes it, and what had to be changed.
+
+    With input sizes fixed, shape inference looks into branches that never run and refuses what it finds there.
+    """
+    content = model.SerializeToString(deterministic=True)
+    decl = ModelDecl(0, len(content), [v.name for v in model.graph.input], [v.name for v in model.graph.output])
+    try:
+        load_host_model(content, decl, "onnxruntime", _NAME)
+        return content, ()
+    except IngotError as error:
+        del model.graph.value_info[:]
+        for value in (*model.graph.input, *model.graph.output):
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                dim.dim_param = f"{value.name}_{axis}"
+        loose = model.SerializeToString(deterministic=True)
+        try:
+            load_host_model(loose, decl, "onnxruntime", _NAME)
+        except IngotError:
+            raise error from None
+        return loose, ("ONNX Runtime refuses the model at these input sizes: it is given no sizes",)
 
 
 def _one_step(imported: Imported, content: bytes, reasons: tuple[str, ...]) -> Lowered:

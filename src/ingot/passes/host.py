@@ -25,16 +25,20 @@ def host_model(
     """
     known = {str(v.name): v for v in _visible(model.graph)}
     mapping: dict[ir.Value | None, ir.Value | None] = {}
+    # At known sizes, shape inference looks into branches that never run and refuses what it finds there.
+    branches = any(
+        attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for n in nodes for attr in n.attributes.values()
+    )
     inputs, weights = [], []
     for name in region.inputs:
         old = known[copies.get(name, name)]
         if name in constants:
             tensor = ir.tensor(np.ascontiguousarray(constants[name]), name=name)
-            shape = ir.Shape(constants[name].shape)
-            new = ir.Value(name=name, type=old.type, shape=shape, const_value=tensor)
+            new = ir.Value(name=name, type=old.type, shape=ir.Shape(constants[name].shape), const_value=tensor)
             weights.append(new)
         else:
-            new = ir.Value(name=name, type=old.type, shape=old.shape)
+            shape = old.shape if old.shape is None or not branches else ir.Shape([None] * len(old.shape))
+            new = ir.Value(name=name, type=old.type, shape=shape)
             inputs.append(new)
         mapping[old] = new
     cloned = [_clone(node, mapping) for node in nodes]

@@ -34,6 +34,7 @@ class HostContext(Context):
         self._names = frozenset(b.name for b in plan.inputs)
         self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._given: dict[str, Array] = {}
+        self._bound: list[Array] = []
         self._made: dict[str, Array] = {}
         self._constants = self._read_weights()
         whole = [b.value for b in plan.inputs], [b.value for b in plan.outputs]
@@ -127,13 +128,14 @@ class HostContext(Context):
             if binding.name not in given:
                 shape = (shapes or {}).get(binding.name)
                 given[binding.name] = np.zeros(shape or dims.shape_at(binding, fallback), dtype)
-        self._given = dict(zip((b.name for b, _, _ in self._inputs), self._accept(given), strict=True))
+        self._bound = self._accept(given)
+        self._given = dict(zip((b.name for b, _, _ in self._inputs), self._bound, strict=True))
 
     def enqueue(self, stream: Any = None) -> None:
         """Runs at once: on the host there is nothing to wait for afterwards."""
         if len(self._given) != len(self._inputs):
             raise IngotError("nothing is bound", fix="call context.bind(...) first")
-        self._made = self._run(list(self._given.values()))
+        self._made = self._run(self._bound)
 
     def synchronize(self) -> None:
         """Nothing to wait for."""
