@@ -25,7 +25,6 @@ from ingot.simulate.faults import PlanFault
 from ingot.simulate.memory import Memory
 from ingot.simulate.races import check_races
 
-
 Observer = Callable[[int, np.ndarray], None]
 
 

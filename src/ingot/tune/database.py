@@ -8,8 +8,6 @@ target, the device it ran on, and the compilers with the kernel sources.
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -19,6 +17,7 @@ import msgspec
 
 from ingot import env
 from ingot.errors import IngotError
+from ingot.files import write_atomically
 from ingot.graph.dims import Bindings, symbols
 from ingot.graph.region import Region
 from ingot.kernels.api import Target
@@ -178,23 +177,6 @@ class Database:
         """Write to ``path`` (compressed if it ends in ``.gz``), whole or not at all."""
         data = self.encode()
         write_atomically(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` under another name and rename. Raises IngotError when the place cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise IngotError(f"cannot be written: {error}", node=str(path)) from None
 
 
 def record_merge(path: Path, entries: Iterable[Entry]) -> Database:

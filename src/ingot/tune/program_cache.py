@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ingot import env
+from ingot.files import write_atomically
 from ingot.graph.dims import Dim
 from ingot.graph.region import Region
 from ingot.kernels.api import (
@@ -29,7 +30,6 @@ from ingot.kernels.api import (
     Value,
     Workspace,
 )
-from ingot.tune.database import write_atomically
 
 _FORMAT = 2
 SUFFIX = ".program"

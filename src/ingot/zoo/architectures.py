@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from ingot.errors import IngotError
+from ingot.files import write_atomically
 from ingot.zoo.nets import bert, efficientnet, mobilenet, resnet, vit
 from ingot.zoo.nets.builder import BATCH
 
@@ -72,12 +72,7 @@ def build(name: str, **params: int) -> onnx.ModelProto:
 def save(name: str, path: Path | str, **params: int) -> Path:
     """Writes the model ``name`` to ``path``, by write-then-rename, and gives the path."""
     target = Path(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(build(name, **params).SerializeToString(deterministic=True))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(target, build(name, **params).SerializeToString(deterministic=True))
     return target
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ingot import env
 from ingot.errors import IngotError
+from ingot.files import write_atomically
 from ingot.kernels.api import Target
 from ingot.kernels.cuda.prelude import PRELUDE
 
@@ -56,7 +54,7 @@ def compile_cuda(
         pass
     cubin, log = _compile(PRELUDE + '#line 1 "kernel"\n' + source, flags)
     result = _summary(log, entry, cubin)
-    _keep(path, msgspec.msgpack.encode(result))
+    write_atomically(path, msgspec.msgpack.encode(result))
     return result
 
 
@@ -114,12 +112,3 @@ def _summary(log: str, entry: str, cubin: bytes) -> CompiledCuda:
 
     spills = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
     return CompiledCuda(cubin, number(r"Used (\d+) registers"), number(r"(\d+) bytes smem"), spills)
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """Writes a cache entry so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.replace(name, path)

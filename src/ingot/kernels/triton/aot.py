@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import re
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from ingot import env
 from ingot.errors import IngotError
+from ingot.files import write_atomically
 from ingot.kernels.api import Target
 
 _FORMAT = 2
@@ -35,19 +35,6 @@ class Compiled:
     threads: int
     nulls: int
     """Trailing pointer parameters that Triton added (scratch memory, unused): pass null pointers."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes ``path`` so that no reader ever sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @lru_cache(maxsize=1)
