@@ -449,13 +449,11 @@ def test_profile_names_every_step() -> None:
 
 def test_measurement_has_every_share() -> None:
     made = measure(branches().context(), {"x": vector()}, warmup=0.01, seconds=0.05)
-    summary = made.summary()
-    assert set(summary) == {"latency", "enqueue", "h2d", "compute", "d2h"}
-    assert summary["latency"].min <= summary["latency"].median <= summary["latency"].p99 <= summary["latency"].max
+    assert made.h2d and made.compute and made.d2h
     assert len(made.enqueue) == len(made.latency) >= 10
-    assert 0 < made.throughput <= 1 / summary["latency"].min
+    assert 0 < made.throughput <= 1 / min(made.latency)
     inside = measure(branches().context(), {"x": vector()}, transfers=False, warmup=0.01, seconds=0.05)
-    assert set(inside.summary()) == {"latency", "enqueue", "compute"}
+    assert inside.enqueue and inside.compute and not inside.h2d and not inside.d2h
 
 
 @pytest.mark.skipif(tiny.FAKE, reason="needs the real driver")

@@ -17,7 +17,7 @@ from ingot.runtime.engine import Engine, load
 from ingot.runtime.host_context import HostContext
 from ingot.runtime.profile import profile
 from ingot.runtime.session import InferenceSession
-from ingot.runtime.timing import Stats, measure
+from ingot.runtime.timing import measure
 
 
 def relu_then_add(backend: str = "onnxruntime") -> Engine:
@@ -190,16 +190,11 @@ def test_measure_and_profile() -> None:
     context = relu_then_add().context()
     made = measure(context, {"x": example()}, warmup=0, seconds=0, iterations=25)
     assert len(made.latency) == 25
-    assert set(made.summary()) == {"latency"}
+    assert not (made.enqueue or made.h2d or made.compute or made.d2h)
     assert sum(made.latency) == pytest.approx(made.wall)
     rows = profile(context, {"x": example()})
     assert [row.step for row in rows] == [0, 1, 2]
     assert all(row.micros > 0 for row in rows)
-
-
-def test_stats() -> None:
-    made = Stats.of([float(i) for i in range(101)])
-    assert (made.min, made.mean, made.median, made.p90, made.p95, made.p99, made.max) == (0, 50, 50, 90, 95, 99, 100)
 
 
 def test_gpu_engine_without_gpu_says_what_to_do() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from ingot.device.stream import Event
 from ingot.runtime.context import Context
@@ -15,25 +14,6 @@ from ingot.runtime.device_context import DeviceContext, Job
 
 _MOST_SPLIT = 200
 """Runs with events in between: enough for the shares, which vary little."""
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """Summary of samples, in seconds."""
-
-    min: float
-    mean: float
-    median: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
-
-    @staticmethod
-    def of(samples: list[float]) -> Stats:
-        """``samples``: at least one."""
-        array = np.asarray(samples, np.float64)
-        median, p90, p95, p99 = (float(v) for v in np.percentile(array, (50, 90, 95, 99)))
-        return Stats(float(array.min()), float(array.mean()), median, p90, p95, p99, float(array.max()))
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -54,11 +34,6 @@ class Measurement(msgspec.Struct, frozen=True):
     def throughput(self) -> float:
         """Inferences per second, one at a time."""
         return len(self.latency) / self.wall
-
-    def summary(self) -> dict[str, Stats]:
-        """Stats of every series that has samples."""
-        rows = {name: getattr(self, name) for name in ("latency", "enqueue", "h2d", "compute", "d2h")}
-        return {name: Stats.of(samples) for name, samples in rows.items() if samples}
 
 
 def measure(
