@@ -209,3 +209,20 @@ def test_subgraph_captures_are_inputs_of_the_island() -> None:
     assert kinds(lowered)[Kind.HOST] == 1
     for flag in (True, False):
         check_lowered(model, lowered, {"x": normal(2, 4), "flag": np.asarray(flag)})
+
+
+def test_scalar_constants_keep_their_rank_in_islands() -> None:
+    row = helper.make_tensor_value_info("t", 1, [4])
+    then = helper.make_graph([helper.make_node("Gather", ["e", "zero"], ["t"])], "then", [], [row])
+    other = helper.make_graph([helper.make_node("Gather", ["e", "one"], ["t"])], "else", [], [row])
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["e"]),
+        helper.make_node("If", ["flag"], ["y"], then_branch=then, else_branch=other),
+    ]
+    infos = [helper.make_tensor_value_info("x", 1, [2, 4]), helper.make_tensor_value_info("flag", 9, [])]
+    weights = [numpy_helper.from_array(np.array(i), name) for i, name in enumerate(("zero", "one"))]
+    made = helper.make_graph(nodes, "g", infos, [helper.make_tensor_value_info("y", 1, [4])], weights)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    lowered = lowered_of(model)
+    for flag in (True, False):
+        check_lowered(model, lowered, {"x": normal(2, 4), "flag": np.asarray(flag)})

@@ -33,7 +33,7 @@ def host_model(
     for name in region.inputs:
         old = known[copies.get(name, name)]
         if name in constants:
-            tensor = ir.tensor(np.ascontiguousarray(constants[name]), name=name)
+            tensor = ir.tensor(np.asarray(constants[name], order="C"), name=name)
             new = ir.Value(name=name, type=old.type, shape=ir.Shape(constants[name].shape), const_value=tensor)
             weights.append(new)
         else:
