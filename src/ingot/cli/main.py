@@ -115,6 +115,24 @@ def build(
     run_build(model, output, flags, report)
 
 
+@app.command(cls=OptionalValues)
+def check(
+    model: Model,
+    shapes: ShapeTexts = None,
+    fp16: Fp16 = False,
+    tf32: Tf32 = False,
+    target: Annotated[
+        str, typer.Option("--target", help="sm_80 ... sm_120; the GPU that is there, else sm_90, if left out.")
+    ] = "auto",
+    json: Json = None,
+) -> None:
+    """Tell whether a model will run on the device, where, and why. Exit code 3 when a part stays on the host."""
+    from ingot.cli.check import check as run_check
+
+    if not run_check(model, shapes or (), target=target, fp16=fp16, tf32=tf32, json=json):
+        raise typer.Exit(3)
+
+
 @app.command()
 def run(
     model: Runnable,

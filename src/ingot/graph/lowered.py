@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ingot.errors import No
 from ingot.graph.dims import Dim
 from ingot.graph.region import Region
 from ingot.graph.tensor import TensorSpec
@@ -51,6 +52,8 @@ class Lowered:
     host_bodies: Mapping[str, bytes] = field(default_factory=dict)
     """For HOST Regions (by name): the serialised ONNX model, inputs and outputs in the Region's order."""
     reasons: tuple[str, ...] = ()
+    refusals: Mapping[str, tuple[No, ...]] = field(default_factory=dict)
+    """For HOST Regions (by name): why each of their ops has no kernel; ``reasons`` has the same as text."""
 
     def bindings(self, which: str = "opt") -> dict[str, int]:
         """Values of the symbolic dimensions at ``min``, ``opt`` or ``max``."""

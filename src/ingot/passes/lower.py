@@ -98,13 +98,13 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Low
     layout, flat = cut.layout, cut.flat
     nodes = {node.name or f"{node.op_type}_{i}": node for i, node in enumerate(model.graph)}
     bodies: dict[str, bytes] = {}
-    reasons: list[str] = []
+    refusals: dict[str, tuple[No, ...]] = {}
     for group in cut.groups:
         if group.kind is not Kind.HOST:
             continue
         region = next(r for r in layout.regions if r.kind is Kind.HOST and r.name == flat.ops[group.ops[0]].name)
         missing = [n for n in (*region.inputs, *region.outputs) if n not in layout.values]
-        reasons.extend(str(flat.ops[i].reason) for i in group.ops)
+        refusals[region.name] = tuple(no for i in group.ops if (no := flat.ops[i].reason) is not None)
         if missing:
             return No(f"value {missing[0]!r} between host and device has no device type", node=region.name)
         bodies[region.name] = host_model(
@@ -121,7 +121,8 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Low
         windows={n: w for n, w in layout.windows.items() if n in used},
         ranges=ranges,
         host_bodies=bodies,
-        reasons=tuple(reasons),
+        reasons=tuple(str(no) for refused in refusals.values() for no in refused),
+        refusals=refusals,
     )
 
 

@@ -28,6 +28,11 @@ def order_regions(flow: Flow, places: Places) -> tuple[int, ...]:
     return min(candidates, key=memory.peak)
 
 
+def peak_bytes(flow: Flow, places: Places) -> int:
+    """Bytes in the arena that are alive at once when the Regions run in the best order found: a bound, no plan."""
+    return _Memory(flow, places).peak(order_regions(flow, places))
+
+
 class _Memory:
     """Roots in the arena that each Region touches, with sizes."""
 
