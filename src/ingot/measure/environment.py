@@ -52,7 +52,7 @@ def environment(info: DeviceInfo | None) -> Environment:
         cpu=cpu,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         python=platform.python_version(),
-        system=f"{platform.system()} {platform.release()}",
+        system=platform.system(),
         versions=_versions(),
     )
 
