@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from support.plan_graphs import chain, residual_branches, symbolic
-from support.plans import choices, engine_of, plan_engine
+from support.plans import engine_of, plan_engine
 
 from ingot.engine.bounds import check_at
 from ingot.engine.describe import describe
@@ -24,11 +24,12 @@ from ingot.errors import IngotError
 from ingot.kernels.api import Pdl
 from ingot.plan.build import build_plan
 from ingot.plan.spec import Plan
+from ingot.tune.hollow import hollow_choices
 
 
 def small() -> EngineFile:
     lowered = residual_branches()
-    return engine_of(build_plan(lowered, choices(lowered, pdl=Pdl.WAITS), "sm_90", bodies=False))
+    return engine_of(build_plan(lowered, hollow_choices(lowered, pdl=Pdl.WAITS), "sm_90", bodies=False))
 
 
 def test_round_trip(tmp_path: Path) -> None:
