@@ -8,10 +8,11 @@ from support.regions import build_region, gemm_region
 from support.tuning import doubling
 
 from ingot.errors import No
-from ingot.graph.region import BodyOp, Kind
+from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.tune import gate
 from ingot.tune.gate import Fetch, OutputGate, compare, outliers, tolerance
+from ingot.tune.oracle import chosen_rows
 from ingot.tune.storage import Array, Stored
 
 RANDOM = np.random.default_rng(1)
@@ -201,3 +202,13 @@ def test_rows_without_a_reference_are_compared_with_an_accepted_variant() -> Non
     checker.accept(fetch_from(values.reshape(-1)))
     answer = checker.check(fetch_from(other.reshape(-1)), 0xFF)
     assert isinstance(answer, No) and "accepted variant" in answer.reason
+
+
+def test_rows_to_check_come_in_few_runs() -> None:
+    """Each run costs a copy from the device: a long vector must not be fetched element by element."""
+    value = spec("float32", (1 << 26,))
+    op = BodyOp("Neg", ("x",), ("y",))
+    region = Region(Kind.MAP, "long", ("x",), ("y",), (op,), (("x", value), ("y", value)))
+    rows = chosen_rows(region, {})
+    assert rows is not None and rows[0] == 0 and rows[-1] == (1 << 26) - 1
+    assert 1 <= np.count_nonzero(np.diff(rows) != 1) < 32 and len(rows) > 100_000

@@ -19,6 +19,8 @@ _HOST_FLOPS = 1.5e9
 """Beyond this the reference is evaluated at some indices of the leading dimension only, if that is sound."""
 _HOST_BYTES = 2 << 20
 """The same, for the bytes of the outputs."""
+_RUNS = 32
+"""Most runs of neighbouring indices that are evaluated: each costs a copy from the device."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def chosen_rows(region: Region, bindings: Bindings) -> list[int] | None:
         return None
     size = outputs[0].shape[0]
     count = min(size, max(2, int(size / work)))
-    return [int(i) for i in np.unique(np.linspace(0, size - 1, count).round())]
+    length = -(-count // _RUNS)
+    starts = np.linspace(0, size - length, -(-count // length)).round().astype(np.int64)
+    return [int(i) for i in np.unique(starts[:, None] + np.arange(length))]
 
 
 def _evaluated(
