@@ -90,6 +90,12 @@ def infer_noting_outputs(model: ir.Model) -> list[str]:
     return notes
 
 
+def without_shape(model: ir.Model) -> set[str]:
+    """Names of the values of the main graph whose type or shape is not known."""
+    values = (value for node in model.graph for value in node.outputs)
+    return {value.name for value in values if value.name and (value.shape is None or value.dtype is None)}
+
+
 def _forget(model: ir.Model) -> None:
     for node in model.graph.all_nodes():
         _forget_outputs(node)

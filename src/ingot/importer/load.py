@@ -13,7 +13,7 @@ from ingot.errors import IngotError
 from ingot.graph.lowered import SymbolRange
 from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
-from ingot.importer.infer import infer_noting_outputs
+from ingot.importer.infer import infer_noting_outputs, without_shape
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
 from ingot.importer.read import Source, read
@@ -58,9 +58,10 @@ def import_model(
     if not any_size:
         ranges, more = unify(model, ranges)
         notes += more
+    unknown = without_shape(model)
     model, more = upgrade(model)
     notes += more
-    if more:
+    if without_shape(model) - unknown:  # values that the upgrade made
         infer_noting_outputs(model)
     _tidy(model)
     notes += _foreign(model)
