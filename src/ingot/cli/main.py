@@ -266,6 +266,23 @@ def simulate(
         raise typer.Exit(1)
 
 
+@app.command()
+def surgeon(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The part, an ONNX file.", dir_okay=False)],
+    starts: Annotated[
+        list[str] | None, typer.Option("--from", help="A Value where it begins; the model's inputs. Repeatable.")
+    ] = None,
+    ends: Annotated[
+        list[str] | None, typer.Option("--to", help="A Value where it ends; the model's outputs. Repeatable.")
+    ] = None,
+) -> None:
+    """Cut the part between two sets of Values out of a model."""
+    from ingot.cli.surgeon import surgeon as run_surgeon
+
+    run_surgeon(model, starts or (), ends or (), output)
+
+
 @library_app.command("build")
 def library_build(
     arch: Annotated[list[str], typer.Option("--arch", help="sm_80 ... sm_120. Repeatable.")],
