@@ -31,6 +31,7 @@ def install() -> None:
     _wrap("Unique", 11, _after_unique)
     _wrap("Slice", 10, _after_slice)
     _wrap("ConstantOfShape", 9, _after_constant_of_shape)
+    _wrap("Range", 11, _after_range)
     _wrap("Resize", 10, _after_resize)
     for pool in ("MaxPool", "AveragePool", "LpPool"):
         _wrap(pool, 1, _after_pool)
@@ -184,6 +185,16 @@ def _after_constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     sizes = _known(ctx, node, 0)
     if node.outputs[0].shape is None and sizes is not None:
         node.outputs[0].shape = ir.Shape(sizes)
+
+
+def _after_range(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """The library follows shape arithmetic only in integers; detectors count their grid cells in floats."""
+    limit = _known(ctx, node, 1)
+    if limit is None or not isinstance(limit[0], ir.SymbolicDim):
+        return
+    ends = [ir.convenience.get_const_tensor(value) for value in (node.inputs[0], node.inputs[2]) if value is not None]
+    if [float(end.numpy().reshape(())) for end in ends if end is not None] == [0.0, 1.0]:
+        node.outputs[0].shape = ir.Shape(limit)
 
 
 def _extent(dim: ir.SymbolicDim, start: _Dim, end: int, step: _Dim) -> _Dim | None:
