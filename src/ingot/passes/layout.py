@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from ingot.graph import dtypes
-from ingot.graph.dims import Dim, add, mul
+from ingot.graph.dims import Dim, add, divisible, mul
 from ingot.graph.lowered import Window
 from ingot.graph.op_table import WINDOW
 from ingot.graph.region import BodyOp, Kind, Literal, Region
@@ -158,7 +158,7 @@ class _Assigner:
             windows.append(Window(op.outputs[0], offset))
             start = add(start, self.flat.values[name].shape[axis])
         rows = [s for s, d in zip(whole.strides, whole.shape, strict=True) if s != 1 and d != 1]
-        aligned = all(isinstance(x, int) and x * size % _VECTOR == 0 for x in (*rows, *(w.offset for w in windows)))
+        aligned = all(divisible(mul(x, size), _VECTOR) for x in (*rows, *(w.offset for w in windows)))
         if not aligned:
             return
         wholes = {n: self._whole_split(op, position, axis) for position, n in enumerate(op.inputs)}
@@ -202,13 +202,20 @@ class _Assigner:
             window = self.placed[name]
             parent = self._own_spec(window.parent)
             if parent.rank == value.rank:
-                align = parent.align
-                if isinstance(window.offset, int):
-                    align = math.gcd(align, window.offset * dtypes.itemsize(value.dtype))
+                align = self._align(parent, window.offset)
                 if self.maker[window.parent].ident in self.in_place and self._is_concat(self.maker[window.parent]):
                     return TensorSpec(value.dtype, value.shape, parent.strides, align)
             return value
         return value.ordered(self._order(name))
+
+    @staticmethod
+    def _align(whole: TensorSpec, offset: Dim) -> int:
+        """Bytes that the address of a part, ``offset`` elements into ``whole``, is certainly a multiple of."""
+        size = dtypes.itemsize(whole.dtype)
+        if isinstance(offset, int):
+            return math.gcd(whole.align, offset * size)
+        known = (unit for unit in (_VECTOR, 8, 4, 2) if divisible(mul(offset, size), unit))
+        return math.gcd(whole.align, next(known, size))
 
     def _order(self, name: str) -> Order:
         value = self.flat.values[name]
@@ -271,13 +278,13 @@ class _Assigner:
         start: Dim = 0
         parts = []
         for position, name in enumerate(op.inputs):
-            offset, size = mul(start, whole.strides[axis]), dtypes.itemsize(whole.dtype)
+            offset = mul(start, whole.strides[axis])
             start = add(start, self.flat.values[name].shape[axis])
             if (op.outputs[0], name) in self.inside:
                 parts.append(name)
                 continue
             part = f"{op.outputs[0]}/part{position}"
-            align = math.gcd(whole.align, offset * size) if isinstance(offset, int) else size
+            align = self._align(whole, offset)
             self.out.values[part] = TensorSpec(whole.dtype, self.flat.values[name].shape, whole.strides, align)
             self.out.windows[part] = Window(op.outputs[0], offset)
             self._emit_copy(name, part)
