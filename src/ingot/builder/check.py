@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ingot.builder.targets import TARGETS, choose_target
-from ingot.errors import IngotError, No
+from ingot.builder.targets import choose_target, without_cpu
+from ingot.errors import No
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind, Region
 from ingot.importer.coverage import OpCount, coverage
@@ -34,8 +34,6 @@ from ingot.tune.candidates import first_acceptance
 if TYPE_CHECKING:
     import onnx
 
-_USUAL = "sm_90"
-"""The target that ``auto`` means where there is no GPU."""
 _AUTOCAST = "autocast: "
 _FULL = "float32: "
 _CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -115,7 +113,8 @@ def check_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options
     ``auto`` is the GPU that is there, else sm_90. Raises IngotError for a model or options that are wrong, and
     for the target ``cpu``, where all models run alike.
     """
-    target = _target(options)
+    target = choose_target(without_cpu(options.target), tf32=options.tf32).target
+    assert target is not None
     imported = import_model(model, options.shapes)
     ops, notes = coverage(imported.model), imported.notes
     old = refusal(imported.model)
@@ -148,18 +147,6 @@ def check_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options
         arena_bytes=peak_bytes(Flow(found), places),
         notes=notes,
     )
-
-
-def _target(options: BuildOptions) -> Target:
-    chosen = choose_target(options.target, tf32=options.tf32).target
-    if chosen is not None:
-        return chosen
-    if options.target != "auto":
-        known = ", ".join(t.name for t in TARGETS)
-        raise IngotError("on the CPU ONNX Runtime runs the whole model", fix=f"check for a GPU: {known}")
-    usual = choose_target(_USUAL, tf32=options.tf32).target
-    assert usual is not None
-    return usual
 
 
 def _refused(

@@ -8,6 +8,7 @@ from ingot.device.device import Device, DeviceInfo
 from ingot.errors import IngotError
 from ingot.kernels.api import Target
 
+_USUAL = "sm_90"
 _REACHED = 0.9
 """Share of the paper bandwidth that a copy reaches."""
 
@@ -58,6 +59,17 @@ def choose_target(name: str, *, tf32: bool = False) -> Chosen:
     if name not in known:
         raise IngotError(f"there is no target {name!r}", fix=f"take one of: auto, cuda, cpu, {', '.join(known)}")
     return Chosen(replace(known[name], tf32=tf32), _device_of(name))
+
+
+def without_cpu(name: str) -> str:
+    """``name`` for work that only GPUs need: ``auto`` is the GPU that is there, else sm_90.
+
+    Raises IngotError for ``cpu``.
+    """
+    if name == "cpu":
+        known = ", ".join(t.name for t in TARGETS)
+        raise IngotError("on the CPU ONNX Runtime runs the whole model", fix=f"take a GPU as target: {known}")
+    return _USUAL if name == "auto" and choose_target(name).target is None else name
 
 
 def _device_of(name: str) -> Device | None:
