@@ -62,7 +62,7 @@ def test_sizes_that_depend_on_data_say_what_to_do() -> None:
     report = check_model(model(nodes, [8], [1, "n"]), OPTIONS)
     reasons = {r.node: r for island in report.islands for r in island.reasons}
     assert reasons or report.whole is not None
-    assert all("--shapes" in r.fix for r in reasons.values() if "depends on data" in r.reason)
+    assert all("end the model" in r.fix for r in reasons.values() if "depends on data" in r.reason)
 
 
 def test_a_model_of_which_nothing_runs_on_the_device() -> None:

@@ -189,7 +189,7 @@ def _fix(op: str, no: No) -> str:
     if op in _CONTROL:
         return "export without control flow: with a constant condition or number of turns it unrolls"
     if "depends on data" in no.reason:
-        return "end the model before the op whose result's size depends on data, or give fixed sizes with --shapes"
+        return "end the model before the op whose result depends on data, and do the rest outside"
     if "computed from data" in no.reason:
         return "make it a constant when exporting"
     return ""
