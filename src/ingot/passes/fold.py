@@ -15,7 +15,7 @@ from itertools import count
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnx_shape_inference import infer_symbolic_shapes
+from onnx_shape_inference import ShapeInferenceError, infer_symbolic_shapes
 from onnxscript.optimizer import _constant_folding as folding
 from onnxscript.rewriter import RewritePass, RewriteRule
 from onnxscript.rewriter.rules.common import (
@@ -29,6 +29,7 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from ingot.graph.edit import Editor, constant_of, is_op, operand, scalar_of, shape_of
+from ingot.importer.infer import infer_noting_outputs
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 4
@@ -94,7 +95,10 @@ def _infer_missing(model: ir.Model) -> None:
     tried = model.meta.get(_UNKNOWN, frozenset())
     if not _unknown(model) <= tried:
         # Names for anonymous sizes were settled by the importer; to do so again costs more than all the rest.
-        infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=False)
+        try:
+            infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=False)
+        except ShapeInferenceError:  # a branch that is never taken need not fit the sizes at hand
+            infer_noting_outputs(model)
         model.meta[_UNKNOWN] = _unknown(model)
 
 
