@@ -151,6 +151,14 @@ def test_heads_that_are_not_merged_keep_four_axes() -> None:
     assert "q_num_heads" not in _node(model).attributes and kinds(model)["Transpose"] == 3
 
 
+def test_keys_that_nothing_visible_has_transposed() -> None:
+    net = Net()
+    q, kt, v = (net.input(name, ["N", HEADS, SIZE, SIZE]) for name in ("q", "kt", "v"))
+    net.output(_attend(net, q, net.op("Relu", kt), v, []))
+    model, _ = rewritten(net, fuse_attention)
+    assert kinds(model) == {"Relu": 1, "Transpose": 1, "Attention": 1}
+
+
 def test_batched_matrices_are_one_head() -> None:
     net = Net()
     q, k, v = (net.input(name, ["N", SEQ, SIZE]) for name in "qkv")

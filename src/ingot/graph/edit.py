@@ -45,7 +45,9 @@ def scalar_of(value: ir.Value | None) -> float | None:
     if value is None or value.const_value is None or value.const_value.size != 1:
         return None
     array = constant_of(value)
-    return None if array is None or array.dtype.kind not in "biuf" else float(array.reshape(()).item())
+    if array is None or (array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16"):
+        return None
+    return float(array.reshape(()).item())
 
 
 def ints_of(value: ir.Value | None) -> tuple[int, ...] | None:

@@ -278,7 +278,7 @@ def _keys(editor: Editor, block: _Block) -> ir.Value:
     shape = shape_of(kt)
     assert shape is not None
     order = list(range(len(shape)))
-    perm = order if transpose is None else list(transpose.attributes.get_ints("perm", order[::-1]))
+    perm = list(order) if transpose is None else list(transpose.attributes.get_ints("perm", order[::-1]))
     perm[-2], perm[-1] = perm[-1], perm[-2]
     source = kt if transpose is None else transpose.inputs[0]
     assert source is not None
