@@ -108,6 +108,13 @@ def test_what_stays_old_is_not_compiled_for_a_gpu() -> None:
     assert refusal(import_model(model(text.format(""), opset=13)).model) is None
 
 
+def test_slopes_before_opset_7_go_along_the_channels() -> None:
+    proto = model("g (float[2,3,4,3] x, float[3] slope) => (float[2,3,4,3] y) { y = PRelu (x, slope) }", opset=6)
+    x, slope = np.random.default_rng(0).standard_normal((2, 3, 4, 3)).astype(np.float32), np.float32([0.1, 0.2, 0.3])
+    (made,) = run(ir.to_proto(import_model(proto).model), {"x": x, "slope": slope})
+    np.testing.assert_allclose(made, np.where(x < 0, x * slope[:, None, None], x), rtol=1e-6)
+
+
 def test_softmax_over_the_last_axis_needs_no_reshapes() -> None:
     """Whatever shapes the file declares: the rank that the converter asks for is the inferred one."""
     text = "g (float[N,3] x) => (float[N,3,9] y) <float[1,2,3] a> { a = Relu (x) y = Softmax <axis = 1> (a) }"

@@ -143,6 +143,19 @@ def _is_masking(node: ir.Node) -> bool:
     return len(node.outputs) > 1 and bool(node.outputs[1].uses() or node.outputs[1].is_graph_output())
 
 
+def _prelu(node: ir.Node) -> list[ir.Node] | None:
+    """Before opset 7, a row of slopes went along the channels; now it goes along the last dimension."""
+    x, slope = node.inputs[:2]
+    if x is None or slope is None or slope.shape is None or len(slope.shape) != 1 or slope.shape[0] == 1:
+        return None
+    if x.shape is None or len(x.shape) < 3:
+        return None
+    axes = ir.tensor(np.arange(1, len(x.shape) - 1, dtype=np.int64))
+    constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", axes)], name=f"{node.name}/axes")
+    column = _held(node, "Unsqueeze", [slope, constant.outputs[0]])
+    return [constant, column, _held(node, "PRelu", [x, column.outputs[0]])]
+
+
 _REWRITES: dict[str, _Rewrite] = {
     "Upsample": _resize,
     "Resize": _resize,
@@ -150,6 +163,7 @@ _REWRITES: dict[str, _Rewrite] = {
     "BatchNormalization": _batch_norm,
     "GroupNormalization": _group_norm,
     "Dropout": _dropout,
+    "PRelu": _prelu,
 }
 _UNTIL = {
     "Upsample": 11,
@@ -158,5 +172,6 @@ _UNTIL = {
     "BatchNormalization": 9,
     "GroupNormalization": 21,
     "Dropout": 12,
+    "PRelu": 7,
 }
 """The first opset in which the op has its present meaning."""
