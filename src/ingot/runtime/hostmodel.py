@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from ingot.errors import IngotError
 from ingot.plan.spec import ModelDecl
+from ingot.runtime.ortmodel import HostFunction as HostFunction
+from ingot.runtime.ortmodel import ort_function
 
 Array = np.ndarray[Any, Any]
-HostFunction = Callable[[Sequence[Array]], list[Array]]
-"""Inputs in the order of the model's inputs, outputs in the order of its outputs."""
 
 _PRECISION = {"": "f32", "f32": "f32", "bf16": "bf16", "f16": "f16"}
 
@@ -49,15 +49,7 @@ def _onnxruntime(ort: Any, model: bytes, decl: ModelDecl, _: str) -> HostFunctio
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    # The wrapper's run() checks names that the plan has fixed already: a microsecond that small models notice.
-    bare = getattr(session, "_sess", session)
-    run, outputs, inputs = bare.run, list(decl.outputs), list(decl.inputs)
-
-    def call(arrays: Sequence[Array]) -> list[Array]:
-        made: list[Array] = run(outputs, dict(zip(inputs, arrays, strict=True)), None)
-        return made
-
-    return call
+    return ort_function(session, decl.inputs, decl.outputs)
 
 
 def _openvino(ov: Any, model: bytes, decl: ModelDecl, option: str) -> HostFunction:

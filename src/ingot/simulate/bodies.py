@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.graph.dims import Bindings
 from ingot.plan.bodies import is_region, read_region
+from ingot.runtime.ortmodel import HostFunction, ort_function
 
 
 class Bodies:
@@ -18,33 +18,49 @@ class Bodies:
 
     def __init__(self, engine: EngineFile) -> None:
         self.engine = engine
-        self._sessions: dict[int, Any] = {}
+        self._functions: dict[int, HostFunction] = {}
 
-    def run(self, model: int, inputs: Sequence[np.ndarray], bindings: Bindings) -> list[np.ndarray]:
-        """Outputs of ``plan.models[model]`` for ``inputs``, in the declared orders."""
-        decl = self.engine.plan.models[model]
+    def kernel(self, model: int, inputs: Sequence[np.ndarray], bindings: Bindings) -> list[np.ndarray]:
+        """Outputs of a Region's body ``plan.models[model]`` for ``inputs``, in the declared orders.
+
+        What ONNX Runtime has no kernel for, ONNX's own evaluator computes. Raises IngotError when neither can.
+        """
+        from ingot.graph.reference import run_model, run_region
+
         content = self.engine.model(model)
         if is_region(content):
-            from ingot.graph.reference import run_region
-
             region = read_region(content)
             made = run_region(region, dict(zip(region.inputs, inputs, strict=True)), bindings)
             return [made[name] for name in region.outputs]
-        feeds = {name: np.asarray(array, order="C") for name, array in zip(decl.inputs, inputs, strict=True)}
-        return [np.asarray(a) for a in self._session(model).run(decl.outputs, feeds)]
+        try:
+            return self.island(model, inputs)
+        except IngotError:
+            import onnx
 
-    def _session(self, model: int) -> Any:
-        if model not in self._sessions:
+            decl = self.engine.plan.models[model]
+            feeds = dict(zip(decl.inputs, inputs, strict=True))
+            return run_model(onnx.load_model_from_string(content), feeds, decl.outputs)
+
+    def island(self, model: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs of a host step's model, in the declared orders. Raises IngotError when ONNX Runtime refuses it."""
+        function = self._function(model)
+        try:
+            return [np.asarray(a) for a in function([np.asarray(array, order="C") for array in inputs])]
+        except Exception as error:  # onnxruntime raises its own, undocumented types
+            raise IngotError(f"ONNX Runtime fails on models[{model}] of the engine: {error}") from None
+
+    def _function(self, model: int) -> HostFunction:
+        if model not in self._functions:
             import onnxruntime as ort
 
+            decl = self.engine.plan.models[model]
             options = ort.SessionOptions()
             options.log_severity_level = 3
             # The body must be computed as written: the oracle is not to be optimised into something else.
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
             try:
-                self._sessions[model] = ort.InferenceSession(
-                    self.engine.model(model), options, providers=["CPUExecutionProvider"]
-                )
+                session = ort.InferenceSession(self.engine.model(model), options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime raises its own, undocumented types
                 raise IngotError(f"ONNX Runtime cannot load models[{model}] of the engine: {error}") from None
-        return self._sessions[model]
+            self._functions[model] = ort_function(session, decl.inputs, decl.outputs)
+        return self._functions[model]

@@ -128,7 +128,7 @@ class _Run:
             self._put(step.writes[0], self.memory.get(step.reads[0]).copy())
         elif step.kind == "host":
             self._check_reads(step.reads, step)
-            self._execute(step.model, step.reads, step.writes)
+            self._put_all(step.writes, self.bodies.island(step.model, [self.memory.get(i) for i in step.reads]))
         else:
             self._kernel(step)
 
@@ -151,7 +151,8 @@ class _Run:
         if last:
             if not first and self.seen[step.region] != self._digest(region.reads):
                 raise PlanFault("an input changed between the kernels of one region", node=step.name)
-            self._execute(region.body, region.reads, region.writes)
+            inputs = [self.memory.get(i) for i in region.reads]
+            self._put_all(region.writes, self.bodies.kernel(region.body, inputs, self.bindings))
 
     def _scratch(self, step: Step) -> None:
         """Workspaces: what an earlier kernel of the Region left must still be there."""
@@ -173,8 +174,7 @@ class _Run:
             digest.update(np.ascontiguousarray(self.memory.get(i)).tobytes())
         return digest.digest()
 
-    def _execute(self, model: int, reads: list[int], writes: list[int]) -> None:
-        made = self.bodies.run(model, [self.memory.get(i) for i in reads], self.bindings)
+    def _put_all(self, writes: list[int], made: list[np.ndarray]) -> None:
         for i, array in zip(writes, made, strict=True):
             self._put(i, array)
 
