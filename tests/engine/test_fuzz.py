@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.plan_graphs import residual_branches, symbolic, with_island
-from support.plans import choices, engine_of, fake_program
+from support.plans import engine_of
 
 from ingot.engine.describe import describe
 from ingot.engine.file import EngineFile
@@ -20,6 +20,7 @@ from ingot.errors import IngotError
 from ingot.graph.lowered import Lowered
 from ingot.kernels.api import Pdl, Workspace
 from ingot.plan.build import build_plan
+from ingot.tune.hollow import hollow_choices, hollow_program
 
 FILES = 100_000
 NASTY: tuple[Any, ...] = (
@@ -35,7 +36,7 @@ NASTY: tuple[Any, ...] = (
 
 
 def _engine(lowered: Lowered, **programs: Any) -> bytes:
-    made = build_plan(lowered, choices(lowered, pdl=Pdl.TRIGGERS, **programs), "sm_90", bodies=False)
+    made = build_plan(lowered, hollow_choices(lowered, pdl=Pdl.TRIGGERS, **programs), "sm_90", bodies=False)
     return engine_of(made).to_bytes()
 
 
@@ -43,7 +44,7 @@ def originals() -> list[bytes]:
     """Real engines of a few kilobytes: symbolic shapes; an island; branches, workspaces and several kernels."""
     branches = residual_branches()
     spaces = (Workspace(512), Workspace(16, zeroed=True))
-    split = {i: fake_program(branches.regions[i], 2, Pdl.WAITS, spaces) for i in (1, 2)}
+    split = {i: hollow_program(branches.regions[i], 2, Pdl.WAITS, spaces) for i in (1, 2)}
     return [_engine(symbolic()), _engine(with_island()), _engine(branches, programs=split)]
 
 

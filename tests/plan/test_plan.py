@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.plan_graphs import ALL, chain, inception, residual_branches, split_views, symbolic
-from support.plans import GraphBuilder, choices, engine_of, fake_program, op, plan_engine
+from support.plans import GraphBuilder, engine_of, op, plan_engine
 
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind
@@ -14,22 +14,23 @@ from ingot.plan import arena
 from ingot.plan.build import build_plan
 from ingot.plan.lifetimes import ancestors, in_sequence
 from ingot.plan.spec import Plan
+from ingot.tune.hollow import hollow_choices, hollow_program
 
 
 def plan_of(lowered: Lowered, **options: object) -> Plan:
-    return build_plan(lowered, choices(lowered, **options), "sm_90").plan  # type: ignore[arg-type]
+    return build_plan(lowered, hollow_choices(lowered, **options), "sm_90").plan  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_arena_is_within_five_percent_of_the_bound(name: str) -> None:
     lowered = ALL[name]()
-    bundle = build_plan(lowered, choices(lowered), "sm_90")
+    bundle = build_plan(lowered, hollow_choices(lowered), "sm_90")
     assert bundle.arena_bound <= bundle.plan.arena_bytes <= 1.05 * bundle.arena_bound
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_rebuild_is_byte_identical(name: str) -> None:
-    images = {engine_of(build_plan(low, choices(low), "sm_90")).to_bytes() for low in (ALL[name](), ALL[name]())}
+    images = {engine_of(build_plan(low, hollow_choices(low), "sm_90")).to_bytes() for low in (ALL[name](), ALL[name]())}
     assert len(images) == 1
 
 
@@ -86,9 +87,9 @@ def test_parallel_branches_stay_parallel_in_a_small_arena() -> None:
 
 def test_large_arenas_reuse_memory_between_branches(monkeypatch: pytest.MonkeyPatch) -> None:
     lowered = inception(8)
-    wide = build_plan(lowered, choices(lowered), "sm_90")
+    wide = build_plan(lowered, hollow_choices(lowered), "sm_90")
     monkeypatch.setattr("ingot.plan.build._FREE_BYTES", 0)
-    dense = build_plan(lowered, choices(lowered), "sm_90")
+    dense = build_plan(lowered, hollow_choices(lowered), "sm_90")
     assert dense.plan.arena_bytes < wide.plan.arena_bytes
     assert sum(len(s.after) for s in dense.plan.steps) > 0
     above = ancestors([s.after for s in dense.plan.steps])
@@ -120,9 +121,9 @@ def test_kernels_after_islands_have_full_edges() -> None:
 
 def test_workspaces() -> None:
     lowered = residual_branches()
-    split = fake_program(lowered.regions[1], 2, Pdl.WAITS, (Workspace(1000), Workspace(64, zeroed=True)))
+    split = hollow_program(lowered.regions[1], 2, Pdl.WAITS, (Workspace(1000), Workspace(64, zeroed=True)))
     plan = plan_of(
-        lowered, programs={1: split, 3: fake_program(lowered.regions[3], 2, workspaces=(Workspace(8, True),))}
+        lowered, programs={1: split, 3: hollow_program(lowered.regions[3], 2, workspaces=(Workspace(8, True),))}
     )
     place = {v.name: v.memory for v in plan.values}
     assert place["workspace:1.0"].space == "arena" and place["workspace:1.0"].bytes == 1000
@@ -183,7 +184,7 @@ def test_order_prefers_little_live_memory() -> None:
     g.value("y", (4, 64))
     g.step(Kind.MAP, "Concat", [f"small{i}" for i in range(4)], "y", axis=0)
     lowered = g.lowered(["y"])
-    plan = build_plan(lowered, choices(lowered), "sm_90", bodies=False).plan
+    plan = build_plan(lowered, hollow_choices(lowered), "sm_90", bodies=False).plan
     order = [plan.regions[s.region].name.split("_")[0] for s in plan.steps]
     assert order == ["Expand", "ReduceSum"] * 4 + ["Concat"]
 

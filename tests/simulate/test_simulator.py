@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from support.plan_graphs import ALL, chain, inception, on_cpu, residual_branches, split_views, symbolic
-from support.plans import choices, fake_program, feeds_of, oracle, plan_engine
+from support.plans import feeds_of, oracle, plan_engine
 
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
@@ -19,6 +19,7 @@ from ingot.plan.lifetimes import ancestors
 from ingot.plan.spec import Plan
 from ingot.simulate.faults import PlanFault
 from ingot.simulate.simulator import Simulator, shuffled
+from ingot.tune.hollow import hollow_choices, hollow_program
 
 
 def check(engine: EngineFile, lowered: Lowered, seeds: int = 4) -> None:
@@ -62,7 +63,7 @@ def test_every_shape_of_the_profile(sizes: dict[str, int]) -> None:
 def test_several_kernels_and_workspaces() -> None:
     lowered = residual_branches()
     spaces = (Workspace(4096), Workspace(16, zeroed=True))
-    programs = {i: fake_program(lowered.regions[i], 3, Pdl.WAITS, spaces) for i in (1, 2, 3)}
+    programs = {i: hollow_program(lowered.regions[i], 3, Pdl.WAITS, spaces) for i in (1, 2, 3)}
     check(plan_engine(lowered, programs), lowered, seeds=8)
 
 
@@ -76,7 +77,7 @@ def test_orders_differ_by_seed() -> None:
 
 
 def mutated(lowered: Lowered, change: Callable[[Plan], Plan], **options: object) -> EngineFile:
-    bundle = build_plan(lowered, choices(lowered, **options), "sm_90")  # type: ignore[arg-type]
+    bundle = build_plan(lowered, hollow_choices(lowered, **options), "sm_90")  # type: ignore[arg-type]
     plan = msgspec.json.decode(msgspec.json.encode(bundle.plan), type=Plan)
     return EngineFile(change(plan), bundle.weights, bundle.cubins, bundle.models)
 
@@ -179,7 +180,7 @@ def test_in_place_convolution_is_found() -> None:
 
 def test_overlapping_persistent_workspaces_are_found() -> None:
     lowered = residual_branches()
-    programs = {i: fake_program(lowered.regions[i], workspaces=(Workspace(16, zeroed=True),)) for i in (1, 3)}
+    programs = {i: hollow_program(lowered.regions[i], workspaces=(Workspace(16, zeroed=True),)) for i in (1, 3)}
     engine = mutated(lowered, lambda p: moved(p, "workspace:3.0", 0), programs=programs)
     with pytest.raises(PlanFault, match="persistent"):
         Simulator(engine).run(feeds_of(lowered))
@@ -187,7 +188,7 @@ def test_overlapping_persistent_workspaces_are_found() -> None:
 
 def test_a_workspace_shared_by_parallel_steps_is_found() -> None:
     lowered = residual_branches()
-    programs = {i: fake_program(lowered.regions[i], 2, workspaces=(Workspace(512),)) for i in (1, 2)}
+    programs = {i: hollow_program(lowered.regions[i], 2, workspaces=(Workspace(512),)) for i in (1, 2)}
     engine = mutated(lowered, lambda p: moved(p, "workspace:2.0", offset(p, "workspace:1.0")), programs=programs)
     with pytest.raises(PlanFault, match="no edge orders"):
         Simulator(engine).run(feeds_of(lowered))
@@ -212,6 +213,6 @@ def test_wrong_feeds() -> None:
 
 def test_an_engine_without_bodies() -> None:
     lowered = chain(1)
-    bundle = build_plan(lowered, choices(lowered), "sm_90", bodies=False)
+    bundle = build_plan(lowered, hollow_choices(lowered), "sm_90", bodies=False)
     with pytest.raises(IngotError, match="body"):
         Simulator(EngineFile(bundle.plan, bundle.weights, bundle.cubins, bundle.models)).run(feeds_of(lowered))

@@ -1,4 +1,4 @@
-"""Small lowered Graphs by hand, with Programs that hold no machine code, and their ONNX Runtime oracle."""
+"""Small lowered Graphs by hand, their engines without machine code, and their ONNX Runtime oracle."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ingot.graph.dims import evaluate_shape
 from ingot.graph.lowered import Lowered, SymbolRange, Window
 from ingot.graph.region import Attr, BodyOp, Kind, Region, Scalar
 from ingot.graph.tensor import TensorSpec, spec
-from ingot.kernels.api import Input, Kernel, Output, Pdl, Program, Scratch, Value, Workspace
+from ingot.kernels.api import Pdl, Program
 from ingot.plan.build import PlanBundle, build_plan
-from ingot.tune.choice import Choice
+from ingot.tune.hollow import hollow_choices
 
 NHWC = (0, 2, 3, 1)
 Literal = Scalar | tuple[Scalar, ...]
@@ -100,33 +100,6 @@ class GraphBuilder:
         )  # fmt: skip
 
 
-def fake_program(
-    region: Region, kernels: int = 1, pdl: Pdl = Pdl.NONE, workspaces: Sequence[Workspace] = ()
-) -> Program:
-    """Launches with plausible arguments and no code."""
-    arguments = (
-        *(Input(i) for i in range(len(region.inputs))),
-        *(Output(i) for i in range(len(region.outputs))),
-        *(Scratch(i) for i in range(len(workspaces))),
-        Value(region.output_specs[0].elements),
-    )
-    name = region.kind.value
-    made = [Kernel(f"{name}_{k}", f"{name}{k}".encode(), (1, 1, 1), 128, 0, arguments, pdl) for k in range(kernels)]
-    return Program(tuple(made), tuple(workspaces))
-
-
-def choices(lowered: Lowered, programs: Mapping[int, Program] | None = None, pdl: Pdl = Pdl.NONE) -> list[Choice]:
-    """A Choice for every Region: ``programs`` by index, fakes of one kernel for the others."""
-    found = []
-    for index, region in enumerate(lowered.regions):
-        if region.kind in (Kind.VIEW, Kind.HOST):
-            found.append(Choice(region.kind.value, None, 0.0, False))
-        else:
-            program = (programs or {}).get(index) or fake_program(region, pdl=pdl)
-            found.append(Choice(f"fake_{region.kind.value}[a=1]", program, 1.0 + index, False, ("made up",)))
-    return found
-
-
 def engine_of(bundle: PlanBundle) -> EngineFile:
     """The engine file of a plan."""
     return EngineFile(bundle.plan, bundle.weights, bundle.cubins, bundle.models, {"made by": "test"})
@@ -136,7 +109,7 @@ def plan_engine(
     lowered: Lowered, programs: Mapping[int, Program] | None = None, pdl: Pdl = Pdl.NONE, target: str = "sm_90"
 ) -> EngineFile:
     """Plans ``lowered`` and takes the engine through its file form."""
-    bundle = build_plan(lowered, choices(lowered, programs, pdl), target)
+    bundle = build_plan(lowered, hollow_choices(lowered, programs, pdl), target)
     return EngineFile.from_bytes(engine_of(bundle).to_bytes())
 
 

@@ -26,6 +26,8 @@ from ingot.passes.pipeline import canonicalise
 from ingot.plan.build import build_plan
 from ingot.tune.api import choose
 from ingot.tune.candidates import first_acceptance
+from ingot.tune.choice import Choice
+from ingot.tune.hollow import hollow_choices
 
 if TYPE_CHECKING:
     import onnx
@@ -52,6 +54,30 @@ def build_engine(
     """
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
+
+    def tuned(lowered: Lowered, target: Target) -> list[Choice]:
+        return choose(lowered, target, options, TACTICS, progress=progress, device=chosen.device)
+
+    return _built(model, options, chosen, tuned, progress)
+
+
+def build_hollow(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options: BuildOptions) -> EngineFile:
+    """As :func:`build_engine`, but nothing is compiled: the engine has all steps and no machine code.
+
+    It is for the simulator, which computes what kernels would from the Regions' bodies.
+    """
+    chosen = choose_target(options.target, tf32=options.tf32)
+    return _built(model, options, chosen, lambda lowered, target: hollow_choices(lowered), _silent)
+
+
+def _built(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    options: BuildOptions,
+    chosen: Chosen,
+    kernels: Callable[[Lowered, Target], list[Choice]],
+    progress: Progress,
+) -> EngineFile:
+    """The engine; ``kernels`` gives a Choice per Region."""
     if chosen.target is None:
         return build_host_engine(_imported(model, options, progress, any_size=True), options, progress)
     found = _lowered(model, chosen.target, options, progress)
@@ -64,7 +90,8 @@ def build_engine(
         raise IngotError(
             "these parts have no device kernel: " + "; ".join(found.lowered.reasons), fix="build without --strict"
         )
-    return _device_engine(found.lowered, found, chosen, options, progress)
+    choices = kernels(found.lowered, chosen.target)
+    return _device_engine(found.lowered, choices, found, chosen, options, progress)
 
 
 def lower_model(
@@ -137,10 +164,13 @@ def _refuse_shared_outputs(graph: ir.Graph) -> None:
 
 
 def _device_engine(
-    lowered: Lowered, found: _Lowering, chosen: Chosen, options: BuildOptions, progress: Progress
+    lowered: Lowered,
+    choices: list[Choice],
+    found: _Lowering,
+    chosen: Chosen,
+    options: BuildOptions,
+    progress: Progress,
 ) -> EngineFile:
-    assert chosen.target is not None
-    choices = choose(lowered, chosen.target, options, TACTICS, progress=progress, device=chosen.device)
     progress("plan", 0, 1)
     reported = replace(lowered, reasons=(*lowered.reasons, *found.notes))
     bundle = build_plan(reported, choices, chosen.name, bodies=options.bodies)
