@@ -226,8 +226,10 @@ def inspect(
 
 @app.command(cls=OptionalValues)
 def compare(
-    engine: EnginePath,
-    model: Model,
+    engine: Annotated[str, typer.Argument(help="An engine; with --bisect a model.", metavar="ENGINE")],
+    model: Annotated[
+        str | None, typer.Argument(help="The ONNX file or zoo:NAME that it was built from.", metavar="MODEL")
+    ] = None,
     feeds: Inputs = None,
     values: Annotated[
         str, typer.Option("--values", help="outputs, or all that the engine has a name for.")
@@ -237,6 +239,11 @@ def compare(
     json: Json = None,
     shapes: ShapeTexts = None,
     seed: Seed = 0,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the first stage of a build of this model that departs.")
+    ] = False,
+    target: TargetName = "auto",
+    fp16: Fp16 = False,
 ) -> None:
     """Compare an engine with ONNX Runtime, Value by Value. Exit code 1 when one is beyond the tolerance."""
     from ingot.cli.compare import CompareFlags
@@ -244,8 +251,22 @@ def compare(
 
     if values not in ("outputs", "all"):
         raise typer.BadParameter("take outputs or all", param_hint="--values")
-    flags = CompareFlags(feeds, values == "all", tolerance, simulated, json, tuple(shapes or ()), seed)
-    if not run_compare(engine, model, flags):
+    if bisect == (model is not None):
+        raise typer.BadParameter("give an engine and its model, or with --bisect the model alone")
+    if bisect:
+        from ingot.cli.bisect import bisect as run_bisect
+        from ingot.cli.build import Flags
+
+        how = Flags(target, fp16, shapes=shapes or ())
+        right = run_bisect(engine, how, feeds=feeds, seed=seed, tolerance=tolerance, json=json)
+    else:
+        assert model is not None
+        path = Path(engine)
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {engine}", param_hint="ENGINE")
+        flags = CompareFlags(feeds, values == "all", tolerance, simulated, json, tuple(shapes or ()), seed)
+        right = run_compare(path, model, flags)
+    if not right:
         raise typer.Exit(1)
 
 
