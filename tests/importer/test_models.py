@@ -56,8 +56,9 @@ def test_any_size(name: str) -> None:
     path, feeds = real_model(name), real_inputs(name)
     imported = import_model(path, any_size=True)
     assert imported.model.opset_imports[""] == OPSET
-    wanted = run(path.read_bytes(), feeds)
-    _expect_same(wanted, run(ir.to_proto(imported.model), feeds))
+    # As written: what ONNX Runtime's optimiser makes of a model follows from how much of its shapes is known.
+    wanted = run(path.read_bytes(), feeds, optimise=False)
+    _expect_same(wanted, run(ir.to_proto(imported.model), feeds, optimise=False))
     _expect_shapes(imported.model, feeds, wanted)
 
 

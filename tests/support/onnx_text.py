@@ -50,9 +50,11 @@ def one_node(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), feeds
 
 
-def run(model: onnx.ModelProto | bytes, feeds: Arrays) -> list[Any]:
-    """What ONNX Runtime computes."""
+def run(model: onnx.ModelProto | bytes, feeds: Arrays, *, optimise: bool = True) -> list[Any]:
+    """What ONNX Runtime computes; without ``optimise`` node by node, as the model is written."""
     options = onnxruntime.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     content = model if isinstance(model, bytes) else model.SerializeToString()

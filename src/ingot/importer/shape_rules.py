@@ -14,6 +14,8 @@ import onnx_ir as ir
 import sympy  # type: ignore[import-untyped]
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
+from ingot.importer import constant_rules
+
 _Rule = Callable[[ShapeInferenceContext, ir.Node], None]
 _Dim = int | ir.SymbolicDim
 _FAR = 1 << 31
@@ -35,6 +37,8 @@ def install() -> None:
     _wrap("Resize", 10, _after_resize)
     for pool in ("MaxPool", "AveragePool", "LpPool"):
         _wrap(pool, 1, _after_pool)
+    for op_type, since in constant_rules.SINCE.items():
+        _wrap(op_type, since, constant_rules.after_constants)
 
 
 def _wrap(op_type: str, since: int, after: _Rule) -> None:
