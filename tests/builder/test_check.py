@@ -76,6 +76,11 @@ def test_a_model_of_which_nothing_runs_on_the_device() -> None:
     assert [(row.op, row.kind, row.host) for row in report.ops] == [("StringConcat", "host", 1)]
 
 
+def test_an_unknown_target_is_told() -> None:
+    with pytest.raises(IngotError, match="no target 'sm_7'"):
+        check_model(model([helper.make_node("Relu", ["x"], ["y"])], [1], [1]), BuildOptions(target="sm_7"))
+
+
 def test_the_cpu_needs_no_check() -> None:
     with pytest.raises(IngotError, match="ONNX Runtime runs the whole model"):
         check_model(model([helper.make_node("Relu", ["x"], ["y"])], [1], [1]), BuildOptions(target="cpu"))

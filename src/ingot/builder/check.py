@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ingot.builder.targets import choose_target, without_cpu
+from ingot.builder.targets import gpu_target
 from ingot.errors import No
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind, Region
@@ -113,8 +113,7 @@ def check_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options
     ``auto`` is the GPU that is there, else sm_90. Raises IngotError for a model or options that are wrong, and
     for the target ``cpu``, where all models run alike.
     """
-    target = choose_target(without_cpu(options.target), tf32=options.tf32).target
-    assert target is not None
+    target = gpu_target(options.target, tf32=options.tf32)
     imported = import_model(model, options.shapes)
     ops, notes = coverage(imported.model), imported.notes
     old = refusal(imported.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ingot.device.device import Device, DeviceInfo
+from ingot.device.driver import installed
 from ingot.errors import IngotError
 from ingot.kernels.api import Target
 
@@ -69,7 +70,20 @@ def without_cpu(name: str) -> str:
     if name == "cpu":
         known = ", ".join(t.name for t in TARGETS)
         raise IngotError("on the CPU ONNX Runtime runs the whole model", fix=f"take a GPU as target: {known}")
-    return _USUAL if name == "auto" and choose_target(name).target is None else name
+    if name != "auto":
+        return name
+    return name if installed() and choose_target(name).target is not None else _USUAL
+
+
+def gpu_target(name: str, *, tf32: bool = False) -> Target:
+    """As :func:`choose_target` after :func:`without_cpu`, without opening a GPU where one is named: nothing runs."""
+    named = without_cpu(name)
+    for target in TARGETS:
+        if target.name == named:
+            return replace(target, tf32=tf32)
+    found = choose_target(named, tf32=tf32).target
+    assert found is not None
+    return found
 
 
 def _device_of(name: str) -> Device | None:

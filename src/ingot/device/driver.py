@@ -6,6 +6,7 @@ without a driver or without ``cuda-bindings``.
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -18,6 +19,15 @@ _NO_DEVICE = 100
 _NO_BINARY = 209
 _STICKY = frozenset({700, 714, 715, 716, 717, 718, 719, 721})
 """Errors that a kernel left behind; the context is unusable afterwards."""
+
+
+def installed() -> bool:
+    """Whether a driver is installed at all: a tenth of a second cheaper to ask than :func:`available`."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 @cache
