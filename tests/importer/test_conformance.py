@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,32 +9,23 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
-from onnx.backend.test.case.node import collect_testcases
-from onnx.backend.test.case.test_case import TestCase
 from support.onnx_text import Arrays, run
 
 from ingot.errors import IngotError
 from ingot.graph.dims import evaluate, symbols
 from ingot.importer.infer import infer_shapes
 from ingot.importer.load import import_model
+from ingot.measure.conformance.cases import Case, node_cases
 
 _ASSUMED = ("test_and_bcast4v4d", "test_or_bcast4v4d", "test_xor_bcast4v4d")
 """Dimensions of two inputs that are combined count as equal; the importer then makes them one symbol."""
 
 
-@cache
-def _cases() -> list[TestCase]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return list(collect_testcases(None))
+def _feeds(case: Case) -> Arrays:
+    return case.data[0][0]
 
 
-def _feeds(case: TestCase) -> Arrays:
-    names = [value.name for value in case.model.graph.input]
-    return dict(zip(names, case.data_sets[0][0], strict=True))
-
-
-def _wanted(case: TestCase) -> list[Any] | None:
+def _wanted(case: Case) -> list[Any] | None:
     """What ONNX Runtime computes; None where it refuses the case."""
     try:
         return run(case.model, _feeds(case))
@@ -60,7 +49,7 @@ def _same(a: Any, b: Any) -> bool:
 @pytest.mark.nightly
 def test_results_stay() -> None:
     checked = 0
-    for case in _cases():
+    for case in node_cases():
         wanted = _wanted(case)
         if wanted is not None:
             imported = import_model(case.model, any_size=True)
@@ -73,7 +62,7 @@ def test_results_stay() -> None:
 @pytest.mark.parametrize("constants", [False, True])
 def test_inferred_shapes_hold(constants: bool) -> None:
     checked = 0
-    for case in _cases():
+    for case in node_cases():
         wanted = _wanted(case)
         if wanted is None or case.name in _ASSUMED:
             continue
@@ -94,7 +83,7 @@ def test_inferred_shapes_hold(constants: bool) -> None:
     assert checked > 2500
 
 
-def _symbolic(case: TestCase, constants: bool) -> tuple[onnx.ModelProto, dict[str, int]]:
+def _symbolic(case: Case, constants: bool) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The model with a symbol for every dimension of its inputs; with ``constants``, small inputs become weights."""
     proto = onnx.ModelProto()
     proto.CopyFrom(case.model)
