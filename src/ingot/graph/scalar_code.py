@@ -7,6 +7,7 @@ integers, bool. Operands are repeated freely, so they should be names or literal
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ingot.graph import dtypes
@@ -29,7 +30,7 @@ def constant(text: str) -> float | None:
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(ABC):
     """Spelling of the primitives for operands of compute type ``dtype``."""
 
     dtype: str
@@ -44,53 +45,53 @@ class Code:
         """Whether operands are unsigned integers."""
         return self.dtype.startswith("uint")
 
+    @abstractmethod
     def number(self, value: float) -> str:
         """A literal of the operands' type."""
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, condition: str, a: str, b: str) -> str:
         """``a`` where ``condition`` holds, else ``b``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call(self, name: str, *args: str) -> str:
         """A floating-point function by its C name without suffix (``exp``, ``erf`` ...)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def maximum(self, a: str, b: str) -> str:
         """The larger operand; NaN if either is NaN."""
-        raise NotImplementedError
 
+    @abstractmethod
     def minimum(self, a: str, b: str) -> str:
         """The smaller operand; NaN if either is NaN."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logic(self, symbol: str, a: str, b: str) -> str:
         """``&``, ``|`` or ``^`` of truth values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, a: str) -> str:
         """The opposite truth value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wrap(self, text: str) -> str:
         """An integer result brought back to the operands' width."""
-        raise NotImplementedError
 
+    @abstractmethod
     def quotient(self, a: str, b: str) -> str:
         """Division; integers are rounded towards zero."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remainder(self, a: str, b: str) -> str:
         """Remainder with the sign of ``a``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def truth(self, text: str) -> str:
         """Conversion to a truth value: NaN is true."""
-        raise NotImplementedError
 
+    @abstractmethod
     def convert(self, text: str, to: str) -> str:
         """Conversion to compute type ``to``; floats are truncated to integers, which wrap around."""
-        raise NotImplementedError
 
     def magnitude(self, x: str) -> str:
         """Absolute value."""
@@ -98,9 +99,9 @@ class Code:
             return x
         return self.call("fabs", x) if self.floating else self.wrap(self.where(f"{x} < 0", f"-{x}", x))
 
+    @abstractmethod
     def nearest(self, x: str) -> str:
         """Nearest integral float, halves to even."""
-        raise NotImplementedError
 
     def power(self, x: str, y: str, y_constant: float | None) -> str:
         """``x`` to the power ``y``, in the type of ``x``."""
@@ -117,17 +118,17 @@ class Code:
             return f"({self.number(1)} / {x})"
         return self.general_power(x, y)
 
+    @abstractmethod
     def general_power(self, x: str, y: str) -> str:
         """``power`` for an exponent that is not special."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expm1(self, x: str) -> str:
         """exp(x) - 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log1p(self, x: str) -> str:
         """log(1 + x) for x >= 0."""
-        raise NotImplementedError
 
     def tanh(self, x: str) -> str:
         """Hyperbolic tangent."""
