@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, parser
 
 import ingot
 from ingot.builder.api import build_engine
+from ingot.builder.check import check_model
 from ingot.builder.targets import TARGETS, choose_target, present
 from ingot.device.device import DeviceInfo
 from ingot.engine.file import EngineFile
@@ -105,6 +106,8 @@ def test_an_output_that_is_an_input() -> None:
     for target in ("cpu", "sm_90"):
         with pytest.raises(IngotError, match="x: this output is also an input.*Identity"):
             build_engine(model, options(target=target))
+    with pytest.raises(IngotError, match="x: this output is also an input.*Identity"):
+        check_model(model, options())
 
 
 def test_cpu_engine_takes_any_batch(resnet: onnx.ModelProto) -> None:

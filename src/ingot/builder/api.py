@@ -7,16 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
 from ingot.builder.host_only import build_host_engine
 from ingot.builder.provenance import provenance
+from ingot.builder.reading import read_model
 from ingot.builder.stages import Dumper
 from ingot.builder.targets import Chosen, choose_target
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError, No
 from ingot.graph.lowered import Lowered
-from ingot.importer.load import Imported, import_model
+from ingot.importer.load import Imported
 from ingot.importer.versions import refusal
 from ingot.kernels.api import Target
 from ingot.kernels.table import TACTICS
@@ -122,8 +121,7 @@ def _imported(
     any_size: bool = False,
 ) -> Imported:
     progress("import", 0, 1)
-    imported = import_model(model, options.shapes, any_size=any_size)
-    _refuse_shared_outputs(imported.model.graph)
+    imported = read_model(model, options.shapes, any_size=any_size)
     progress("import", 1, 1)
     return imported
 
@@ -150,17 +148,6 @@ def _lowered(
     dump.check_names()
     progress("lower", 1, 1)
     return _Lowering(found, sha256, (*notes, *canonical.notes))
-
-
-def _refuse_shared_outputs(graph: ir.Graph) -> None:
-    """A model may return an input, or one value twice, under one name; a plan gives every name memory of its own."""
-    seen: set[ir.Value] = set(graph.inputs)
-    for value in graph.outputs:
-        if value in seen:
-            raise IngotError(
-                "this output is also an input, or another output", node=str(value.name), fix="put an Identity before it"
-            )
-        seen.add(value)
 
 
 def _device_engine(

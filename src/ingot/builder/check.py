@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from ingot.builder.reading import read_model
 from ingot.builder.targets import gpu_target
 from ingot.errors import No
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind, Region
 from ingot.importer.coverage import OpCount, coverage
-from ingot.importer.load import import_model
 from ingot.importer.versions import refusal
 from ingot.kernels.api import Target
 from ingot.kernels.table import TACTICS
@@ -114,7 +114,7 @@ def check_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options
     for the target ``cpu``, where all models run alike.
     """
     target = gpu_target(options.target, tf32=options.tf32)
-    imported = import_model(model, options.shapes)
+    imported = read_model(model, options.shapes)
     ops, notes = coverage(imported.model), imported.notes
     old = refusal(imported.model)
     if old is not None:

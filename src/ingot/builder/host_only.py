@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,12 +19,13 @@ from ingot.builder.targets import Chosen
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError, No
 from ingot.graph import dtypes
-from ingot.graph.dims import evaluate_shape, symbols
+from ingot.graph.dims import evaluate_shape
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import BodyOp, Kind, Region
-from ingot.graph.tensor import TensorSpec, spec
+from ingot.graph.tensor import TensorSpec
 from ingot.importer.load import Imported
 from ingot.options import BuildOptions
+from ingot.passes.flatten import value_spec
 from ingot.plan.build import build_plan
 from ingot.plan.spec import ModelDecl
 from ingot.runtime.hostmodel import HostFunction, load_host_model
@@ -55,9 +55,9 @@ def build_host_engine(
     From ``opt_level`` 3 on ONNX Runtime and OpenVINO (if installed) are measured and the faster is kept.
     Raises IngotError when an input or output is no dense tensor, or ONNX Runtime refuses the model.
     """
-    content, notes = _loadable(ir.to_proto(imported.model))
+    content, runtime, notes = _loaded(ir.to_proto(imported.model))
     lowered = _one_step(imported, content, (*imported.notes, *notes, *reasons))
-    backend = _backend(lowered, content, options, progress)
+    backend = _backend(lowered, content, runtime, options, progress)
     choice = Choice(Kind.HOST.value, None, backend.seconds * 1e6, backend.seconds > 0, backend.notes)
     bundle = build_plan(lowered, [choice], "cpu", bodies=options.bodies)
     steps = [msgspec.structs.replace(step, backend=backend.name) for step in bundle.plan.steps]
@@ -70,16 +70,15 @@ def build_host_engine(
 # -- the graph of one step
 
 
-def _loadable(model: onnx.ModelProto) -> tuple[bytes, tuple[str, ...]]:
-    """The model as ONNX Runtime takes it, and what had to be changed.
+def _loaded(model: onnx.ModelProto) -> tuple[bytes, HostFunction, tuple[str, ...]]:
+    """The model as ONNX Runtime takes it, ready to run, and what had to be changed.
 
     With input sizes fixed, shape inference looks into branches that never run and refuses what it finds there.
     """
     content = model.SerializeToString(deterministic=True)
     decl = ModelDecl(0, len(content), [v.name for v in model.graph.input], [v.name for v in model.graph.output])
     try:
-        load_host_model(content, decl, "onnxruntime", _NAME)
-        return content, ()
+        return content, load_host_model(content, decl, "onnxruntime", _NAME), ()
     except IngotError as error:
         del model.graph.value_info[:]
         for value in (*model.graph.input, *model.graph.output):
@@ -87,10 +86,10 @@ def _loadable(model: onnx.ModelProto) -> tuple[bytes, tuple[str, ...]]:
                 dim.dim_param = f"{value.name}_{axis}"
         loose = model.SerializeToString(deterministic=True)
         try:
-            load_host_model(loose, decl, "onnxruntime", _NAME)
+            runtime = load_host_model(loose, decl, "onnxruntime", _NAME)
         except IngotError:
             raise error from None
-        return loose, ("ONNX Runtime refuses the model at these input sizes: it is given no sizes",)
+        return loose, runtime, ("ONNX Runtime refuses the model at these input sizes: it is given no sizes",)
 
 
 def _one_step(imported: Imported, content: bytes, reasons: tuple[str, ...]) -> Lowered:
@@ -113,22 +112,17 @@ def _one_step(imported: Imported, content: bytes, reasons: tuple[str, ...]) -> L
 
 
 def _spec(value: ir.Value, known: frozenset[str]) -> TensorSpec:
-    """Type and shape; a dimension that depends on data gets a symbol of its own."""
-    dtype = dtypes.from_onnx(int(value.dtype)) if value.dtype is not None else None
-    if dtype is None or not isinstance(value.type, ir.TensorType):
-        what = value.type if value.type is not None else "unknown"
-        raise IngotError(
-            f"its type {what} cannot pass between a program and an engine", node=str(value.name),
-            fix="give and take dense tensors of numbers or booleans",
-        )  # fmt: skip
-    if value.shape is None:
+    """Type and shape. Raises IngotError for what has no dense form."""
+    found = value_spec(value, known)
+    if found is not None:
+        return found
+    if isinstance(value.type, ir.TensorType) and dtypes.from_onnx(int(value.type.dtype)) is not None:
         raise IngotError("its rank is not known", node=str(value.name), fix="declare its shape in the model")
-    dims: list[int | str] = []
-    for axis, dim in enumerate(value.shape):
-        text = dim if isinstance(dim, int) else str(dim.value)
-        follows = isinstance(text, int) or (dim.value is not None and not symbols(text) - known)  # type: ignore[union-attr]
-        dims.append(text if follows else f"data_{zlib.crc32(str(value.name).encode())}_{axis}")
-    return spec(dtype, tuple(dims))
+    what = value.type if value.type is not None else "unknown"
+    raise IngotError(
+        f"its type {what} cannot pass between a program and an engine", node=str(value.name),
+        fix="give and take dense tensors of numbers or booleans",
+    )  # fmt: skip
 
 
 # -- the choice of the library
@@ -142,12 +136,15 @@ class _Backend:
 
 
 def _backend(
-    lowered: Lowered, content: bytes, options: BuildOptions, progress: Callable[[str, int, int], None]
+    lowered: Lowered,
+    content: bytes,
+    runtime: HostFunction,
+    options: BuildOptions,
+    progress: Callable[[str, int, int], None],
 ) -> _Backend:
     """The fastest library that gives ONNX Runtime's results."""
     decl = ModelDecl(0, len(content), list(lowered.inputs), list(lowered.outputs))
     progress("measure", 0, 2)
-    runtime = load_host_model(content, decl, "onnxruntime", _NAME)
     if options.opt_level < _MEASURES_FROM:
         return _Backend("onnxruntime", notes=("not measured",))
     feeds = _feeds(lowered)

@@ -88,14 +88,6 @@ def is_engine(text: str) -> bool:
         return False
 
 
-def zoo_name(text: str) -> str:
-    """The architecture that ``text`` names, or nothing."""
-    from ingot.zoo import architectures
-
-    name = text.removeprefix(_ZOO)
-    return name if text.startswith(_ZOO) and name in architectures.names() else ""
-
-
 def _from_zoo(text: str, name: str) -> Source:
     from ingot.zoo import architectures, fetch
 

@@ -89,7 +89,7 @@ def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[
     literals: dict[str, Literal] = {}
     for value in _all_values(graph):
         name = str(value.name)
-        described = _spec(value, known_symbols, constant=name in constants)
+        described = value_spec(value, known_symbols, constant=name in constants)
         if described is not None:
             values[name] = described
             if any(symbols(dim) - known_symbols for dim in described.shape):
@@ -131,7 +131,7 @@ def _dims(shape: ir.Shape) -> tuple[Dim | None, ...]:
     return tuple(d if isinstance(d, int) else (str(d) if d.value is not None else None) for d in shape)
 
 
-def _spec(value: ir.Value, known: frozenset[str], *, constant: bool) -> TensorSpec | None:
+def value_spec(value: ir.Value, known: frozenset[str], *, constant: bool = False) -> TensorSpec | None:
     """TensorSpec of a value; None for what has no dense form.
 
     A dimension that depends on data gets a symbol of its own: such a value lives on the host.
