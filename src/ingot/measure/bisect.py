@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.builder.api import build_hollow
+from ingot.builder.reading import read_model
 from ingot.builder.targets import without_cpu
 from ingot.errors import IngotError
-from ingot.importer.load import import_model
 from ingot.measure.accuracy import Difference, difference
 from ingot.measure.compare import Row
 from ingot.measure.reference import Reference
@@ -82,7 +82,7 @@ def bisect(
     engine = build_hollow(model, options)
     feeds = make_feeds(engine.plan)
     walk = _Walk(feeds, Reference(model).run(feeds), tolerance)
-    imported = import_model(model, options.shapes)
+    imported = read_model(model, options.shapes)
     walk.stage(_IMPORT, imported.model)
     if engine.plan.target == "cpu":
         return Bisection(walk.stages, walk.first, walk.value)
