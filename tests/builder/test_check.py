@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ingot.builder.api import build_engine
 from ingot.builder.check import check_model
@@ -84,3 +87,43 @@ def test_an_unknown_target_is_told() -> None:
 def test_the_cpu_needs_no_check() -> None:
     with pytest.raises(IngotError, match="ONNX Runtime runs the whole model"):
         check_model(model([helper.make_node("Relu", ["x"], ["y"])], [1], [1]), BuildOptions(target="cpu"))
+
+
+def residual_blocks(count: int) -> onnx.ModelProto:
+    """Ten nodes a block: convolutions, batch norms, a residual, and a pad that an exporter wrote as shape arithmetic."""
+    rng = np.random.default_rng(0)
+    weights = {"zeros": np.zeros(4, np.float32), "ones": np.ones(4, np.float32), "flat": np.array([0, -1], np.int64)}
+    nodes, last = [], "x"
+
+    def node(op: str, inputs: list[str], **attrs: object) -> str:
+        out = f"{op}_{len(nodes)}"
+        nodes.append(helper.make_node(op, inputs, [out], name=out, **attrs))
+        return out
+
+    for i in range(count):
+        start = last
+        for part in ("a", "b"):
+            weights[f"w{i}{part}"] = rng.standard_normal((4, 4, 3, 3)).astype(np.float32)
+            last = node("Conv", [last, f"w{i}{part}"], pads=[1, 1, 1, 1])
+            last = node("BatchNormalization", [last, "ones", "zeros", "zeros", "ones"])
+            last = node("Relu", [last])
+        last = node("Add", [last, start])
+        last = node("Reshape", [last, node("Shape", [last])])
+        last = node("Sigmoid", [last])
+    found = model([*nodes, helper.make_node("Flatten", [last], ["y"])], [1, 4, 8, 8], [1, 256])
+    found.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
+    return found
+
+
+def test_the_time_grows_with_the_nodes_and_no_faster() -> None:
+    """1,501 nodes take 1 s of processor time; the bounds are for what grows by the square."""
+    small, large = residual_blocks(30), residual_blocks(150)
+    check_model(small, OPTIONS)
+    times = []
+    for network in (small, large):
+        begin = time.process_time()
+        report = check_model(network, OPTIONS)
+        times.append(time.process_time() - begin)
+        assert report.on_device and report.nodes == len(network.graph.node)
+    assert times[1] < 15, times
+    assert times[1] < 12 * times[0] + 1, f"five times the nodes took {times[1] / times[0]:.1f} times as long"

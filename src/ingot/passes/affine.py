@@ -71,13 +71,12 @@ def _convolution(editor: Editor, product: ir.Node, weight: Array, affine: Affine
     if bias is not None and old is None:
         return No("its bias is not constant", node=product.name or "")
     channels = affine.scale.size
-    wide = weight.astype(np.float64)
     if is_op(product, "Conv"):
-        scaled = wide * affine.scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        scaled = _scaled(weight, affine.scale.reshape(-1, *(1,) * (weight.ndim - 1)))
     else:
         group = product.attributes.get_int("group", 1)
-        split = wide.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-        scaled = split * affine.scale.reshape(group, 1, channels // group, *(1,) * (weight.ndim - 2))
+        split = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+        scaled = _scaled(split, affine.scale.reshape(group, 1, channels // group, *(1,) * (weight.ndim - 2)))
         scaled = scaled.reshape(weight.shape)
     shift = affine.shift + affine.scale * (0.0 if old is None else old.astype(np.float64))
     return _store(editor, product, weight, scaled, shift)
@@ -94,7 +93,7 @@ def _gemm(editor: Editor, product: ir.Node, weight: Array, affine: Affine) -> An
     beta = product.attributes.get_float("beta", 1.0)
     base = np.zeros(channels) if old is None else np.broadcast_to(old.astype(np.float64).reshape(-1), channels) * beta
     along = (-1, 1) if product.attributes.get_int("transB", 0) else (1, -1)
-    scaled = weight.astype(np.float64) * affine.scale.reshape(along)
+    scaled = _scaled(weight, affine.scale.reshape(along))
     answer = _store(editor, product, weight, scaled, base * affine.scale + affine.shift)
     if answer:
         product.attributes.pop("beta", None)
@@ -104,11 +103,18 @@ def _gemm(editor: Editor, product: ir.Node, weight: Array, affine: Affine) -> An
 def _matmul(editor: Editor, product: ir.Node, weight: Array, affine: Affine) -> Answer:
     if np.any(affine.shift):
         return No("a MatMul has no bias to take a shift", node=product.name or "")
-    return _store(editor, product, weight, weight.astype(np.float64) * affine.scale, None)
+    return _store(editor, product, weight, _scaled(weight, affine.scale), None)
 
 
-def _store(editor: Editor, product: ir.Node, weight: Array, scaled: Doubles, shift: Doubles | None) -> Answer:
-    arrays = [scaled.astype(weight.dtype)] + ([] if shift is None else [shift.astype(weight.dtype)])
+def _scaled(weight: Array, scale: Doubles) -> Array:
+    """The product in float64, rounded once to the weight's type; a weight's size in float64 is never in memory."""
+    out: Array = np.empty(weight.shape, weight.dtype)
+    np.multiply(weight, scale, out=out, dtype=np.float64, casting="unsafe")
+    return out
+
+
+def _store(editor: Editor, product: ir.Node, weight: Array, scaled: Array, shift: Doubles | None) -> Answer:
+    arrays = [scaled] + ([] if shift is None else [shift.astype(weight.dtype)])
     if not all(np.isfinite(a).all() for a in arrays):
         return No(f"its weights would leave the range of {weight.dtype}", node=product.name or "")
     name = operand(product, 1)

@@ -86,8 +86,22 @@ def fold(model: ir.Model) -> list[str]:
 
 def tidy(model: ir.Model) -> None:
     """Removes what nobody reads and infers the shapes of new values: after a pass that made nodes."""
-    common.RemoveUnusedNodesPass()(model)
+    if _has_unused(model):
+        common.RemoveUnusedNodesPass()(model)
     _infer_missing(model)
+
+
+def _has_unused(model: ir.Model) -> bool:
+    """Whether something is not read: to look is quicker than the library's pass, and after most passes there is nothing.
+
+    Graphs inside nodes are left to that pass.
+    """
+    holders = (attr.type for node in model.graph for attr in node.attributes.values())
+    if any(kind in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for kind in holders):
+        return True
+    made = (v for node in model.graph for v in node.outputs)
+    values = (*made, *model.graph.initializers.values())
+    return any(not value.uses() and not value.is_graph_output() for value in values)
 
 
 def _infer_missing(model: ir.Model) -> None:
