@@ -21,7 +21,7 @@ from ingot.measure.environment import Environment
 from ingot.measure.figures import PeerFigures, Record
 from ingot.measure.suites import SUITES
 
-_START, _END = "<!-- results -->", "<!-- /results -->"
+_MARK = "results"
 _COLUMNS = (
     "row", "Ingot ms", "GPU ms", "p99/p50", "of roofline", "rel. error", "ONNX Runtime ms", "PyTorch ms", "reproduce",
 )  # fmt: skip
@@ -43,7 +43,7 @@ def main() -> None:
     if arguments.into is None:
         print(text)
     else:
-        arguments.into.write_text(inserted(arguments.into.read_text(), text, str(arguments.into)))
+        arguments.into.write_text(inserted(arguments.into.read_text(), text, str(arguments.into), _MARK))
 
 
 def records(places: Iterable[Path]) -> list[Record]:
@@ -74,12 +74,13 @@ def tables(rows: Sequence[Record]) -> str:
     return "\n\n".join([*parts, _NOTE])
 
 
-def inserted(page: str, text: str, name: str) -> str:
-    """``page`` with ``text`` between its marks."""
-    start, end = page.find(_START), page.find(_END)
+def inserted(page: str, text: str, name: str, mark: str) -> str:
+    """``page`` with ``text`` between ``<!-- mark -->`` and ``<!-- /mark -->``."""
+    begin, finish = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    start, end = page.find(begin), page.find(finish)
     if start < 0 or end < start:
-        sys.exit(f"error: {name} has no {_START} followed by {_END}")
-    return f"{page[: start + len(_START)]}\n{text}\n{page[end:]}"
+        sys.exit(f"error: {name} has no {begin} followed by {finish}")
+    return f"{page[: start + len(begin)]}\n{text}\n{page[end:]}"
 
 
 def command(row: Record) -> str:

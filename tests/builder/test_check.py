@@ -90,7 +90,7 @@ def test_the_cpu_needs_no_check() -> None:
 
 
 def residual_blocks(count: int) -> onnx.ModelProto:
-    """Ten nodes a block: convolutions, batch norms, a residual, and a pad that an exporter wrote as shape arithmetic."""
+    """Ten nodes a block: convolutions, batch norms, a residual, and shape arithmetic that comes to nothing."""
     rng = np.random.default_rng(0)
     weights = {"zeros": np.zeros(4, np.float32), "ones": np.ones(4, np.float32), "flat": np.array([0, -1], np.int64)}
     nodes, last = [], "x"

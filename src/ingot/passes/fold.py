@@ -92,7 +92,7 @@ def tidy(model: ir.Model) -> None:
 
 
 def _has_unused(model: ir.Model) -> bool:
-    """Whether something is not read: to look is quicker than the library's pass, and after most passes there is nothing.
+    """Whether something is not read: to look is quicker than the library's pass, and most passes leave nothing.
 
     Graphs inside nodes are left to that pass.
     """
