@@ -26,6 +26,8 @@ class Kind(StrEnum):
 
     CONV = "conv"
     """Anchor Conv or ConvTranspose, pointwise epilogue."""
+    STEM = "stem"
+    """A Conv over few channels with pointwise ops before and after, a MaxPool, and pointwise ops behind that."""
     GEMM = "gemm"
     """Anchor MatMul or Gemm, pointwise epilogue."""
     ATTENTION = "attention"
@@ -163,6 +165,7 @@ class Region:
 
 ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose"),
+    Kind.STEM: ("Conv",),
     Kind.GEMM: ("MatMul", "Gemm"),
     Kind.ATTENTION: ("Attention",),
     Kind.ROWWISE: (

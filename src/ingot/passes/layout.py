@@ -20,7 +20,7 @@ from ingot.passes.flatten import FlatGraph
 from ingot.passes.partition import Group
 from ingot.passes.views import RESHAPES, view_of
 
-_SPATIAL_KINDS = {Kind.CONV, Kind.POOL}
+_SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.POOL}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
 _VECTOR = 16
@@ -113,9 +113,12 @@ class _Assigner:
         return list(inputs), outputs or [n for n in self.flat.ops[max(inside)].body.outputs if n][:1]
 
     def _order_weights(self) -> None:
-        """Convolution weights: output channel outermost, input channel innermost (depthwise: channel innermost)."""
+        """Convolution weights: output channel outermost, input channel innermost.
+
+        Depthwise: channel innermost; of a stem: output channel innermost.
+        """
         for group in self.groups:
-            for index in group.ops if group.kind is Kind.CONV else ():
+            for index in group.ops if group.kind in (Kind.CONV, Kind.STEM) else ():
                 op = self.flat.ops[index].body
                 if op.op not in ("Conv", "ConvTranspose") or op.inputs[1] not in self.flat.constants:
                     continue
@@ -124,6 +127,7 @@ class _Assigner:
                 depthwise = op.op == "Conv" and weight.shape[1] == 1 and int(op.attr("group", 1)) > 1  # type: ignore[arg-type]
                 transposed = (1, *range(2, rank), 0)
                 order = transposed if depthwise or op.op == "ConvTranspose" else channels_last(rank)
+                order = (*range(2, rank), 1, 0) if group.kind is Kind.STEM else order
                 self.out.values[op.inputs[1]] = weight.ordered(order)
 
     def _free_to_place(self, name: str) -> bool:

@@ -16,9 +16,10 @@ from ingot.graph.dims import Shape
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.passes.flatten import FlatGraph, FlatOp
+from ingot.passes.stem import takes_pool
 
-_ABSORBS_EPILOGUE = {Kind.CONV, Kind.GEMM, Kind.POOL, Kind.REDUCE, Kind.ROWWISE, Kind.MAP}
-_ABSORBS_PROLOGUE = {Kind.ROWWISE, Kind.REDUCE}
+_ABSORBS_EPILOGUE = {Kind.CONV, Kind.STEM, Kind.GEMM, Kind.POOL, Kind.REDUCE, Kind.ROWWISE, Kind.MAP}
+_ABSORBS_PROLOGUE = {Kind.ROWWISE, Kind.REDUCE, Kind.STEM}
 _MOVES_ONCE = {"Pad", "DepthToSpace", "SpaceToDepth"}
 """Index maps that read each element once: what makes it may be computed on the way."""
 _NEVER_WITH_EPILOGUE = {"Concat"}
@@ -161,6 +162,8 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
                 parts.join(index, group)
                 group.pointwise = group.pointwise and pointwise
                 return
+    if op.body.op == "MaxPool" and op.name not in solo and _pools_stem(parts, index, solo):
+        return
     kind = op.kind
     space = flat.values[op.body.inputs[0]].shape if kind is Kind.ROWWISE else shape
     parts.add(index, kind, space, pointwise=pointwise)
@@ -175,6 +178,23 @@ def _joins(parts: Partition, index: int, group: Group, shape: Shape, solo: froze
     if any(parts.flat.values[n].shape != shape for n in ops[index].body.outputs):
         return False
     return shape == group.shape or _makes_rows(parts, group, shape)
+
+
+def _pools_stem(parts: Partition, index: int, solo: frozenset[str]) -> bool:
+    """Puts a MaxPool into the stem that makes its input, if nobody else reads what the stem makes."""
+    op, ops = parts.flat.ops[index], parts.flat.ops
+    maker = parts.producer.get(op.body.inputs[0])
+    group = parts.groups[parts.group_of[maker]] if maker is not None and maker in parts.group_of else None
+    if group is None or group.kind is not Kind.STEM or any(ops[i].name in solo for i in group.ops):
+        return False
+    alone = all(reader == index for name in parts.outputs(group.ops) for reader in parts.readers[name])
+    free = not set(parts.outputs(group.ops)) & set(parts.flat.outputs)
+    pooled = any(ops[i].body.op == "MaxPool" for i in group.ops)
+    if not (alone and free) or pooled or not takes_pool(op.body):
+        return False
+    parts.join(index, group)
+    group.shape = parts.flat.values[op.body.outputs[0]].shape
+    return True
 
 
 def _makes_rows(parts: Partition, group: Group, shape: Shape) -> bool:

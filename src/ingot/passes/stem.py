@@ -1,11 +1,13 @@
-"""First convolutions: few input channels made wide, so that tensor cores read whole vectors.
+"""First convolutions: those that a kernel of their own may take, and the others made wide for tensor cores.
 
-A convolution over an image of 3 channels gathers its window element by element. Stored channels-last with
-the channels padded to 4, the ``kw`` pixels of one row of a window are one run of ``4 kw`` elements, and the
-runs of neighbouring outputs start ``4 stride`` elements apart. So the padded image, seen through
-overlapping strides as ``[N, 4 kw, H, W_out]``, is the input of a ``kh x 1`` convolution with wide channels.
+A convolution over an image of 3 channels gathers its window element by element. ``mark_stems`` gives those that
+look fit the kind STEM: they take in what precedes and a pooling behind, and one kernel reads the image as it
+is. Where no tactic accepts that, ``widen_stems`` makes the input channels wide, so that tensor cores read whole
+vectors. Stored channels-last with the channels padded to 4, the ``kw`` pixels of one row of a window are one run
+of ``4 kw`` elements, and the runs of neighbouring outputs start ``4 stride`` elements apart. So the padded image,
+seen through overlapping strides as ``[N, 4 kw, H, W_out]``, is the input of a ``kh x 1`` convolution of wide rows.
 The copy that pads also does what stood before the convolution (a cast, a change of layout), which had to
-be done anyway. An infinity or NaN in the image also reaches outputs up to ``8 / 4`` pixels beside its window.
+be done anyway. Either way an infinity or NaN in the image may also reach outputs a few pixels beside its window.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from ingot.graph.region import BodyOp, Kind, Literal
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.passes.flatten import FlatGraph, FlatOp
 
+_MARK = "/stem"
+"""Behind a node's name, the origin of the op marked as a stem."""
 _CHANNELS = 4
 """Channels after padding: of three, the usual image, one quarter is waste."""
 _VECTOR = 16
@@ -46,6 +50,33 @@ class _Stem:
     stride: tuple[int, int]
     dilation: int
     """Between the rows of a window."""
+
+
+def mark_stems(flat: FlatGraph, refused: frozenset[str]) -> FlatGraph:
+    """``flat`` with convolutions that a stem kernel may take marked; origins in ``refused`` are left alone."""
+    ops = [_marked(op, flat) if f"{op.name}{_MARK}" not in refused else op for op in flat.ops]
+    return replace(flat, ops=tuple(ops))
+
+
+def _marked(op: FlatOp, flat: FlatGraph) -> FlatOp:
+    body = op.body
+    if op.kind is not Kind.CONV or body.op != "Conv" or body.attr("group", 1) != 1:
+        return op
+    x, w = flat.values[body.inputs[0]], flat.values[body.inputs[1]]
+    small = x.rank == 4 and isinstance(x.shape[1], int) and x.shape[1] <= _CHANNELS
+    constant = all(name in flat.constants for name in body.inputs[1:] if name)
+    if not small or not constant or x.dtype not in ("float16", "bfloat16"):
+        return op
+    if not all(isinstance(d, int) for d in x.shape[2:]) or w.shape[2:] == (1, 1):
+        return op
+    return replace(op, kind=Kind.STEM, origin=f"{op.name}{_MARK}")
+
+
+def takes_pool(op: BodyOp) -> bool:
+    """Whether a MaxPool is one that stem kernels take along: 2 x 2 or 3 x 3, stride 2, without indices."""
+    square = op.ints("kernel_shape", ()) in ((2, 2), (3, 3)) and op.ints("strides", (1, 1)) == (2, 2)
+    plain = op.ints("dilations", (1, 1)) == (1, 1) and not any(op.outputs[1:])
+    return square and plain
 
 
 def widen_stems(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:

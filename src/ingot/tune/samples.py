@@ -65,7 +65,7 @@ def _index_limit(region: Region, bindings: Bindings) -> int | None:
 
 
 def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
-    if region.kind not in (Kind.CONV, Kind.GEMM):
+    if region.kind not in (Kind.CONV, Kind.STEM, Kind.GEMM):
         return {}
     reduced = reduction_length(region.anchor, region, bindings)
     return {region.anchor.inputs[1]: max(reduced, 1) ** -0.5}

@@ -1,0 +1,90 @@
+// The product of sixteen pixels with all weights: by warpgroups, by warps, or (for tests on the host) one by one.
+
+#if defined(INGOT_HOST)
+
+INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offset, const unsigned char* weights,
+                           int lane) {
+  const int t = lane % 4;
+  Words own;
+  load_words(own, at, offset);
+  for (int i = 0; i < 4 * kTilesN; ++i) acc[i] = 0.0f;
+  for (int k = 0; k < kWeightRows; ++k)
+    for (int h = 0; h < 2; ++h) {
+      const int group = k / 8, holder = k % 8 / 2;
+      const unsigned word = at.across[offset - t + kCells[group * 4 + holder] + h * kHalfStep];
+      if (holder == t && word != own[group / 2][group % 2 * 2 + h]) acc[0] = NAN;  // lanes and order disagree
+      for (int i = 0; i < 2 * kTilesN; ++i) {
+        const int column = i / 2 * 8 + 2 * t + i % 2;
+        element_t weight;
+        memcpy(&weight, weights + weight_offset(k, column), 2);
+        acc[i / 2 * 4 + 2 * h + i % 2] += (float)element(word, k % 2) * (float)weight;
+      }
+    }
+}
+
+#elif defined(INGOT_WARPGROUPS)
+
+INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offset, const unsigned char* weights,
+                           int lane) {
+  // Rows of 128 bytes, permuted within eight of them; sixteen rows of the depth at a time.
+  const unsigned long long form = 1ull << 62 | (unsigned long long)(1024 >> 4) << 32 |
+                                  (unsigned long long)(kWeightRows * 128 >> 4) << 16;
+  const unsigned long long b = form | (unsigned long long)((shared_address(weights) & 0x3ffff) >> 4);
+  Words a;
+  load_words(a, at, offset);
+  pin(acc);
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[s][i])::"memory");
+  wgmma_fence();
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) wgmma_words(acc, a[s], b + s * (2048 >> 4), s != 0);
+  wgmma_commit();
+  wgmma_wait<0>();
+  pin(acc);
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" ::"r"(a[s][i]) : "memory");
+}
+
+#else
+
+INGOT_INLINE void multiply_eight(float* d, const unsigned (&a)[4], unsigned b0, unsigned b1) {
+#define INGOT_MMA(type)                                                            \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type              \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                    \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  if constexpr (kHalf)
+    INGOT_MMA("f16");
+  else
+    INGOT_MMA("bf16");
+#undef INGOT_MMA
+}
+
+INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offset, const unsigned char* weights,
+                           int lane) {
+  const unsigned base = (unsigned)__cvta_generic_to_shared(weights) + lane % 16 * 128;
+  const unsigned swap = (unsigned)((lane / 16) ^ (lane % 8)) << 4;
+  Words a;
+  load_words(a, at, offset);
+#pragma unroll
+  for (int i = 0; i < 4 * kTilesN; ++i) acc[i] = 0.0f;
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s)
+#pragma unroll
+    for (int j = 0; j < kTilesN; j += 2) {
+      unsigned b[4];
+      const unsigned from = base + (j / 8 * kWeightRows + s * 16) * 128 + ((unsigned)(j % 8 << 4) ^ swap);
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+                   : "r"(from)
+                   : "memory");
+      multiply_eight(acc + 4 * j, a[s], b[0], b[1]);
+      if (j + 1 < kTilesN) multiply_eight(acc + 4 * j + 4, a[s], b[2], b[3]);
+    }
+}
+
+#endif

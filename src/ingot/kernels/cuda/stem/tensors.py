@@ -1,0 +1,165 @@
+"""``struct Stem``: the tensors of a stem kernel and the scalar ops around its product, as CUDA C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ingot.graph import dtypes
+from ingot.graph.dims import Dim, divisible
+from ingot.graph.region import BodyOp
+from ingot.kernels.cuda.rows.text import CudaText, literal, literal_type, loaded, scalar_op, stored
+from ingot.kernels.cuda.stem.tile import Form
+
+_BYTES = 16
+"""Widest access of a lane."""
+
+
+def store_width(form: Form) -> int:
+    """Output channels that one store may take."""
+    y = form.plan.result
+    item = dtypes.itemsize(y.dtype)
+    steps: list[Dim] = [y.strides[0], y.strides[2], y.strides[3]]
+    for width in (8, 4, 2):
+        aligned = width * item <= _BYTES and y.align % (width * item) == 0 and form.plan.outputs % width == 0
+        if aligned and all(divisible(step, width) for step in steps):
+            return width
+    return 1
+
+
+@dataclass
+class StemText:
+    """Emits the struct for one form; its fields are the parameters of ``out``, in order."""
+
+    form: Form
+    out: CudaText = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.out = CudaText(self.form.plan.region)
+
+    def text(self) -> str:
+        """The struct."""
+        plan, out = self.form.plan, self.out
+        body: list[str] = []
+        out.lines = body
+        x, y = plan.region.spec_of[plan.image], plan.result
+        weight = out.input(plan.conv.inputs[1])
+        with out.block("INGOT_MEMBER const element_t* weights() const"):
+            out.line(f"return {weight};")
+        with out.block("INGOT_MEMBER const image_t* image(int n) const"):
+            out.line(f"return {out.input(plan.image)} + {out.offset([('n', x.strides[0])])};")
+        with out.block("INGOT_MEMBER result_t* to(int n) const"):
+            out.line(f"return {out.output(plan.region.outputs[0])} + {out.offset([('n', y.strides[0])])};")
+        self._fill()
+        self._read()
+        self._make()
+        self._middle()
+        self._after()
+        fields = [f"  {kind} {name};" for name, (kind, _) in out.parameters.items()]
+        return "\n".join(["struct Stem {", *fields, *body, "};", ""])
+
+    # -- reading
+
+    def _fill(self) -> None:
+        """What the epilogue reads for output channel ``i``, as floats."""
+        plan, out, form = self.form.plan, self.out, self.form
+        with out.block("INGOT_MEMBER void fill(float* table, int i) const"):
+            out.line(f"const int channel = i < {plan.outputs} ? i : {plan.outputs - 1};")
+            for number, name in enumerate(plan.columns):
+                spec = plan.region.spec_of[name]
+                axis = 0 if name == plan.bias else spec.rank - 3
+                one = axis < 0 or spec.shape[axis] == 1
+                at = "0" if one else out.offset([("channel", spec.strides[axis])])
+                code = loaded(f"{out.input(name)}[{at}]", spec.dtype)
+                out.line(f"table[{number * form.tiles_n * 8} + i] = (float)({code});")
+
+    def _read(self) -> None:
+        """One load for each channel: that many pixels of it, or as much of all channels side by side."""
+        form, out = self.form, self.out
+        spec = form.plan.region.spec_of[form.plan.image]
+        with out.block(
+            "INGOT_MEMBER void read(vec_t<image_t, kLoad> (&raw)[kChannels], const image_t* from, int y, int x) const"
+        ):
+            out.line(f"const image_t* at = from + y * {spec.strides[2]} + x * {spec.strides[3]};")
+            step: Dim = spec.strides[1] if form.plan.channels > 1 else 0
+            if form.channels_inner and form.load > 1:
+                step = form.load
+            with out.unrolled("c", form.plan.channels):
+                out.line(f"raw[c] = load_vec<{form.load}>(at + c * {step});")
+
+    def _make(self) -> None:
+        form, out, plan = self.form, self.out, self.form.plan
+        spec = plan.region.spec_of[plan.image]
+        raw = "const vec_t<image_t, kLoad> (&raw)[kChannels]"
+        with out.block(f"INGOT_MEMBER void make(element_t (&to)[kLoad * kPixel], {raw}) const"):
+            for i in range(form.load):
+                for c in range(plan.channels):
+                    flat = i * plan.channels + c
+                    part, lane = (flat // form.load, flat % form.load) if form.channels_inner else (c, i)
+                    with out.block():
+                        names = {plan.image: loaded(f"raw[{part}].v[{lane}]", spec.dtype)}
+                        names |= {name: self._constant(name, c) for name in plan.constants}
+                        out.line(f"to[{i * form.pixel + c}] = {self._element(names)};")
+                for c in range(plan.channels, form.pixel):
+                    out.line(f"to[{i * form.pixel + c}].bits = 0;")
+
+    def _element(self, names: dict[str, str]) -> str:
+        """Code of an element of the convolution's input, from the codes of what it is made of."""
+        plan = self.form.plan
+        if not plan.before:
+            return names[plan.image].removeprefix("(float)")
+        return stored(self._ops(plan.before, names, plan.conv.inputs[0]), "float32", plan.dtype)
+
+    def _constant(self, name: str, channel: int) -> str:
+        spec = self.form.plan.region.spec_of[name]
+        axis = spec.rank - 3
+        at = 0 if axis < 0 or spec.shape[axis] == 1 else channel * int(spec.strides[axis])
+        return loaded(f"{self.out.input(name)}[{at}]", spec.dtype)
+
+    # -- arithmetic
+
+    def _ops(self, ops: Sequence[BodyOp], names: dict[str, str], result: str) -> str:
+        """Emits ``ops`` over the codes in ``names``; gives the code of ``result``."""
+        plan, out = self.form.plan, self.out
+        for number, known in enumerate(names.values()):
+            out.line(f"const auto x{number} = {known};")
+        names = {name: f"x{number}" for number, name in enumerate(names)}
+        for number, op in enumerate(ops):
+            arguments = [
+                literal(plan.literals[n], literal_type(op, n, plan.kinds, plan.literals))
+                if n in plan.literals
+                else names[n]
+                if n
+                else ""
+                for n in op.inputs
+            ]
+            code = scalar_op(op, arguments, plan.kinds, plan.literals)
+            assert isinstance(code, str), code
+            out.line(f"const float e{number} = {code};")
+            names[op.outputs[0]] = f"e{number}"
+        return names[result]
+
+    def _columns(self) -> dict[str, str]:
+        plan = self.form.plan
+        return {name: f"columns[{i}].v[e]" for i, name in enumerate(plan.columns) if name != plan.bias}
+
+    def _middle(self) -> None:
+        """From a sum to what is pooled, or to the result before it is stored."""
+        plan, out = self.form.plan, self.out
+        with out.block("INGOT_MEMBER float middle(float sum, const ColumnPair* columns, int e) const"):
+            raw = "(sum + columns[0].v[e])" if plan.bias else "sum"
+            names = self._columns() | {plan.conv.outputs[0]: raw}
+            out.line(f"return {self._ops(plan.middle, names, plan.pooled)};")
+        with out.block("INGOT_MEMBER result_t result(float x) const"):
+            out.line(f"return {stored('x', 'float32', plan.result.dtype)};")
+
+    def _after(self) -> None:
+        """From what was pooled to the result."""
+        plan, out = self.form.plan, self.out
+        with out.block("INGOT_MEMBER result_t after(element_t pooled, const ColumnPair* columns, int e) const"):
+            if plan.pool is None or (not plan.after and plan.result.dtype == plan.dtype):
+                out.line("return " + ("pooled;" if plan.result.dtype == plan.dtype else "result((float)pooled);"))
+                return
+            name = next(op for op in plan.region.ops if op.op == "MaxPool").outputs[0]
+            code = self._ops(plan.after, self._columns() | {name: "(float)pooled"}, plan.region.outputs[0])
+            out.line(f"return {stored(code, 'float32', plan.result.dtype)};")
