@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot.errors import IngotError
-from ingot.options import BuildOptions, Range, Shapes, parse_shapes
+from ingot.options import BuildOptions, Profiles, Range, Shapes, parse_shapes
 from ingot.runtime import session
 from ingot.runtime.engine import Engine
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Dim = int | tuple[int, int, int]
 """A fixed dimension, or (minimum, optimum, maximum)."""
+InputShapes = Mapping[str, Sequence[Dim] | str]
+"""Per input, its dimensions, or the command line's text for them."""
 
 
 def build(
@@ -25,7 +27,8 @@ def build(
     target: str = "auto",
     fp16: bool = False,
     tf32: bool = False,
-    shapes: Mapping[str, Sequence[Dim] | str] | None = None,
+    shapes: InputShapes | None = None,
+    profiles: Mapping[str, InputShapes] | Sequence[InputShapes] | None = None,
     opt_level: int = 3,
     timing_db: str | os.PathLike[str] | None = None,
     strict: bool = False,
@@ -35,6 +38,8 @@ def build(
 
     ``target``: ``auto`` (the GPU if there is one), ``cuda``, ``cpu``, or ``sm_80`` ... ``sm_120``.
     ``shapes``: per input, dimensions as ints or (min, opt, max) triples, or the command line's text.
+    ``profiles``: several such ``shapes``, by name or in order ("0", "1", ...). Kernels are chosen for each at its
+    optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.
     ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``progress(stage, done, total)`` is told the way.
     Raises IngotError for a model or options that are wrong.
     """
@@ -52,6 +57,7 @@ def build(
         fp16=fp16,
         tf32=tf32,
         shapes=_shapes(shapes or {}),
+        profiles=_profiles(profiles or {}),
         opt_level=opt_level,
         timing_db=Path(timing_db) if timing_db is not None else None,
         strict=strict,
@@ -86,7 +92,12 @@ class InferenceSession(session.InferenceSession):
         )
 
 
-def _shapes(given: Mapping[str, Sequence[Dim] | str]) -> Shapes:
+def _profiles(given: Mapping[str, InputShapes] | Sequence[InputShapes]) -> Profiles:
+    rows = given.items() if isinstance(given, Mapping) else ((str(i), shapes) for i, shapes in enumerate(given))
+    return tuple((name, _shapes(shapes)) for name, shapes in rows)
+
+
+def _shapes(given: InputShapes) -> Shapes:
     found: list[tuple[str, tuple[Range, ...]]] = []
     for name, shape in given.items():
         if isinstance(shape, str):

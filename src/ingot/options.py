@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ingot.errors import IngotError
 
 Shapes = tuple[tuple[str, tuple["Range", ...]], ...]
 """Per input: its name and one Range per dimension."""
+Profiles = tuple[tuple[str, Shapes], ...]
+"""Optimization profiles: a name, and shapes as above."""
 _FIX = "write name=1x3x224x224, or name=MIN:OPT:MAX with three such shapes"
 
 
@@ -32,6 +34,9 @@ class BuildOptions:
     fp16: bool = False
     tf32: bool = False
     shapes: Shapes = ()
+    profiles: Profiles = ()
+    """Ranges of shapes to choose kernels for apart, all kept in one engine; ``shapes`` holds for inputs that a
+    profile does not name."""
     opt_level: int = 3
     """0: first variant of each tactic; 1: best by cost model; 2: also the recorded database;
     3: measure a shortlist; 4: measure more; 5: measure every variant."""
@@ -46,6 +51,16 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.opt_level not in range(6):
             raise IngotError(f"there is no optimisation level {self.opt_level}", fix="take one from 0 to 5")
+        names = [name for name, _ in self.profiles]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None or "" in names:
+            raise IngotError("profiles need names of their own", node=f"profile {twice or ''!r}", fix="name each apart")
+
+    def of_profile(self, shapes: Shapes) -> BuildOptions:
+        """The options for one profile alone."""
+        named = {name for name, _ in shapes}
+        rest = tuple((name, ranges) for name, ranges in self.shapes if name not in named)
+        return replace(self, shapes=(*shapes, *rest), profiles=())
 
 
 def parse_shapes(texts: Sequence[str]) -> Shapes:
@@ -62,6 +77,21 @@ def parse_shapes(texts: Sequence[str]) -> Shapes:
             raise IngotError("two shapes are given for this input", node=name, fix="give one")
         found[name] = _ranges(name, rest)
     return tuple(found.items())
+
+
+def parse_profiles(texts: Sequence[str]) -> Profiles:
+    """Profiles from the command line: ``NAME:x=MIN:OPT:MAX``, once for each input of each profile.
+
+    Raises IngotError for anything else, and for an input given twice in one profile.
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, colon, rest = text.partition(":")
+        if not name or not colon or "=" in name:
+            fix = "write small:x=1x3x64x64:2x3x64x64:4x3x64x64, once for each input"
+            raise IngotError(f"{text!r} is not a profile", fix=fix)
+        found.setdefault(name, []).append(rest)
+    return tuple((name, parse_shapes(rest)) for name, rest in found.items())
 
 
 def _ranges(name: str, text: str) -> tuple[Range, ...]:

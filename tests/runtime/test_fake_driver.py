@@ -9,5 +9,9 @@ from support.stand_in import pass_on_stand_in
 
 def test_device_tests_pass_on_the_stand_in_driver(tmp_path: Path) -> None:
     pass_on_stand_in(
-        tmp_path, "runtime/test_device_context.py", "runtime/test_device_arrays.py", "device/test_device.py"
+        tmp_path,
+        "runtime/test_device_context.py",
+        "runtime/test_device_arrays.py",
+        "runtime/test_profiled_context.py",
+        "device/test_device.py",
     )

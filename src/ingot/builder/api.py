@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ingot.builder.host_only import build_host_engine
+from ingot.builder.profiles import build_profiles
 from ingot.builder.provenance import provenance
 from ingot.builder.reading import read_model
 from ingot.builder.stages import Dumper
@@ -47,17 +48,21 @@ def build_engine(
 ) -> EngineFile:
     """Compiles ``model`` (a path, the bytes of a file, or a ModelProto) into an engine.
 
-    A model of which nothing can run on the GPU becomes an engine for the CPU, with the reason. Raises
+    With ``options.profiles`` it holds a plan for each. A model of which nothing can run on the GPU becomes an engine
+    for the CPU, with the reason. Raises
     IngotError for a model or options that are wrong, and with ``options.strict`` for any part
     that would stay on the host.
     """
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
 
-    def tuned(lowered: Lowered, target: Target) -> list[Choice]:
-        return choose(lowered, target, options, TACTICS, progress=progress, device=chosen.device)
+    def build(single: BuildOptions) -> EngineFile:
+        def tuned(lowered: Lowered, target: Target) -> list[Choice]:
+            return choose(lowered, target, single, TACTICS, progress=progress, device=chosen.device)
 
-    return _built(model, options, chosen, tuned, progress)
+        return _built(model, single, chosen, tuned, progress)
+
+    return build_profiles(options, build) if options.profiles else build(options)
 
 
 def build_hollow(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options: BuildOptions) -> EngineFile:
@@ -66,7 +71,11 @@ def build_hollow(model: str | os.PathLike[str] | bytes | onnx.ModelProto, option
     It is for the simulator, which computes what kernels would from the Regions' bodies.
     """
     chosen = choose_target(options.target, tf32=options.tf32)
-    return _built(model, options, chosen, lambda lowered, target: hollow_choices(lowered), _silent)
+
+    def build(single: BuildOptions) -> EngineFile:
+        return _built(model, single, chosen, lambda lowered, target: hollow_choices(lowered), _silent)
+
+    return build_profiles(options, build) if options.profiles else build(options)
 
 
 def _built(

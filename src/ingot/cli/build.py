@@ -12,7 +12,7 @@ from ingot.cli import render
 from ingot.cli.source import Source, open_source, output_name
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
-from ingot.options import BuildOptions, parse_shapes
+from ingot.options import BuildOptions, parse_profiles, parse_shapes
 
 if TYPE_CHECKING:
     from ingot.engine.describe import Description
@@ -34,6 +34,7 @@ class Flags:
     strict: bool = False
     dump_after: Sequence[str] = ()
     dump_dir: Path | None = None
+    profiles: Sequence[str] = ()
 
     def options(self, source: Source) -> BuildOptions:
         """The frozen options for building ``source``."""
@@ -42,6 +43,7 @@ class Flags:
             fp16=self.fp16,
             tf32=self.tf32,
             shapes=source.build_shapes(parse_shapes(self.shapes)),
+            profiles=parse_profiles(self.profiles),
             opt_level=self.opt_level,
             timing_db=self.timing_db,
             strict=self.strict,
@@ -89,6 +91,8 @@ def _summarise(engine: EngineFile, path: Path, seconds: float) -> None:
         f"{render.size(path.stat().st_size)} (weights {render.size(summary.weights_bytes)}, "
         f"arena {render.size(summary.arena_bytes)}), built in {seconds:.1f} s"
     )
+    for variant in description.variants:
+        print(f"profile {variant.name}: {variant.kernels} kernels, arena {render.size(variant.arena_bytes)}")
     if summary.micros:
         print(f"sum of the layers: {_time(description)}")
     if summary.target == "cpu":
@@ -119,7 +123,14 @@ def report_text(engine: EngineFile) -> str:
     """Every layer with its ops, its tactic and its notes, then the notes of the whole engine."""
     from ingot.engine.describe import describe
 
-    description = describe(engine)
+    lines: list[str] = []
+    for plan in engine.plans:
+        lines += [f"profile {plan.name}"] if engine.others else []
+        lines += _report_lines(describe(engine, plan=plan))
+    return "\n".join(lines) + "\n"
+
+
+def _report_lines(description: Description) -> list[str]:
     lines = []
     for layer in description.layers:
         how = (
@@ -131,4 +142,4 @@ def report_text(engine: EngineFile) -> str:
             lines.append(f"     {'why: ' if layer.kind == 'host' else 'tactic: '}{layer.tactic}")
         lines.extend(f"     note: {note}" for note in layer.notes)
     lines.extend(f"note: {reason}" for reason in description.reasons)
-    return "\n".join(lines) + "\n"
+    return lines

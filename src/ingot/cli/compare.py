@@ -31,16 +31,19 @@ class CompareFlags:
 def compare(engine: Path, model: str, flags: CompareFlags) -> bool:
     """Prints the differences; false when one is beyond the tolerance."""
     from ingot.measure.compare import compare as measure
+    from ingot.measure.inputs import plan_of
     from ingot.measure.tolerance import tolerance_of
 
     with subject(str(engine), Flags(shapes=flags.shapes), model) as found:
         file = EngineFile.read(engine)
         reference = found.reference()
         assert reference is not None
+        feeds = inputs_for(file, found, flags.feeds, flags.seed)
+        file = file.alone(plan_of(file.plans, feeds))
         made = measure(
             file,
             reference,
-            inputs_for(file, found, flags.feeds, flags.seed),
+            feeds,
             inner=flags.inner,
             simulate=flags.simulate,
             tolerance=tolerance_of(file) if flags.tolerance is None else flags.tolerance,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ingot.kernels.api import Target
+    from ingot.plan.spec import Plan
     from ingot.runtime.profile import StepTime
 
 _BANDS, _COLUMNS = 24, 100
@@ -27,10 +28,12 @@ def inspect(
     engine: Path, *, json: str | None, profile: bool, layers: bool, arena: bool, shapes: list[str], seed: int
 ) -> None:
     """Shows the engine; ``layers`` or ``arena`` alone leave the rest out. ``profile`` runs every step."""
+    from ingot.measure.inputs import plan_for
+
     file = EngineFile.read(engine)
-    times = _profile(engine, shapes, seed) if profile else []
-    bindings = _bindings(file, shapes)
-    description = describe(file, bindings)
+    plan = plan_for(file.plans, parse_shapes(shapes))
+    times = _profile(engine, plan, shapes, seed) if profile else []
+    description = describe(file, _bindings(plan, shapes), plan)
     if json is not None:
         built: dict[str, object] = {"description": description}
         if profile:
@@ -51,25 +54,24 @@ def inspect(
             screen.print(f"note: {reason}", markup=False)
 
 
-def _bindings(file: EngineFile, shapes: list[str]) -> dict[str, int] | None:
+def _bindings(plan: Plan, shapes: list[str]) -> dict[str, int] | None:
     """The symbolic dimensions at the shapes asked for; None for the optimum."""
     from ingot.measure.inputs import declared
     from ingot.runtime.shapes import solve
 
     if not shapes:
         return None
-    inputs = declared(file.plan, parse_shapes(shapes))
-    return solve(file.plan, {name: shape for name, (_, shape) in inputs.items()})
+    inputs = declared(plan, parse_shapes(shapes))
+    return solve(plan, {name: shape for name, (_, shape) in inputs.items()})
 
 
-def _profile(engine: Path, shapes: list[str], seed: int) -> list[StepTime]:
+def _profile(engine: Path, plan: Plan, shapes: list[str], seed: int) -> list[StepTime]:
     from ingot.measure.inputs import declared, random_feeds
     from ingot.runtime.engine import load
     from ingot.runtime.profile import profile
 
-    loaded = load(engine)
-    context = loaded.context()
-    feeds = random_feeds(declared(loaded.plan, parse_shapes(shapes)), seed)
+    context = load(engine).context(profile=plan.name)
+    feeds = random_feeds(declared(plan, parse_shapes(shapes)), seed)
     context.run(feeds)
     return profile(context, feeds)
 
@@ -97,6 +99,15 @@ def _head(screen: Console, path: Path, description: Description) -> None:
         for b in rows
     ]
     screen.print(render.table("", ["", "name", "type", "shape", "shown at"], rows, left=5))
+    for variant in description.variants:
+        mark = ", shown here" if variant.name == description.name else ""
+        takes = "; ".join(f"{name} {render.shape(shape)}" for name, shape in variant.inputs.items())
+        ranges = "".join(f"; {p.symbol}: {p.min} to {p.max}, best {p.opt}" for p in variant.ranges)
+        screen.print(
+            f"profile {variant.name}{mark}: {takes}{ranges}; {variant.kernels} kernels, {variant.islands} host steps, "
+            f"arena {render.size(variant.arena_bytes)}",
+            markup=False,
+        )
     if description.profiles:
         screen.print("; ".join(f"{p.symbol}: {p.min} to {p.max}, best {p.opt}" for p in description.profiles))
 

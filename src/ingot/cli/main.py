@@ -64,6 +64,12 @@ ShapeTexts = Annotated[
     list[str] | None,
     typer.Option("--shapes", help="x=1x3x224x224, or x=MIN:OPT:MAX with three such shapes. Repeatable."),
 ]
+ProfileTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--profile", help="NAME:x=MIN:OPT:MAX: a range with kernels of its own. Repeat for inputs and ranges."
+    ),
+]
 OptLevel = Annotated[int, typer.Option("--opt-level", min=0, max=5, help="How much to search: 0 to 5.")]
 TimingDb = Annotated[Path | None, typer.Option("--timing-db", help="Timing database to read and to extend.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a build of which a part would stay on the host.")]
@@ -98,6 +104,7 @@ def build(
     fp16: Fp16 = False,
     tf32: Tf32 = False,
     shapes: ShapeTexts = None,
+    profile: ProfileTexts = None,
     timing_db: TimingDb = None,
     opt_level: OptLevel = 3,
     strict: Strict = False,
@@ -114,7 +121,8 @@ def build(
     from ingot.cli.build import build as run_build
 
     flags = Flags(
-        target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir
+        target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
+        tuple(profile or ()),
     )  # fmt: skip
     run_build(model, output, flags, report)
 

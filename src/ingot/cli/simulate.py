@@ -26,12 +26,14 @@ def simulate(
     Raises IngotError for a race, a stale read or overlapping memory.
     """
     from ingot.measure.accuracy import differences
+    from ingot.measure.inputs import plan_of
     from ingot.measure.tolerance import tolerance_of
     from ingot.simulate.simulator import Simulator
 
     with subject(str(engine), Flags(shapes=shapes), model) as found:
         file = EngineFile.read(engine)
         arrays = inputs_for(file, found, feeds, seed)
+        file = file.alone(plan_of(file.plans, arrays))
         simulator, start = Simulator(file), time.perf_counter()
         for order in range(orders):
             made = simulator.run(arrays, seed=seed + order)

@@ -96,10 +96,11 @@ def _check_origin(path: Path, source: Source) -> None:
 def inputs_for(engine: EngineFile, subject: Subject, file: Path | None, seed: int) -> Mapping[str, Array]:
     """The arrays of ``file``, or random ones; checked against the engine."""
     from ingot.cli.files import read_arrays
-    from ingot.measure.inputs import check_feeds, declared
+    from ingot.measure.inputs import check_feeds, declared, plan_for, plan_of
 
     if file is None:
-        return subject.feeds(declared(engine.plan, subject.shapes), seed)
+        plan = plan_for(engine.plans, subject.shapes)
+        return subject.feeds(declared(plan, subject.shapes), seed)
     feeds = read_arrays(file)
-    check_feeds(engine.plan, feeds)
+    check_feeds(plan_of(engine.plans, feeds), feeds)
     return feeds

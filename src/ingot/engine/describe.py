@@ -86,6 +86,20 @@ class Summary(msgspec.Struct, frozen=True):
     models_bytes: int
 
 
+class ProfileView(msgspec.Struct, frozen=True):
+    """One of several optimization profiles."""
+
+    name: str
+    ranges: list[Profile]
+    inputs: dict[str, list[int | str]]
+    """Shapes as declared, over the symbols of ``ranges``."""
+    kernels: int
+    islands: int
+    arena_bytes: int
+    micros: float
+    """Sum over the layers, as in :class:`Summary`."""
+
+
 class Description(msgspec.Struct, frozen=True):
     """Everything that ``ingot inspect`` shows."""
 
@@ -97,20 +111,24 @@ class Description(msgspec.Struct, frozen=True):
     arena: list[ArenaRow]
     reasons: list[str]
     provenance: Provenance
+    name: str = ""
+    """Of the profile that is described, where there are several."""
+    variants: list[ProfileView] = []
+    """All of several."""
 
 
-def describe(engine: EngineFile, bindings: Bindings | None = None) -> Description:
-    """The description of ``engine`` at ``bindings`` (the profile's optimum if None).
+def describe(engine: EngineFile, bindings: Bindings | None = None, plan: Plan | None = None) -> Description:
+    """The description of one ``plan`` of ``engine``, the first if None, at ``bindings`` (its optimum if None).
 
     Raises IngotError when a symbolic dimension has no value.
     """
-    plan = engine.plan
+    plan = engine.plan if plan is None else plan
     at = {p.symbol: p.opt for p in plan.profiles} if bindings is None else bindings
     known = known_symbols(plan)
     loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
     layers = [_layer(plan, i, region, at, loose) for i, region in enumerate(plan.regions)]
     return Description(
-        summary=_summary(engine, layers),
+        summary=_summary(engine, plan, layers),
         profiles=plan.profiles,
         inputs=[_binding(b, at, loose) for b in plan.inputs],
         outputs=[_binding(b, at, loose) for b in plan.outputs],
@@ -118,6 +136,20 @@ def describe(engine: EngineFile, bindings: Bindings | None = None) -> Descriptio
         arena=_arena(plan, at),
         reasons=plan.reasons,
         provenance=engine.provenance,
+        name=plan.name,
+        variants=[_variant(p) for p in engine.plans] if engine.others else [],
+    )
+
+
+def _variant(plan: Plan) -> ProfileView:
+    return ProfileView(
+        name=plan.name,
+        ranges=plan.profiles,
+        inputs={b.name: b.shape for b in plan.inputs},
+        kernels=sum(step.kind == "kernel" for step in plan.steps),
+        islands=sum(step.kind == "host" for step in plan.steps),
+        arena_bytes=plan.arena_bytes,
+        micros=sum(region.micros for region in plan.regions if region.kind != "view"),
     )
 
 
@@ -154,8 +186,7 @@ def _precision(plan: Plan, region: RegionDecl) -> str:
     return writes if reads in ("", writes) else f"{reads} -> {writes}"
 
 
-def _summary(engine: EngineFile, layers: Sequence[Layer]) -> Summary:
-    plan = engine.plan
+def _summary(engine: EngineFile, plan: Plan, layers: Sequence[Layer]) -> Summary:
     working = [layer for layer in layers if layer.kind != "view"]
     return Summary(
         target=plan.target,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ingot.engine.format import Provenance, decode, encode
-from ingot.engine.verify import verify
+from ingot.engine.verify import verify_all
 from ingot.errors import IngotError
 from ingot.plan.spec import Plan
 
@@ -19,7 +19,9 @@ Bytes = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class EngineFile:
-    """A Plan with everything it refers to. Nothing in it is executed on the host.
+    """A Plan, or one for each optimization profile, with everything it refers to.
+
+    Nothing in it is executed on the host.
 
     ``weights``, ``cubins`` and ``models`` are read-only one-dimensional byte views; those of an
     engine that was read from a file are mapped, not loaded.
@@ -30,6 +32,17 @@ class EngineFile:
     cubins: Bytes = b""
     models: Bytes = b""
     provenance: Provenance = field(default_factory=dict)
+    others: tuple[Plan, ...] = ()
+    """Plans for further profiles."""
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan of every profile, in the order in which they were given."""
+        return (self.plan, *self.others)
+
+    def alone(self, plan: Plan) -> EngineFile:
+        """The engine with one of its plans only; the segments are the same memory."""
+        return EngineFile(plan, self.weights, self.cubins, self.models, self.provenance)
 
     def __post_init__(self) -> None:
         for name in ("weights", "cubins", "models"):
@@ -93,10 +106,13 @@ class EngineFile:
     def from_bytes(data: Bytes | mmap.mmap) -> EngineFile:
         """The inverse of :meth:`to_bytes`. Raises IngotError for anything but an intact, valid engine."""
         header, segments = decode(memoryview(data).cast("B").toreadonly())
-        verify(header.plan, {name: view.nbytes for name, view in segments.items()})
-        return EngineFile(header.plan, segments["weights"], segments["cubins"], segments["models"], header.provenance)
+        verify_all((header.plan, *header.others), {name: view.nbytes for name, view in segments.items()})
+        return EngineFile(
+            header.plan, segments["weights"], segments["cubins"], segments["models"], header.provenance,
+            tuple(header.others),
+        )  # fmt: skip
 
     def _pieces(self) -> list[bytes | memoryview]:
         views = {name: memoryview(getattr(self, name)) for name in ("weights", "cubins", "models")}
-        verify(self.plan, {name: view.nbytes for name, view in views.items()})
-        return encode(self.plan, self.provenance, views)
+        verify_all(self.plans, {name: view.nbytes for name, view in views.items()})
+        return encode(self.plans, self.provenance, views)

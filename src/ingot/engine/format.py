@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -29,7 +29,7 @@ from ingot.errors import IngotError
 from ingot.plan.spec import Plan
 
 MAGIC: Final = b"\x89INGOT\r\n"
-VERSION: Final = 1
+VERSION: Final = 2
 ALIGN: Final = 256
 """Segments start at multiples of this, so that arrays in a mapped file are aligned for every dtype."""
 PREFIX: Final = struct.Struct("<8sIIQ32s8x")
@@ -59,13 +59,17 @@ class Header(msgspec.Struct, frozen=True):
     plan: Plan
     provenance: Provenance
     segments: list[Segment]
+    others: list[Plan] = []
+    """Plans of the same model for further optimization profiles."""
 
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _DECODER = msgspec.json.Decoder(Header)
 
 
-def encode(plan: Plan, provenance: Provenance, segments: Mapping[str, memoryview]) -> list[bytes | memoryview]:
+def encode(
+    plans: Sequence[Plan], provenance: Provenance, segments: Mapping[str, memoryview]
+) -> list[bytes | memoryview]:
     """The file as pieces to be written one after another. ``segments`` holds every name of SEGMENTS."""
     # Offsets stand in the header whose length they depend on: the length is fixed by padding it
     # with spaces (JSON allows them) to a bound computed with the largest offsets.
@@ -77,7 +81,7 @@ def encode(plan: Plan, provenance: Provenance, segments: Mapping[str, memoryview
         for name in SEGMENTS:
             rows.append(Segment(name, at, sizes[name], digests[name]))
             at = align(at + sizes[name])
-        return _ENCODER.encode(Header(plan, provenance, rows))
+        return _ENCODER.encode(Header(plans[0], provenance, rows, list(plans[1:])))
 
     length = len(header(1 << 40)) + 8
     start = align(PREFIX.size + length)

@@ -22,6 +22,7 @@ MAX_SHARED = 232448
 _MAX_CLUSTER = 16
 _MAX_BYTES = 1 << 44
 _MAX_COUNT = 1 << 20
+_MAX_PLANS = 256
 _MAX_NAME = 4096
 _MAX_RANK = 16
 _MAX_ARGUMENTS = 512
@@ -30,6 +31,23 @@ _MAX_DIM = (1 << 31) - 1
 _TARGET = re.compile(r"cpu|sm_[0-9]{2,3}")
 _ENTRY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,1023}")
 _FIX = "build the engine again"
+
+
+def verify_all(plans: Sequence[Plan], sizes: Mapping[str, int]) -> None:
+    """As :func:`verify` for each plan of an engine, and whether they can be plans of one engine."""
+    first = plans[0]
+    for plan in plans:
+        verify(plan, sizes)
+    if len(plans) == 1:
+        return
+    _require(len(plans) <= _MAX_PLANS, f"more than {_MAX_PLANS} profiles")
+    _unique((plan.name for plan in plans), "profile")
+    for plan in plans:
+        _require(plan.target == first.target != "cpu", "profiles for different targets, or for the CPU", plan.name)
+        _require(plan.cubins == first.cubins and plan.models == first.models, "profiles with other tables", plan.name)
+        for rows, wanted in ((plan.inputs, first.inputs), (plan.outputs, first.outputs)):
+            same = [(b.name, b.dtype, len(b.shape)) for b in rows] == [(b.name, b.dtype, len(b.shape)) for b in wanted]
+            _require(same, "profiles with other inputs or outputs", plan.name)
 
 
 def verify(plan: Plan, sizes: Mapping[str, int]) -> None:

@@ -21,7 +21,7 @@ from ingot.measure.accuracy import Difference, differences
 from ingot.measure.environment import environment
 from ingot.measure.figures import Budget, EngineFacts, Figures, PeerFigures, Record
 from ingot.measure.host import host_flops, model_flops
-from ingot.measure.inputs import Maker, check_feeds, declared
+from ingot.measure.inputs import Maker, check_feeds, declared, plan_for
 from ingot.measure.latency import Latency
 from ingot.measure.peers import onnxruntime, torch
 from ingot.measure.peers.offer import Offer, Peer
@@ -73,13 +73,15 @@ def bench(case: Case, budget: Budget, against: Sequence[str] = (), say: Say = la
         raise IngotError(f"there is no peer called {', '.join(unknown)}", fix=f"take of: {', '.join(PEERS)}")
     say("load")
     engine = load(case.path)
+    name = plan_for(engine.file.plans, case.shapes).name
+    engine = engine.variants[name]
     info = None if engine.target == "cpu" else Device.open().info
     inputs = declared(engine.plan, case.shapes)
     feeds = case.feeds(inputs, case.seed)
     check_feeds(engine.plan, feeds)
     bindings = solve(engine.plan, {name: array.shape for name, array in feeds.items()})
     description = describe(engine.file, bindings)
-    context, load_ms = load_time(lambda: load(case.path).context(), feeds)
+    context, load_ms = load_time(lambda: load(case.path).variants[name].context(), feeds)
     say("reference")
     reference, wanted = _wanted(case, engine, feeds)
     found = differences(wanted, context.run(feeds))

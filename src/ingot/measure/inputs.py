@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ingot.graph import dtypes
 from ingot.options import Shapes
 from ingot.plan.spec import Plan
 from ingot.runtime import shapes as dims
+from ingot.runtime.choose import fitting, largest
 
 Array = np.ndarray[Any, Any]
 Declared = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -36,6 +37,33 @@ def declared(plan: Plan, shapes: Shapes = ()) -> dict[str, tuple[str, tuple[int,
     found = {b.name: (b.dtype, given.get(b.name) or dims.shape_at(b, best)) for b in plan.inputs}
     dims.solve(plan, {name: shape for name, (_, shape) in found.items()})
     return found
+
+
+def plan_for(plans: Sequence[Plan], shapes: Shapes = ()) -> Plan:
+    """The plan that a tool looks at: the smallest that takes ``shapes``, the first where none are given.
+
+    Raises IngotError as :func:`declared` where no plan takes them.
+    """
+    taken = [plan for plan in plans if _takes(plan, shapes)] if shapes else list(plans[:1])
+    if taken:
+        return min(taken, key=largest)
+    declared(plans[0], shapes)  # raises the reason
+    return plans[0]
+
+
+def _takes(plan: Plan, shapes: Shapes) -> bool:
+    try:
+        declared(plan, shapes)
+    except IngotError:
+        return False
+    return True
+
+
+def plan_of(plans: Sequence[Plan], feeds: Mapping[str, Array]) -> Plan:
+    """The plan that runs ``feeds``. Raises IngotError where none takes their shapes."""
+    if len(plans) == 1 or feeds.keys() != {b.name for b in plans[0].inputs}:
+        return plans[0]
+    return fitting(plans, {name: array.shape for name, array in feeds.items()})
 
 
 def random_feeds(inputs: Declared, seed: int = 0) -> dict[str, Array]:

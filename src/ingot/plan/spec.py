@@ -171,3 +171,5 @@ class Plan(msgspec.Struct, frozen=True):
     persistent_bytes: int
     weights_bytes: int
     reasons: list[str] = []
+    name: str = ""
+    """Of the optimization profile that it is for, where the engine has several."""

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ingot.device.memory import Buffer
-from ingot.device.stream import Event, Stream
+from ingot.device.stream import Stream
 from ingot.errors import IngotError
 from ingot.graph.dtypes import numpy_dtype
 from ingot.plan.spec import Binding
@@ -20,6 +19,7 @@ from ingot.runtime.context import Context, Shapes
 from ingot.runtime.dlpack import View
 from ingot.runtime.feeds import Array, check_names, device_view, dtype_error, host_array, on_device, require_all
 from ingot.runtime.host_context import write_into
+from ingot.runtime.lane import Lane
 from ingot.runtime.places import Base, capacity
 from ingot.runtime.program import Program
 from ingot.runtime.slots import Slots
@@ -55,19 +55,17 @@ class Job:
 class DeviceContext(Context):
     """Per-execution memory on one GPU (arena, counters, I/O), a stream, and the graphs bound so far."""
 
-    def __init__(self, engine: Engine, ordinal: int = 0) -> None:
+    def __init__(self, engine: Engine, ordinal: int = 0, lane: Lane | None = None) -> None:
+        """``lane``: stream and memory shared with the Contexts of other profiles, large enough for all."""
         super().__init__(engine)
         plan = engine.plan
         self._device = engine.open_device(ordinal)
         self._ordinal = ordinal
-        self._stream = self._last = Stream()
-        self._arena = Buffer(plan.arena_bytes, "the arena")
-        self._persistent = Buffer(plan.persistent_bytes, "the kernels' counters")
-        self._persistent.fill(0)
+        self._lane = lane or Lane(plan.arena_bytes, plan.persistent_bytes)
+        self._stream = self._lane.stream
         self._slots = Slots(capacity(plan, dims.at(plan, "max")), self._stream)
         self._programs: OrderedDict[_Key, Program] = OrderedDict()
         self._bound: Job | None = None
-        self._borrowed: dict[int, Stream] = {}
 
     def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """See :meth:`Context.run`."""
@@ -119,7 +117,7 @@ class DeviceContext(Context):
 
     def put(self, job: Job) -> None:
         """Submit the copies of the inputs to the device."""
-        self._switch(self._stream)
+        self._lane.switch(self._stream)
         for name, array in job.arrays.items():
             base = ("input", name)
             if base in self._slots.capacity:
@@ -221,27 +219,13 @@ class DeviceContext(Context):
             job = self._bound
             assert job is not None
         self._device.activate()
-        self._switch(self._stream if stream is None else self._borrow(stream))
-        job.program.launch(self._last)
-
-    def _switch(self, stream: Stream) -> None:
-        """Work on another stream than before starts after the work before: it uses the same arena."""
-        if stream is not self._last:
-            done = Event(timing=False)
-            done.record(self._last)
-            stream.wait(done)
-            self._last = stream
-
-    def _borrow(self, stream: Any) -> Stream:
-        if isinstance(stream, Stream):
-            return stream
-        found = Stream.of(stream)
-        return self._borrowed.setdefault(int(found.handle), found)
+        self._lane.switch(self._lane.borrow(stream))
+        job.program.launch(self._lane.last)
 
     def synchronize(self) -> None:
         """See :meth:`Context.synchronize`; the stream is that of the last run or ``enqueue``."""
         self._device.activate()
-        self._last.synchronize()
+        self._lane.last.synchronize()
 
     def input(self, name: str) -> DeviceArray | Array:
         """See :meth:`Context.input`. NumPy for an input that only host steps read."""
@@ -286,8 +270,8 @@ class DeviceContext(Context):
         program = self._programs.get(key)
         if program is None:
             bindings = dims.solve(plan, given)
-            bases["arena", ""] = self._arena.pointer
-            bases["persistent", ""] = self._persistent.pointer
+            bases["arena", ""] = self._lane.arena.pointer
+            bases["persistent", ""] = self._lane.persistent.pointer
             bases["weights", ""] = self.engine.weights.pointer
             program = Program(
                 plan, self.engine.schedule, bindings, bases, self.engine.function, self.engine.models,
@@ -353,7 +337,7 @@ class DeviceContext(Context):
         own = self._slots.buffer(base)
         if program.bases[base] != own.pointer:
             raise IngotError(f"{space} {binding.name!r} is bound to an array of yours", fix="use that array")
-        return DeviceArray(own, binding.dtype, place.shape, self._ordinal, self._last)
+        return DeviceArray(own, binding.dtype, place.shape, self._ordinal, self._lane.last)
 
     def _bytes(self, view: View) -> int:
         return int(np.prod(view.shape, dtype=np.int64)) * numpy_dtype(view.dtype).itemsize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from ingot.device.module import Function, Module
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.plan.spec import Binding, Dim, Plan, Step
+from ingot.runtime.choose import common_shape, named
 from ingot.runtime.hostmodel import HostFunction, load_host_model
 from ingot.runtime.stages import Stage, stages
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IO:
-    """One input or output: its dimensions are integers or expressions over the profile's symbols."""
+    """One input or output: its dimensions are integers or expressions over the profile's symbols.
+
+    ``?`` is one that is fixed in each of several profiles, at different sizes.
+    """
 
     name: str
     dtype: str
@@ -36,19 +40,28 @@ def load(path: str | os.PathLike[str]) -> Engine:
     return Engine(EngineFile.read(path))
 
 
+@dataclass
+class _OnDevice:
+    """What is on the GPU, for all Contexts and all profiles."""
+
+    lock: Lock = field(default_factory=Lock)
+    modules: dict[int, Module] = field(default_factory=dict)
+    """By index into the table of machine code, which all plans of a file have in common."""
+    weights: Buffer | None = None
+    device: Device | None = None
+
+
 class Engine:
     """A built model. Contexts run it; all of them share its weights."""
 
-    def __init__(self, file: EngineFile) -> None:
+    def __init__(self, file: EngineFile, there: _OnDevice | None = None) -> None:
+        """``there``: what an Engine with the same segments has on the device already."""
         self.file = file
-        self._lock = Lock()
-        self._modules: dict[int, Module] = {}
-        self._weights: Buffer | None = None
-        self._device: Device | None = None
+        self._there = there or _OnDevice()
 
     @property
     def plan(self) -> Plan:
-        """The schedule, as built."""
+        """The schedule, as built; of the first profile where there are several."""
         return self.file.plan
 
     @property
@@ -59,31 +72,50 @@ class Engine:
     @property
     def inputs(self) -> tuple[IO, ...]:
         """Inputs in the model's order."""
-        return tuple(_io(b) for b in self.plan.inputs)
+        return tuple(map(_io, zip(*(plan.inputs for plan in self.file.plans), strict=True)))
 
     @property
     def outputs(self) -> tuple[IO, ...]:
         """Outputs in the model's order."""
-        return tuple(_io(b) for b in self.plan.outputs)
+        return tuple(map(_io, zip(*(plan.outputs for plan in self.file.plans), strict=True)))
 
     @property
     def profile(self) -> Mapping[str, tuple[int, int, int]]:
-        """Minimum, optimum and maximum of every symbolic dimension."""
-        return {p.symbol: (p.min, p.opt, p.max) for p in self.plan.profiles}
+        """Minimum, optimum and maximum of every symbolic dimension; of the first profile where there are several."""
+        return _bounds(self.plan)
+
+    @property
+    def profiles(self) -> Mapping[str, Mapping[str, tuple[int, int, int]]]:
+        """As :attr:`profile` for every profile by its name, which is empty where there is one only."""
+        return {plan.name: _bounds(plan) for plan in self.file.plans}
+
+    @cached_property
+    def variants(self) -> Mapping[str, Engine]:
+        """An Engine for each profile alone, by name; weights and machine code are on the device once."""
+        if not self.file.others:
+            return {self.plan.name: self}
+        return {plan.name: Engine(self.file.alone(plan), self._there) for plan in self.file.plans}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine file in one step. Raises IngotError when it cannot be written."""
         self.file.write(path)
 
-    def context(self, device: int = 0) -> Context:
+    def context(self, device: int = 0, profile: str | None = None) -> Context:
         """A new Context: its own memory and stream; use it from one thread at a time.
 
+        With several profiles, each run is by the smallest that takes its shapes; ``profile`` names the only one to use.
+
         Raises IngotError when GPU number ``device`` is missing or of another architecture, or
-        has too little memory.
+        has too little memory, or there is no such profile.
         """
+        if profile is not None:
+            return self.variants[named(self.file.plans, profile).name].context(device)
         from ingot.runtime.device_context import DeviceContext
         from ingot.runtime.host_context import HostContext
+        from ingot.runtime.profiled_context import ProfiledContext
 
+        if self.file.others:
+            return ProfiledContext(self, device)
         return HostContext(self) if self.target == "cpu" else DeviceContext(self, device)
 
     @cached_property
@@ -103,31 +135,33 @@ class Engine:
     def open_device(self, ordinal: int) -> Device:
         """The GPU, checked against the engine's architecture; weights are on it afterwards."""
         device = Device.open(ordinal)
-        with self._lock:
-            if self._device is not None and self._device is not device:
+        there = self._there
+        with there.lock:
+            if there.device is not None and there.device is not device:
                 raise IngotError(
-                    f"this Engine is already on GPU {self._device.ordinal}",
+                    f"this Engine is already on GPU {there.device.ordinal}",
                     fix="load the file once more for another GPU",
                 )
             check_architecture(self.target, device)
-            if self._weights is None:
+            if there.weights is None:
                 weights = Buffer(self.plan.weights_bytes, "the weights")
                 weights.upload(self.file.weights)
-                self._weights, self._device = weights, device
+                there.weights, there.device = weights, device
         return device
 
     @property
     def weights(self) -> Buffer:
         """The weights on the device, shared by all Contexts."""
-        assert self._weights is not None, "open_device comes first"
-        return self._weights
+        assert self._there.weights is not None, "open_device comes first"
+        return self._there.weights
 
     def function(self, step: Step) -> Function:
         """The kernel of a step, loaded on first use."""
-        with self._lock:
-            module = self._modules.get(step.cubin)
+        modules = self._there.modules
+        with self._there.lock:
+            module = modules.get(step.cubin)
             if module is None:
-                module = self._modules[step.cubin] = Module(self.file.cubin(step.cubin))
+                module = modules[step.cubin] = Module(self.file.cubin(step.cubin))
         return module.function(step.entry, step.shared, step.cluster)
 
 
@@ -146,5 +180,10 @@ def check_architecture(target: str, device: Device) -> None:
     )
 
 
-def _io(binding: Binding) -> IO:
-    return IO(binding.name, binding.dtype, tuple(binding.shape))
+def _io(bindings: tuple[Binding, ...]) -> IO:
+    """One input or output, as every plan has it."""
+    return IO(bindings[0].name, bindings[0].dtype, common_shape(bindings))
+
+
+def _bounds(plan: Plan) -> dict[str, tuple[int, int, int]]:
+    return {p.symbol: (p.min, p.opt, p.max) for p in plan.profiles}
