@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ingot.api import InferenceSession as InferenceSession
     from ingot.api import build as build
+    from ingot.api import quantize as quantize
     from ingot.errors import IngotError as IngotError
     from ingot.options import BuildOptions as BuildOptions
     from ingot.runtime.engine import Engine as Engine
@@ -25,8 +26,9 @@ _HOME = {
     "IngotError": "ingot.errors",
     "build": "ingot.api",
     "load": "ingot.runtime.engine",
+    "quantize": "ingot.api",
 }
-__all__ = ["BuildOptions", "Engine", "InferenceSession", "IngotError", "build", "load"]
+__all__ = ["BuildOptions", "Engine", "InferenceSession", "IngotError", "build", "load", "quantize"]
 
 
 def __getattr__(name: str) -> Any:

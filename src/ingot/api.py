@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot.errors import IngotError
-from ingot.options import BuildOptions, Profiles, Range, Shapes, parse_shapes
+from ingot.options import BuildOptions, Profiles, Quantization, Range, Shapes, parse_shapes
 from ingot.runtime import session
 from ingot.runtime.engine import Engine
 
 if TYPE_CHECKING:
     import onnx
+
+    from ingot.builder.quantizing import Quantized
+    from ingot.precision.data import Source as Calibration
 
 Dim = int | tuple[int, int, int]
 """A fixed dimension, or (minimum, optimum, maximum)."""
@@ -32,6 +36,12 @@ def build(
     opt_level: int = 3,
     timing_db: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    int8: bool = False,
+    fp8: bool = False,
+    calibration: Calibration | None = None,
+    calibration_cache: str | os.PathLike[str] | None = None,
+    accuracy_budget: float | str | None = "0.5%",
+    metric: str = "cosine",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Engine:
     """Compiles an ONNX model (a path, the bytes of a file, or a ModelProto).
@@ -40,30 +50,89 @@ def build(
     ``shapes``: per input, dimensions as ints or (min, opt, max) triples, or the command line's text.
     ``profiles``: several such ``shapes``, by name or in order ("0", "1", ...). Kernels are chosen for each at its
     optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.
-    ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``progress(stage, done, total)`` is told the way.
-    Raises IngotError for a model or options that are wrong.
+    ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``int8`` or ``fp8``: layers become 8-bit first, as
+    :func:`quantize` does it with ``calibration``; what stays is float16 on a GPU. ``progress(stage, done, total)``
+    is told the way. Raises IngotError for a model or options that are wrong.
     """
-    try:
-        from ingot.builder.api import build_engine
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("ingot"):
-            raise
-        raise IngotError(
-            f"building needs {error.name}, which is not installed", fix="install Ingot with its extra `build`"
-        ) from None
+    _expect_build_extra()
+    from ingot.builder.api import build_engine
 
+    eight = None
+    if int8 or fp8:
+        precision = "fp8" if fp8 else "int8"
+        eight = _quantization(precision, calibration_cache, accuracy_budget, metric)
     options = BuildOptions(
         target=target,
-        fp16=fp16,
+        fp16=fp16 or eight is not None,
         tf32=tf32,
         shapes=_shapes(shapes or {}),
         profiles=_profiles(profiles or {}),
         opt_level=opt_level,
         timing_db=Path(timing_db) if timing_db is not None else None,
         strict=strict,
+        quantization=eight,
     )
-    made = build_engine(model, options) if progress is None else build_engine(model, options, progress=progress)
-    return Engine(made)
+    if int8 and fp8:
+        raise IngotError("int8 and fp8 are two precisions", fix="give one")
+    if eight is None and calibration is not None:
+        raise IngotError("calibration is for 8-bit layers", fix="add int8=True or fp8=True")
+    return Engine(build_engine(model, options, progress=progress or _silent, data=calibration))
+
+
+def quantize(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    data: Calibration | None = None,
+    *,
+    precision: str = "int8",
+    accuracy_budget: float | str | None = "0.5%",
+    metric: str = "cosine",
+    method: str = "auto",
+    keep: Sequence[str] = (),
+    pixels: str | None = None,
+    samples: int | None = None,
+    calibration_cache: str | os.PathLike[str] | None = None,
+    shapes: Mapping[str, Sequence[Dim] | str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Quantized:
+    """A standard ONNX model with 8-bit layers (Q/DQ), and a report: ``model, sha256, report = quantize(...)``.
+
+    ``data``: a folder, an .npz file, ``module:function``, arrays by input name with samples along the first axis, or an
+    iterable of samples. ``precision``: ``int8`` or ``fp8``. ``accuracy_budget``: the loss by ``metric`` (``cosine``,
+    ``top1`` or ``module:function``) that is allowed: layers stay in floating point until it is kept; None takes what
+    comes. ``keep``: nodes that stay. ``pixels``: how pictures become numbers. ``calibration_cache``: a file that
+    is read in place of calibrating, or written. Raises IngotError for a model, data or options that are wrong.
+    """
+    _expect_build_extra()
+    from ingot.builder.quantizing import quantize as run
+
+    plain = _quantization(precision, calibration_cache, accuracy_budget, metric)
+    options = dataclasses.replace(plain, method=method, keep=tuple(keep), pixels=pixels, samples=samples)
+    return run(model, options, data, shapes=_shapes(shapes or {}), progress=progress or _silent)
+
+
+def _quantization(
+    precision: str, cache: str | os.PathLike[str] | None, budget: float | str | None, metric: str
+) -> Quantization:
+    from ingot.precision.settings import parse_budget
+
+    share = parse_budget(budget) if isinstance(budget, str) else budget
+    return Quantization(precision, cache=None if cache is None else Path(cache), budget=share, metric=metric)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress report."""
+
+
+def _expect_build_extra() -> None:
+    """Raises IngotError where what building needs is not installed."""
+    try:
+        import ingot.builder.api  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("ingot"):
+            raise
+        raise IngotError(
+            f"building needs {error.name}, which is not installed", fix="install Ingot with its extra `build`"
+        ) from None
 
 
 class InferenceSession(session.InferenceSession):

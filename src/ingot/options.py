@@ -26,6 +26,27 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """8-bit layers: precision, calibration data and what accuracy may be lost. See ``ingot.precision.settings``."""
+
+    precision: str = "int8"
+    """``int8`` or ``fp8``."""
+    calibration: str | None = None
+    """A folder, an .npz file or ``module:function``; not needed where ``cache`` is there, or data is given beside."""
+    cache: Path | None = None
+    budget: float | None = 0.005
+    """Largest loss by ``metric``; None takes the result as it is."""
+    metric: str = "cosine"
+    method: str = "auto"
+    keep: tuple[str, ...] = ()
+    """Nodes that are not quantized."""
+    pixels: str | None = None
+    """How pictures become numbers."""
+    samples: int | None = None
+    """Calibration samples to use at most."""
+
+
+@dataclass(frozen=True)
 class BuildOptions:
     """Everything a build depends on beside the model, the timing database and the compilers."""
 
@@ -47,6 +68,7 @@ class BuildOptions:
     """Keep every Region's body in the engine, for ``ingot simulate`` and ``ingot compare``."""
     dump_after: tuple[str, ...] = ()
     dump_dir: Path | None = None
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         if self.opt_level not in range(6):

@@ -44,7 +44,20 @@ def test_version() -> None:
 
 def test_help_names_every_command() -> None:
     text = good("--help")
-    names = ("check", "build", "run", "bench", "inspect", "compare", "surgeon", "simulate", "library", "zoo", "demo")
+    names = (
+        "check",
+        "build",
+        "quantize",
+        "run",
+        "bench",
+        "inspect",
+        "compare",
+        "surgeon",
+        "simulate",
+        "library",
+        "zoo",
+        "demo",
+    )
     for name in names:
         assert name in text
 

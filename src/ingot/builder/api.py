@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ingot.builder.host_only import build_host_engine
 from ingot.builder.profiles import build_profiles
-from ingot.builder.provenance import provenance
+from ingot.builder.provenance import provenance, quantized_provenance
+from ingot.builder.quantizing import quantize
 from ingot.builder.reading import read_model
 from ingot.builder.stages import Dumper
 from ingot.builder.targets import Chosen, choose_target
@@ -24,6 +25,8 @@ from ingot.options import BuildOptions
 from ingot.passes.lower import lower
 from ingot.passes.pipeline import canonicalise
 from ingot.plan.build import build_plan
+from ingot.precision.data import Source
+from ingot.precision.report import Report
 from ingot.tune.api import choose
 from ingot.tune.candidates import first_acceptance
 from ingot.tune.choice import Choice
@@ -45,16 +48,24 @@ def build_engine(
     options: BuildOptions | None = None,
     *,
     progress: Progress = _silent,
+    data: Source | None = None,
+    told: Callable[[Report], None] | None = None,
 ) -> EngineFile:
     """Compiles ``model`` (a path, the bytes of a file, or a ModelProto) into an engine.
 
-    With ``options.profiles`` it holds a plan for each. A model of which nothing can run on the GPU becomes an engine
-    for the CPU, with the reason. Raises
-    IngotError for a model or options that are wrong, and with ``options.strict`` for any part
-    that would stay on the host.
+    With ``options.quantization`` its layers are 8-bit first; ``data`` calibrates in place of what the options
+    name, and ``told`` gets the report. With ``options.profiles`` it holds a plan for each. A model of which nothing
+    can run on the GPU becomes an engine for the CPU, with the reason. Raises IngotError for a model or options that
+    are wrong, and with ``options.strict`` for any part that would stay on the host.
     """
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
+    if options.quantization is not None:
+        made = quantize(model, options.quantization, data, shapes=options.shapes, progress=progress)
+        if told is not None:
+            told(made.report)
+        engine = build_engine(made.model, replace(options, quantization=None), progress=progress)
+        return replace(engine, provenance=quantized_provenance(engine.provenance, made.sha256, made.report))
 
     def build(single: BuildOptions) -> EngineFile:
         def tuned(lowered: Lowered, target: Target) -> list[Choice]:

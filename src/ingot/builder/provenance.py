@@ -7,6 +7,7 @@ from importlib import metadata
 from ingot.builder.targets import Chosen
 from ingot.engine.format import Provenance
 from ingot.options import BuildOptions
+from ingot.precision.report import Report
 from ingot.tune.compilers import compilers
 
 
@@ -31,4 +32,18 @@ def provenance(model_sha256: str, options: BuildOptions, chosen: Chosen) -> Prov
         "opt_level": options.opt_level,
         "shapes": dict(shapes),
         "compilers": compilers() if chosen.target else "",
+    }
+
+
+def quantized_provenance(made: Provenance, model_sha256: str, report: Report) -> Provenance:
+    """``made``, of an engine whose model was quantized first: from which model, and how."""
+    return {
+        **made,
+        "model_sha256": model_sha256,
+        "quantized": report.precision,
+        "calibration_samples": report.samples,
+        "quantized_layers": report.quantized,
+        "given_back": report.given_back,
+        "accuracy_metric": report.metric,
+        "accuracy_loss": report.loss if report.loss is not None else "",
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
+from ingot.cli.quantize import EightBit, show
 from ingot.cli.source import Source, open_source, output_name
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
@@ -16,6 +17,7 @@ from ingot.options import BuildOptions, parse_profiles, parse_shapes
 
 if TYPE_CHECKING:
     from ingot.engine.describe import Description
+    from ingot.precision.report import Report
 
 _FEW = 5
 """Islands and notes that the summary shows; ``--report`` shows all."""
@@ -35,12 +37,15 @@ class Flags:
     dump_after: Sequence[str] = ()
     dump_dir: Path | None = None
     profiles: Sequence[str] = ()
+    eight: EightBit | None = None
+    """8-bit layers, where they are wanted."""
 
     def options(self, source: Source) -> BuildOptions:
         """The frozen options for building ``source``."""
         return BuildOptions(
             target=self.target,
-            fp16=self.fp16,
+            # What stays out of 8 bits is float16.
+            fp16=self.fp16 or self.eight is not None,
             tf32=self.tf32,
             shapes=source.build_shapes(parse_shapes(self.shapes)),
             profiles=parse_profiles(self.profiles),
@@ -49,6 +54,7 @@ class Flags:
             strict=self.strict,
             dump_after=tuple(self.dump_after),
             dump_dir=self.dump_dir,
+            quantization=self.eight.quantization() if self.eight is not None else None,
         )
 
 
@@ -74,9 +80,12 @@ def make(source: Source, flags: Flags) -> tuple[EngineFile, float]:
     from ingot.builder.api import build_engine
 
     options = flags.options(source)
+    told: list[Report] = []
     start = time.perf_counter()
     with render.build_progress() as progress:
-        engine = build_engine(source.model, options, progress=progress)
+        engine = build_engine(source.model, options, progress=progress, told=told.append)
+    for line in told:
+        show(line)
     return engine, time.perf_counter() - start
 
 

@@ -8,13 +8,40 @@ from __future__ import annotations
 import atexit
 import gc
 import sys
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
+from ingot.cli.flags import (
+    Budget,
+    Calibration,
+    CalibrationCache,
+    EnginePath,
+    Fp8,
+    Fp16,
+    Inputs,
+    Json,
+    Keep,
+    Method,
+    Metric,
+    Model,
+    OptionalValues,
+    OptLevel,
+    Pixels,
+    ProfileTexts,
+    Runnable,
+    Samples,
+    Seed,
+    ShapeTexts,
+    Strict,
+    TargetName,
+    Tf32,
+    TimingDb,
+    Tolerance,
+)
+from ingot.cli.groups import library_app, zoo_app
 from ingot.errors import IngotError
 
 atexit.register(gc.freeze)  # what is left when the process ends need not be searched for garbage: 0.2 s after a check
@@ -32,53 +59,12 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from None
 
 
-class OptionalValues(TyperCommand):
-    """Lets ``--report`` and ``--json`` stand without a value: then they mean the standard output."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Puts ``-`` behind such an option where another option or nothing follows."""
-        whole: list[str] = []
-        for word, after in zip_longest(args, args[1:], fillvalue="--"):
-            whole.append(word)
-            if word in ("--report", "--json") and after.startswith("-") and after != "-":
-                whole.append("-")
-        return super().parse_args(ctx, whole)
-
-
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Compiles ONNX models into engines, runs and measures them.",
 )  # fmt: skip
-library_app = typer.Typer(no_args_is_help=True, help="Kernels compiled ahead of builds.")
-zoo_app = typer.Typer(no_args_is_help=True, help="Models that Ingot is tested with.")
 app.add_typer(library_app, name="library")
 app.add_typer(zoo_app, name="zoo")
-
-Model = Annotated[str, typer.Argument(help="An ONNX file or zoo:NAME.", metavar="MODEL")]
-Runnable = Annotated[str, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")]
-EnginePath = Annotated[Path, typer.Argument(help="An engine file.", metavar="ENGINE", exists=True, dir_okay=False)]
-TargetName = Annotated[str, typer.Option("--target", help="auto, cuda, cpu, or sm_80 ... sm_120.")]
-Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16 where that is safe.")]
-Tf32 = Annotated[bool, typer.Option("--tf32", help="Let float32 products round their operands to TF32.")]
-ShapeTexts = Annotated[
-    list[str] | None,
-    typer.Option("--shapes", help="x=1x3x224x224, or x=MIN:OPT:MAX with three such shapes. Repeatable."),
-]
-ProfileTexts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--profile", help="NAME:x=MIN:OPT:MAX: a range with kernels of its own. Repeat for inputs and ranges."
-    ),
-]
-OptLevel = Annotated[int, typer.Option("--opt-level", min=0, max=5, help="How much to search: 0 to 5.")]
-TimingDb = Annotated[Path | None, typer.Option("--timing-db", help="Timing database to read and to extend.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a build of which a part would stay on the host.")]
-Json = Annotated[str | None, typer.Option("--json", help="JSON: to this file, or printed.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of the random inputs.")]
-Inputs = Annotated[Path | None, typer.Option("--input", help="Inputs by name, as .npz; random ones without it.")]
-Tolerance = Annotated[
-    float | None, typer.Option("--tolerance", help="Largest relative error; by precision if left out.")
-]
 
 
 def _version(asked: bool) -> None:
@@ -108,6 +94,14 @@ def build(
     timing_db: TimingDb = None,
     opt_level: OptLevel = 3,
     strict: Strict = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")] = False,
+    fp8: Fp8 = False,
+    calibration: Calibration = None,
+    calibration_cache: CalibrationCache = None,
+    budget: Budget = "0.5%",
+    metric: Metric = "cosine",
+    pixels: Pixels = None,
+    samples: Samples = None,
     report: Annotated[
         str | None, typer.Option("--report", help="Every layer and reason: to this file, or printed.")
     ] = None,
@@ -119,12 +113,43 @@ def build(
     """Compile a model into an engine."""
     from ingot.cli.build import Flags
     from ingot.cli.build import build as run_build
+    from ingot.cli.quantize import EightBit
 
+    eight = EightBit.of(int8, fp8, calibration, calibration_cache, budget, metric, pixels=pixels, samples=samples)
     flags = Flags(
         target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
-        tuple(profile or ()),
+        tuple(profile or ()), eight,
     )  # fmt: skip
     run_build(model, output, flags, report)
+
+
+@app.command(cls=OptionalValues)
+def quantize(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The quantized model, an ONNX file.", dir_okay=False)],
+    calibration: Calibration = None,
+    calibration_cache: CalibrationCache = None,
+    fp8: Fp8 = False,
+    budget: Budget = "0.5%",
+    metric: Metric = "cosine",
+    method: Method = "auto",
+    keep: Keep = None,
+    pixels: Pixels = None,
+    samples: Samples = None,
+    shapes: ShapeTexts = None,
+    json: Json = None,
+) -> None:
+    """Write a model with 8-bit layers that other runtimes execute too. Exit code 3 beyond the accuracy budget."""
+    from ingot.cli.quantize import EightBit
+    from ingot.cli.quantize import quantize as run_quantize
+
+    eight = EightBit.of(
+        not fp8, fp8, calibration, calibration_cache, budget, metric,
+        method=method, keep=tuple(keep or ()), pixels=pixels, samples=samples,
+    )  # fmt: skip
+    assert eight is not None
+    if not run_quantize(model, output, eight, shapes or (), json):
+        raise typer.Exit(3)
 
 
 @app.command(cls=OptionalValues)
@@ -314,59 +339,6 @@ def surgeon(
     from ingot.cli.surgeon import surgeon as run_surgeon
 
     run_surgeon(model, starts or (), ends or (), output)
-
-
-@library_app.command("build")
-def library_build(
-    arch: Annotated[list[str], typer.Option("--arch", help="sm_80 ... sm_120. Repeatable.")],
-    models: Annotated[
-        list[str] | None, typer.Argument(help="Models; the zoo's if left out.", metavar="[MODEL]...")
-    ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16/--no-fp16", help="For builds with --fp16.")] = True,
-    tf32: Tf32 = False,
-    shapes: ShapeTexts = None,
-    opt_level: OptLevel = 3,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Compile processes; the cores if left out.")] = None,
-) -> None:
-    """Compile the kernels that builds of these models would try."""
-    from ingot.cli.library import LibraryFlags
-    from ingot.cli.library import build as run_build
-
-    run_build(LibraryFlags(tuple(arch), tuple(models or ()), fp16, tf32, tuple(shapes or ()), opt_level, jobs))
-
-
-@library_app.command("list", cls=OptionalValues)
-def library_list(json: Json = None) -> None:
-    """Show what is compiled."""
-    from ingot.cli.library import show
-
-    show(json)
-
-
-@library_app.command("prune")
-def library_prune(
-    keep: Annotated[float, typer.Option("--keep", min=0, help="MiB to keep, the ones used last.")] = 1024.0,
-) -> None:
-    """Delete the kernels used longest ago."""
-    from ingot.cli.library import prune
-
-    prune(keep)
-
-
-@zoo_app.command("list")
-def zoo_list() -> None:
-    """Show the models."""
-    from ingot.cli.zoo import list_models
-
-    list_models()
-
-
-@zoo_app.command("fetch")
-def zoo_fetch(name: Annotated[str, typer.Argument(help="A name from the list.")]) -> None:
-    """Download one and print its path."""
-    from ingot.cli.zoo import fetch_model
-
-    fetch_model(name)
 
 
 @app.command()

@@ -20,6 +20,9 @@ _STAGES = {
     "compile": "compiling candidates",
     "measure": "measuring candidates",
     "plan": "planning memory",
+    "calibrate": "calibrating",
+    "sensitivity": "trying single layers",
+    "evaluate": "measuring the loss",
 }
 _WIDE = 160
 """Columns where the output is no terminal, so that tables in files and logs are whole."""

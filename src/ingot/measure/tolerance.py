@@ -12,6 +12,8 @@ def tolerance_of(engine: EngineFile) -> float:
 
     A model may be in 16 bits by itself: what ONNX Runtime computes is then no more exact than what the engine does.
     """
+    if engine.provenance.get("quantized"):
+        return 0.15
     if engine.provenance.get("fp16") or any(value.dtype in _HALVES for value in engine.plan.values):
         return 0.03
     return 0.005 if engine.provenance.get("tf32") else 0.001

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -22,7 +22,7 @@ from ingot.passes.qkv import fuse_siblings
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
-from ingot.quantize.autocast import autocast
+from ingot.precision.autocast import autocast
 
 Dump = Callable[[str, ir.Model], None]
 
@@ -65,6 +65,18 @@ PASSES: tuple[Pass, ...] = (
     Pass("qkv", fuse_siblings),
     Pass("fold_again", fold),
 )
+BEFORE_QUANTIZATION = (
+    "contrib",
+    "fold",
+    "decompose",
+    "concat",
+    "sink",
+    "small",
+    "batch_norm",
+    "normalize",
+    "fold_again",
+)
+"""Rewrites whose results are ops that every runtime knows, so that a quantized model can leave Ingot."""
 FP16 = Pass("autocast", autocast)
 """Runs after all others, where float16 is wanted."""
 
@@ -76,11 +88,23 @@ def canonicalise(model: ir.Model, *, fp16: bool, dump: Dump | None = None) -> Ca
     the name of each pass and the model after it. Raises AssertionError, with the name of the pass,
     when one leaves a broken graph.
     """
+    return _rewritten(model, (*PASSES, *([FP16] if fp16 else [])), dump)
+
+
+def prepare_to_quantize(model: ir.Model) -> Canonical:
+    """A rewritten copy of ``model`` with normalisations in the weights, and otherwise the ops it has.
+
+    As :func:`canonicalise`, with ``BEFORE_QUANTIZATION`` alone; its nodes have unique names.
+    """
+    return _rewritten(model, [step for step in PASSES if step.name in BEFORE_QUANTIZATION], None)
+
+
+def _rewritten(model: ir.Model, steps: Sequence[Pass], dump: Dump | None) -> Canonical:
     model = model.clone()
     _name_nodes(model)
     signature = signature_of(model)
     notes: list[str] = []
-    for step in (*PASSES, *([FP16] if fp16 else [])):
+    for step in steps:
         notes.extend(f"{step.name}: {line}" for line in step.run(model))
         tidy(model)
         _check(model, signature, step.name)

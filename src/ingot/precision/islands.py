@@ -17,7 +17,7 @@ from ingot.graph.edit import Array, constant_of, is_op, maker, operand, readers,
 from ingot.graph.op_table import PARAMETERS, kind_of
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
-from ingot.quantize.half_types import half_form
+from ingot.precision.half_types import half_form
 
 LARGEST = 65504.0
 SMALLEST = 2.0**-24

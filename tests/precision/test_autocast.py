@@ -11,7 +11,7 @@ from support.rewrites import Net, assert_same, feeds_of, kinds, run_any
 
 from ingot.graph.verify import signature_of, verify
 from ingot.passes.fold import tidy
-from ingot.quantize.autocast import autocast
+from ingot.precision.autocast import autocast
 
 HALF, FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from ingot.graph.edit import Array, Editor, constant_of, is_op, maker, operand
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
-from ingot.quantize.half_types import HalfForm, half_form
-from ingot.quantize.islands import LARGEST, SMALLEST, Islands, beyond, find_islands, vanishes
+from ingot.precision.half_types import HalfForm, half_form
+from ingot.precision.islands import LARGEST, SMALLEST, Islands, beyond, find_islands, vanishes
 
 _HALF, _FULL = ir.DataType.FLOAT16, ir.DataType.FLOAT
 _MASKED = 32768.0

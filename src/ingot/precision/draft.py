@@ -1,0 +1,77 @@
+"""A calibrated model with what was chosen for it, from which Q/DQ models are written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ingot.graph.edit import Array
+from ingot.precision.calibrate import Statistics
+from ingot.precision.formats import Format
+from ingot.precision.placement import Placement, place
+from ingot.precision.qdq import insert
+from ingot.precision.ranges import Seen, Threshold, Weighting, choose
+from ingot.precision.weights import weighting
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything that a Q/DQ model follows from, but which layers stay as they are."""
+
+    model: ir.Model
+    statistics: Statistics
+    form: Format
+    method: str
+    thresholds: Mapping[str, Threshold]
+    """By the name of a value, alone."""
+    both_branches: bool = False
+    corrected: bool = False
+    """Whether biases make up for the mean error of rounded weights."""
+
+    def placed(self, keep: Collection[str]) -> Placement:
+        """Where 8-bit numbers are read when the layers ``keep`` stay as they are."""
+        alone = {name: threshold.value for name, threshold in self.thresholds.items()}
+        return place(self.model, keep, alone, both_branches=self.both_branches)
+
+    def shared(self, placed: Placement) -> dict[str, Threshold]:
+        """A threshold for each group of ``placed``: what all its values agree on."""
+        weights = weightings(placed)
+        return {
+            group: self._agreed(names, weights) if len(names) > 1 else self.thresholds[names[0]]
+            for group, names in placed.groups().items()
+        }
+
+    def _agreed(self, names: Sequence[str], weights: Mapping[str, Weighting]) -> Threshold:
+        return choose([Seen(self.statistics.histograms[n], weights[n]) for n in names], self.form, self.method)
+
+    def written(self, keep: Collection[str]) -> ir.Model:
+        """The Q/DQ model."""
+        placed = self.placed(keep)
+        means: dict[str, Array] | None = None
+        if self.corrected:
+            means = {name: channels.mean for name, channels in self.statistics.channels.items()}
+        return insert(self.model, placed, self.values(placed), self.form, means)
+
+    def values(self, placed: Placement) -> dict[str, float]:
+        """The numbers of :meth:`shared`."""
+        return {group: threshold.value for group, threshold in self.shared(placed).items()}
+
+
+def draft_of(
+    model: ir.Model, statistics: Statistics, form: Format, method: str, *, both_branches: bool = False
+) -> Draft:
+    """A threshold for everything that can be quantized in ``model``, by ``method``."""
+    weights = weightings(place(model, both_branches=both_branches))
+    found = {name: choose([Seen(statistics.histograms[name], w)], form, method) for name, w in weights.items()}
+    return Draft(model, statistics, form, method, found, both_branches)
+
+
+def weightings(placed: Placement) -> dict[str, Weighting]:
+    """What errors of each quantized value do: through all layers that read it, or as they are."""
+    found: dict[str, Weighting] = {}
+    for layer in placed.layers:
+        name = str(layer.x.name)
+        found[name] = found[name] + weighting(layer) if name in found else weighting(layer)
+    return {name: found.get(name, Weighting()) for name in placed.values}

@@ -1,0 +1,95 @@
+"""A model with a switch for each layer: how much does quantizing this one alone change the outputs?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from ingot.errors import No
+from ingot.graph.edit import Array, Editor
+from ingot.precision.calibrate import Progress, silent
+from ingot.precision.formats import Format
+from ingot.precision.host import HostRuns
+from ingot.precision.layers import layer_of
+from ingot.precision.metrics import Evaluator
+from ingot.precision.placement import Placement
+from ingot.precision.weights import quantize_weight
+
+_INPUT = "ingot/switch"
+_BATCHES = 2
+"""Batches that each layer is tried on."""
+
+
+def sensitivities(
+    model: ir.Model,
+    placed: Placement,
+    thresholds: Mapping[str, float],
+    form: Format,
+    evaluator: Evaluator,
+    progress: Progress = silent,
+) -> dict[str, float]:
+    """By layer or residual add: squared error of the outputs, over their own square, with it alone in 8 bits.
+
+    One session of ONNX Runtime serves them all: which one is quantized is an input.
+    """
+    units = list(dict.fromkeys(name for name, _ in placed.edges if (name, 0) not in placed.moves))
+    units = [name for name in units if name in {layer.name for layer in placed.layers} or _adds(placed, name)]
+    session = HostRuns(_switched(model, placed, thresholds, form, units), list(evaluator.original[0]), inner=True)
+    found = {}
+    for index, name in enumerate(units):
+        progress("sensitivity", index, len(units))
+        states = {f"{_INPUT}/{i}": np.asarray(i == index) for i in range(len(units))}
+        found[name] = evaluator.error(session, states, _BATCHES)
+    progress("sensitivity", len(units), len(units))
+    return found
+
+
+def _adds(placed: Placement, name: str) -> bool:
+    return any(node == name for node, _ in placed.adds)
+
+
+def _switched(
+    model: ir.Model, placed: Placement, thresholds: Mapping[str, float], form: Format, units: Sequence[str]
+) -> ir.Model:
+    copy = model.clone()
+    editor = Editor(copy)
+    editor.needs_opset(19)
+    copy.ir_version = max(copy.ir_version, 9)
+    nodes = {str(node.name): node for node in copy.graph}
+    for index, name in enumerate(units):
+        switch = ir.Value(
+            name=f"{_INPUT}/{index}", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([])
+        )  # fmt: skip
+        copy.graph.inputs.append(switch)
+        node = nodes[name]
+        for position in (p for n, p in placed.edges if n == name):
+            value = node.inputs[position]
+            assert value is not None
+            scale = form.scale(thresholds[placed.group(str(value.name))])
+            if name in {layer.name for layer in placed.layers}:
+                layer = layer_of(node)
+                assert not isinstance(layer, No)
+                weight = quantize_weight(layer, form, scale).real
+                _switch(editor, node, 1, switch, editor.constant(weight, f"{name}/weights"))
+            _switch(editor, node, position, switch, _rounded(editor, node, value, scale, form))
+    return copy
+
+
+def _rounded(editor: Editor, node: ir.Node, value: ir.Value, scale: float, form: Format) -> ir.Value:
+    """``value`` quantized and back."""
+    factor = editor.constant(np.asarray(scale, np.float32), f"{value.name}/scale")
+    zero: Array = form.stored(np.zeros((), np.float32))
+    name, kind = editor.name(f"{value.name}/zero"), ir.TensorType(form.dtype)
+    point = ir.Value(name=name, type=kind, shape=ir.Shape([]), const_value=ir.tensor(zero, name=name))
+    editor.graph.register_initializer(point)
+    stored = editor.op("QuantizeLinear", [value, factor, point], before=node, like=value)
+    stored.type = ir.TensorType(form.dtype)
+    return editor.op("DequantizeLinear", [stored, factor, point], before=node, like=value)
+
+
+def _switch(editor: Editor, node: ir.Node, position: int, switch: ir.Value, other: ir.Value) -> None:
+    value = node.inputs[position]
+    assert value is not None
+    node.replace_input_with(position, editor.op("Where", [switch, other, value], before=node, like=value))

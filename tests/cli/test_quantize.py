@@ -1,0 +1,75 @@
+"""``ingot quantize`` and ``ingot build --int8``: files, reports, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.eight_bit import pictures, residual_net
+from typer.testing import CliRunner, Result
+
+from ingot.cli.main import app
+from ingot.engine.file import EngineFile
+
+
+def ingot(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("quantize")
+    onnx.save(residual_net(1).proto(), made / "net.onnx")
+    np.savez(made / "data.npz", x=pictures(16))
+    return made
+
+
+def test_quantize_writes_a_model_and_prints_every_layer(folder: Path) -> None:
+    out = folder / "net.int8.onnx"
+    made = ingot(
+        "quantize", folder / "net.onnx", "-o", out, "--calibration", folder / "data.npz", "--json", folder / "r"
+    )
+    assert made.exit_code == 0, made.output
+    assert "4 of 4 layers, 0 given back; 16 calibration samples" in made.output
+    assert "within the budget of 0.005" in made.output and made.output.count("within the budget") >= 4
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
+    assert json.loads((folder / "r").read_text())["precision"] == "int8"
+
+
+def test_quantize_beyond_the_budget(folder: Path) -> None:
+    words = ["quantize", folder / "net.onnx", "-o", folder / "x.onnx", "--calibration", folder / "data.npz"]
+    (folder / "my_cli_metric.py").write_text(
+        "calls = []\ndef score(o, l):\n    calls.append(1)\n    return -len(calls)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        made = ingot(*words, "--metric", "my_cli_metric:score")
+    assert made.exit_code == 3 and "BEYOND the budget" in made.output
+
+
+def test_build_with_int8(folder: Path) -> None:
+    out, cache = folder / "net.ingot", folder / "cache.json"
+    words = ["build", folder / "net.onnx", "-o", out, "--target", "cpu", "--opt-level", 1, "--int8"]
+    made = ingot(*words, "--calibration", folder / "data.npz", "--calibration-cache", cache)
+    assert made.exit_code == 0 and "int8: 4 of 4 layers" in made.output
+    assert EngineFile.read(out).provenance["quantized"] == "int8"
+    assert ingot("compare", out, folder / "net.onnx").exit_code == 0
+    made = ingot(*words, "--calibration-cache", cache)
+    assert made.exit_code == 0 and "the loss was not measured" in made.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--int8"], "need data to calibrate with"),
+        (["--int8", "--fp8", "--calibration", "data.npz"], "two precisions"),
+        (["--calibration", "data.npz"], "calibration is for 8-bit layers"),
+        (["--int8", "--calibration", "none"], "no such file or folder"),
+    ],
+)
+def test_wrong_flags(folder: Path, words: list[str], message: str) -> None:
+    made = ingot("build", folder / "net.onnx", "-o", folder / "w.ingot", "--target", "cpu", *words)
+    assert made.exit_code == 1 and message in made.output
