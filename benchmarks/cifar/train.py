@@ -161,7 +161,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.SGD:
 def seconds_per_step(name: str, padded: torch.Tensor, labels: torch.Tensor, batch: int, layout: Any) -> float:
     """Time of an update in one memory layout, on a model that is thrown away."""
     model = NETS[name]().to(padded.device).to(memory_format=layout).train()
-    optimizer, start = optimizer_of(model), 0.0
+    optimizer, start, loss = optimizer_of(model), 0.0, torch.zeros(())
     picked = torch.arange(min(batch, len(labels)), device=padded.device)
     for i in range(15 if padded.is_cuda else 2):
         if i == (5 if padded.is_cuda else 1):
