@@ -35,7 +35,10 @@ TABLE: dict[str, DTypeInfo] = {
     "uint32": DTypeInfo(12, 4, "u32", "unsigned int"),
     "uint64": DTypeInfo(13, 8, "u64", "unsigned long long"),
     "bfloat16": DTypeInfo(16, 2, "bf16", "bf16_t", True),
+    "float8_e4m3fn": DTypeInfo(17, 1, "fp8e4nv", "e4m3_t", True),
 }
+WIDENED = frozenset({"float16", "bfloat16", "float8_e4m3fn"})
+"""Floating-point types that values are stored in and never computed in: arithmetic is in float32."""
 _BY_ONNX = {info.onnx: name for name, info in TABLE.items()}
 
 
@@ -55,10 +58,10 @@ def is_float(dtype: str) -> bool:
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """NumPy's type; bfloat16 comes from ml_dtypes."""
-    if dtype == "bfloat16":
+    """NumPy's type; those that NumPy lacks come from ml_dtypes, under the same names."""
+    if dtype in ("bfloat16", "float8_e4m3fn"):
         import ml_dtypes
 
-        found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype))
         return found
     return np.dtype(dtype)

@@ -25,6 +25,8 @@ _ROWS = (
 ANCHOR_KIND: dict[str, Kind] = {
     "Conv": Kind.CONV,
     "ConvTranspose": Kind.CONV,
+    "ConvInteger": Kind.CONV,
+    "MatMulInteger": Kind.GEMM,
     "MatMul": Kind.GEMM,
     "Gemm": Kind.GEMM,
     "Attention": Kind.ATTENTION,
@@ -65,6 +67,8 @@ a Region may not hold them (they become literals where they are used).
 WEIGHTS: dict[str, tuple[int, ...]] = {
     "Conv": (0, 1, 2),
     "ConvTranspose": (0, 1, 2),
+    "ConvInteger": (0, 1),
+    "MatMulInteger": (0, 1),
     "MatMul": (0, 1),
     "Gemm": (0, 1, 2),
     "LayerNormalization": (0, 1, 2),

@@ -26,8 +26,9 @@ _FLOAT_PARAMETERS = {("Resize", 1), ("Resize", 2)}
 _OUTPUT_TYPED = {("OneHot", 2), ("Range", 0), ("Range", 1), ("Range", 2)}
 _FLOAT = int(onnx.TensorProto.FLOAT)
 _IR_VERSION = 10
-_HALVES = frozenset({"float16", "bfloat16"})
-_HALF_CODES = frozenset(dtypes.TABLE[name].onnx for name in _HALVES)
+_FLOAT8 = "float8_e4m3fn"
+_TO_AND_FROM = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_HALF_CODES = frozenset(dtypes.TABLE[name].onnx for name in dtypes.WIDENED)
 
 
 def run_region(
@@ -55,12 +56,12 @@ def region_model(region: Region, bindings: Bindings, *, wide: bool = False) -> o
     entry: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     for name in region.inputs if not wide else ():
-        if region.spec_of[name].dtype in _HALVES:
+        if region.spec_of[name].dtype in dtypes.WIDENED:
             renamed[name] = f"{name}/wide"
             entry.append(helper.make_node("Cast", [name], [renamed[name]], to=_FLOAT))
     leave: list[onnx.NodeProto] = []
     for name in region.outputs if not wide else ():
-        if region.spec_of[name].dtype in _HALVES:
+        if region.spec_of[name].dtype in dtypes.WIDENED:
             renamed[name] = f"{name}/wide"
             target = dtypes.TABLE[region.spec_of[name].dtype].onnx
             leave.append(helper.make_node("Cast", [renamed[name]], [name], to=target))
@@ -126,7 +127,10 @@ def _nodes(
         if op.op == "Attention" and len(names) > 3 and names[3]:
             names[3] = _whole_mask(region, op, names[3], bindings, nodes, initializers)
         made = [renamed.get(name, name) for name in op.outputs]
-        nodes.append(_node(region, op, names, made, bindings))
+        if op.op in _TO_AND_FROM and region.spec_of[_narrow_side(op)].dtype in dtypes.WIDENED:
+            nodes.extend(_float8(op, names, made[0], index))
+        else:
+            nodes.append(_node(region, op, names, made, bindings))
     return nodes, initializers
 
 
@@ -147,6 +151,23 @@ def _whole_mask(
     initializers.append(numpy_helper.from_array(np.array(shape, np.int64), f"{mask}/shape"))
     nodes.append(helper.make_node("Expand", [mask, f"{mask}/shape"], [f"{mask}/whole"]))
     return f"{mask}/whole"
+
+
+def _narrow_side(op: BodyOp) -> str:
+    """The quantized value of a QuantizeLinear or DequantizeLinear."""
+    return op.outputs[0] if op.op == "QuantizeLinear" else op.inputs[0]
+
+
+def _float8(op: BodyOp, inputs: list[str], output: str, index: int) -> list[onnx.NodeProto]:
+    """Quantization to float8, and back: a division and a rounding, or a product, of float32 values."""
+    if op.op == "DequantizeLinear":
+        return [helper.make_node("Mul", inputs[:2], [output])]
+    quotient, rounded = (f"float8.{index}.{part}" for part in ("quotient", "rounded"))
+    return [
+        helper.make_node("Div", inputs[:2], [quotient]),
+        helper.make_node("Cast", [quotient], [rounded], to=dtypes.TABLE[_FLOAT8].onnx),
+        helper.make_node("Cast", [rounded], [output], to=_FLOAT),
+    ]
 
 
 def _node(region: Region, op: BodyOp, inputs: list[str], outputs: list[str], bindings: Bindings) -> onnx.NodeProto:
@@ -195,6 +216,8 @@ def _literal_type(region: Region, op: BodyOp, position: int, array: np.ndarray) 
         dtype = region.spec_of[op.outputs[0]].dtype
     elif kind == ("Pad", 2):
         dtype = region.spec_of[op.inputs[0]].dtype
+    elif op.op in _TO_AND_FROM and position:
+        dtype = "float32" if position == 1 else region.spec_of[_narrow_side(op)].dtype
     elif kind in (("Where", 0), ("Dropout", 2)):
         dtype = "bool"
     elif position in PARAMETERS.get(op.op, ()) or kind == ("Gather", 1):
@@ -223,11 +246,11 @@ def _info(region: Region, name: str, bindings: Bindings, wide: bool) -> onnx.Val
 
 
 def _wide(dtype: str) -> str:
-    return "float32" if dtype in _HALVES else dtype
+    return "float32" if dtype in dtypes.WIDENED else dtype
 
 
 def _widened(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array.astype(np.float32) if array.dtype.name in _HALVES else array
+    return array.astype(np.float32) if array.dtype.name in dtypes.WIDENED else array
 
 
 def _stored(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:

@@ -25,11 +25,11 @@ class Kind(StrEnum):
     """What a Region does, which decides the tactics that are asked."""
 
     CONV = "conv"
-    """Anchor Conv or ConvTranspose, pointwise epilogue."""
+    """Anchor Conv, ConvTranspose or ConvInteger, pointwise epilogue."""
     STEM = "stem"
     """A Conv over few channels with pointwise ops before and after, a MaxPool, and pointwise ops behind that."""
     GEMM = "gemm"
-    """Anchor MatMul or Gemm, pointwise epilogue."""
+    """Anchor MatMul, Gemm or MatMulInteger, pointwise epilogue."""
     ATTENTION = "attention"
     """Anchor Attention (opset 23, without cache), no epilogue."""
     ROWWISE = "rowwise"
@@ -164,9 +164,9 @@ class Region:
 
 
 ANCHORS: dict[Kind, tuple[str, ...]] = {
-    Kind.CONV: ("Conv", "ConvTranspose"),
+    Kind.CONV: ("Conv", "ConvTranspose", "ConvInteger"),
     Kind.STEM: ("Conv",),
-    Kind.GEMM: ("MatMul", "Gemm"),
+    Kind.GEMM: ("MatMul", "Gemm", "MatMulInteger"),
     Kind.ATTENTION: ("Attention",),
     Kind.ROWWISE: (
         "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "ReduceMean", "ReduceSum", "ReduceMax",

@@ -17,7 +17,7 @@ _INFINITY = float("inf")
 
 def compute_dtype(dtype: str) -> str:
     """The type that values of a storage type are computed in."""
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if dtype in dtypes.WIDENED else dtype
 
 
 def constant(text: str) -> float | None:
@@ -93,6 +93,10 @@ class Code(ABC):
     def convert(self, text: str, to: str) -> str:
         """Conversion to compute type ``to``; floats are truncated to integers, which wrap around."""
 
+    @abstractmethod
+    def narrow(self, text: str, to: str) -> str:
+        """An int32 that fits integer type ``to`` in that type."""
+
     def magnitude(self, x: str) -> str:
         """Absolute value."""
         if self.unsigned:
@@ -102,6 +106,10 @@ class Code(ABC):
     @abstractmethod
     def nearest(self, x: str) -> str:
         """Nearest integral float, halves to even."""
+
+    @abstractmethod
+    def quantized(self, x: str, low: int, high: int, zero: str) -> str:
+        """float32 ``x`` to the nearest integer, halves to even, plus ``zero``, within [low, high]; an int32."""
 
     def power(self, x: str, y: str, y_constant: float | None) -> str:
         """``x`` to the power ``y``, in the type of ``x``."""
@@ -197,6 +205,14 @@ class Cuda(Code):
     def nearest(self, x: str) -> str:
         return self.call("rint", x)
 
+    def quantized(self, x: str, low: int, high: int, zero: str) -> str:
+        if not zero and (low, high) in ((-128, 127), (0, 255)):
+            return f"{'ingot_round_s8' if low else 'ingot_round_u8'}({x})"
+        return f"ingot_quantized({x}, {low}, {high}, {zero or '0'})"
+
+    def narrow(self, text: str, to: str) -> str:
+        return f"({dtypes.TABLE[to].cuda})({text})"
+
     def general_power(self, x: str, y: str) -> str:
         if self.floating:
             return self.call("pow", x, f"({self.kind})({y})")
@@ -276,6 +292,15 @@ class Triton(Code):
         # Adding and subtracting 1.5 * 2^(mantissa bits) rounds halves to even.
         magic, limit = (2.0**52 * 1.5, 2.0**51) if self.dtype == "float64" else (2.0**23 * 1.5, 2.0**22)
         return f"tl.where(tl.abs({x}) < {limit}, ({x} + {magic}) - {magic}, {x})"
+
+    def quantized(self, x: str, low: int, high: int, zero: str) -> str:
+        # The bounds are whole, so that rounding may come after them; the sum is as in `nearest`.
+        least, most = (f"({float(low)} - {zero})", f"({float(high)} - {zero})") if zero else (f"{low}.0", f"{high}.0")
+        rounded = f"(tl.minimum(tl.maximum({x}, {least}), {most}) + 12582912.0) - 12582912.0"
+        return f"(({rounded}).to(tl.int32){f' + {zero}' if zero else ''})"
+
+    def narrow(self, text: str, to: str) -> str:
+        return f"{text}.to(tl.{to})"
 
     def general_power(self, x: str, y: str) -> str:
         if self.floating:

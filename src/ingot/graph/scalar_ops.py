@@ -30,6 +30,7 @@ class Result(StrEnum):
 
     FIRST = "that of the first input"
     SECOND = "that of the second input"
+    THIRD = "that of the third input, or uint8"
     BOOL = "bool"
     ATTRIBUTE = "the attribute `to`"
 
@@ -57,6 +58,9 @@ def result_dtype(op: BodyOp, operands: Sequence[str]) -> str:
             return "bool"
         case Result.SECOND:
             return operands[1]
+        case Result.THIRD:
+            named = dtypes.from_onnx(int(op.attr("output_dtype", 0))) or "uint8"  # type: ignore[arg-type]
+            return operands[2] if len(operands) > 2 and operands[2] else named
         case Result.ATTRIBUTE:
             return dtypes.from_onnx(int(op.attr("to", 1))) or ""  # type: ignore[arg-type]
         case _:
@@ -68,7 +72,7 @@ def expression(op: BodyOp, args: list[str], language: Language, dtype: str = "fl
 
     ``args``: code of the operands in compute type ("" for an absent optional one), names or literals.
     ``dtype``: type of the first operand (for Where: of the second); 16-bit floats mean float32.
-    ``to``: type of CastLike's second operand.
+    ``to``: type of CastLike's second operand, of QuantizeLinear's result.
     """
     row = TABLE.get(op.op)
     if row is None or op.domain not in ("", "ai.onnx"):
@@ -87,7 +91,23 @@ def expression(op: BodyOp, args: list[str], language: Language, dtype: str = "fl
     code: Code = Cuda(dtype) if language == "cuda" else Triton(dtype)
     if op.op == "CastLike":
         return code.convert(args[0], compute_dtype(to)) if to else No("CastLike to an unknown type")
+    if op.op == "QuantizeLinear":
+        return _quantize(code, args, op, to)
     return row.write(code, args, op)
+
+
+NEEDS_RESULT_TYPE = frozenset({"CastLike", "QuantizeLinear"})
+"""Ops whose code depends on the type of their result beside that of their operands (``to`` of :func:`expression`)."""
+
+
+def parameter_dtype(op: BodyOp, position: int) -> str:
+    """Arithmetic type of a literal operand where it is not that of the tensors beside it; "" where it is.
+
+    Scales are float32 beside integers, and zero points int32 beside floats.
+    """
+    if op.op not in ("QuantizeLinear", "DequantizeLinear") or not position:
+        return ""
+    return "float32" if position == 1 else "int32"
 
 
 def _number(op: BodyOp, name: str, default: float) -> float:
@@ -165,6 +185,50 @@ def _is_inf(code: Code, args: _Args, op: BodyOp) -> str:
 def _cast(code: Code, args: _Args, op: BodyOp) -> str | No:
     target = dtypes.from_onnx(int(op.attr("to", 0)))  # type: ignore[arg-type]
     return No(f"Cast to ONNX type {op.attr('to')}") if target is None else code.convert(args[0], compute_dtype(target))
+
+
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-(1 << 15), (1 << 15) - 1), "uint16": (0, (1 << 16) - 1)}
+"""Least and largest number of the integer types that are quantized to."""
+
+
+def _zero_point(args: _Args) -> str:
+    """Code of a zero point; empty where there is none or it is 0."""
+    return "" if len(args) < 3 or not args[2] or constant(args[2].replace("(int)", "")) == 0 else f"({args[2]})"
+
+
+def _axis_or_block(op: BodyOp) -> No | None:
+    return No(f"{op.op} in blocks") if op.attr("block_size", 0) else None
+
+
+def _quantize(code: Code, args: _Args, op: BodyOp, to: str) -> str | No:
+    """x / scale, rounded, plus the zero point, within the result's type.
+
+    By a known scale it is divided through its reciprocal, which differs from a division where the
+    quotient is within a rounding error of a half.
+    """
+    if (refused := _axis_or_block(op)) is not None:
+        return refused
+    if code.dtype != "float32":
+        return No(f"{op.op} of {code.dtype}")
+    scale = constant(args[1])
+    if scale is not None and not (scale and math.isfinite(1 / scale)):
+        return No(f"{op.op} by a scale of {scale}")
+    quotient = f"({args[0]} / {args[1]})" if scale is None else f"({args[0]} * {code.number(1 / scale)})"
+    if to and dtypes.is_float(to):  # float8, or the type it is computed in
+        return quotient  # what stores it rounds it
+    if to not in LIMITS:
+        return No(f"{op.op} to {to or 'an unknown type'}")
+    return code.narrow(code.quantized(quotient, *LIMITS[to], _zero_point(args)), to)
+
+
+def _dequantize(code: Code, args: _Args, op: BodyOp) -> str | No:
+    """(x - zero point) * scale."""
+    if (refused := _axis_or_block(op)) is not None:
+        return refused
+    zero = "" if code.floating else _zero_point(args)
+    whole = code.convert(args[0], "int32") if zero else args[0]
+    wide: Code = type(code)("int32") if zero else code  # type: ignore[call-arg]
+    return f"({wide.convert(f'({whole} - {zero})' if zero else whole, 'float32')} * {args[1]})"
 
 
 def _dropout(code: Code, args: _Args, op: BodyOp) -> str | No:
@@ -357,6 +421,8 @@ TABLE: dict[str, ScalarOp] = {
     "BitwiseNot": _unary(_bitwise_not, floating=False),
     "Cast": _unary(_cast, floating=False, result=Result.ATTRIBUTE),
     "CastLike": _binary(_same, Result.SECOND),
+    "QuantizeLinear": ScalarOp(2, 3, Result.THIRD, lambda code, args, op: _quantize(code, args, op, ""), floating=True),
+    "DequantizeLinear": ScalarOp(2, 3, Result.SECOND, _dequantize),
     "Identity": _unary(_same, floating=False),
     "Dropout": ScalarOp(1, 3, Result.FIRST, _dropout),
 }

@@ -107,7 +107,7 @@ def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[
     if len(set(outputs)) != len(outputs) or any(o in constants or o in inputs for o in outputs):
         return No("an output is an input, a constant, or another output", node=str(graph.name))
     opset = model.opset_imports.get("", 21)
-    return _without_dead_ops(FlatGraph(inputs, outputs, tuple(ops), values, constants, literals, opset))
+    return without_dead_ops(FlatGraph(inputs, outputs, tuple(ops), values, constants, literals, opset))
 
 
 def _all_values(graph: ir.Graph) -> list[ir.Value]:
@@ -260,7 +260,7 @@ def _captures(node: ir.Node) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _without_dead_ops(flat: FlatGraph) -> FlatGraph:
+def without_dead_ops(flat: FlatGraph) -> FlatGraph:
     """Drops ops whose results nobody reads at run time, shape arithmetic above all."""
     live = set(flat.outputs)
     kept: list[FlatOp] = []

@@ -16,6 +16,7 @@ from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
+from ingot.passes.quantized import write_out_products
 from ingot.passes.stem import mark_stems, widen_stems
 
 Accepts = Callable[[Region], Answer]
@@ -50,6 +51,7 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
         flat = flatten(model, known, host)
         if isinstance(flat, No):
             return flat
+        flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         groups = partition(flat, frozenset(solo))
         cut = _Cut(flat, groups, assign_layout(flat, groups))

@@ -38,6 +38,8 @@ class Group:
     ops: list[int] = field(default_factory=list)
     pointwise: bool = False
     """Only scalar ops so far."""
+    light: bool = False
+    """A lone dequantization of what others read too: it belongs to the kernel that reads it, not to its maker's."""
 
 
 class Partition:
@@ -55,15 +57,18 @@ class Partition:
             for name in op.body.outputs:
                 self.producer[name] = index
 
-    def add(self, index: int, kind: Kind, shape: Shape | None, *, pointwise: bool = False) -> Group:
+    def add(
+        self, index: int, kind: Kind, shape: Shape | None, *, pointwise: bool = False, light: bool = False
+    ) -> Group:
         """A new group of one op."""
-        group = Group(index, kind, shape, [index], pointwise)
+        group = Group(index, kind, shape, [index], pointwise, light)
         self.groups[group.ident], self.group_of[index] = group, group.ident
         return group
 
     def join(self, index: int, group: Group) -> None:
         """Adds an op to a group."""
         group.ops.append(index)
+        group.light = False
         self.group_of[index] = group.ident
 
     def merge(self, group: Group, other: Group) -> None:
@@ -73,10 +78,10 @@ class Partition:
         del self.groups[other.ident]
 
     def op_producers(self, index: int) -> list[Group]:
-        """Groups that make the inputs of an op, the latest first."""
+        """Groups that make the inputs of an op, the latest first, lone dequantizations last."""
         makers = {self.producer[n] for n in self.flat.tensor_inputs(self.flat.ops[index]) if n in self.producer}
         idents = dict.fromkeys(self.group_of[m] for m in sorted(makers, reverse=True) if m in self.group_of)
-        return [self.groups[i] for i in idents]
+        return sorted((self.groups[i] for i in idents), key=lambda group: group.light)
 
     def inputs(self, ops: Iterable[int]) -> dict[str, None]:
         """Values that ``ops`` read and do not make, in order of use."""
@@ -137,6 +142,7 @@ def partition(flat: FlatGraph, solo: frozenset[str] = frozenset()) -> list[Group
     parts = Partition(flat)
     for index, op in enumerate(flat.ops):
         _place(parts, index, op, solo)
+    _absorb_dequantizations(parts, solo)
     _merge_maps(parts, solo)
     _absorb_prologues(parts, solo)
     for group in parts.groups.values():
@@ -151,7 +157,8 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
         return
     shape = flat.values[op.body.outputs[0]].shape
     pointwise = is_scalar_op(op.body.op)
-    if pointwise and op.name not in solo:
+    light = op.body.op == "DequantizeLinear" and len(parts.readers[op.body.inputs[0]]) > 1
+    if pointwise and not light and op.name not in solo:
         producers = parts.op_producers(index)
         for group in producers:
             if _joins(parts, index, group, shape, solo) and not any(
@@ -166,7 +173,23 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
         return
     kind = op.kind
     space = flat.values[op.body.inputs[0]].shape if kind is Kind.ROWWISE else shape
-    parts.add(index, kind, space, pointwise=pointwise)
+    parts.add(index, kind, space, pointwise=pointwise, light=light)
+
+
+def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:
+    """Moves lone dequantizations into the group of the scalar op that reads them."""
+    for group in [g for g in parts.groups.values() if g.light]:
+        (index,) = group.ops
+        op = parts.flat.ops[index]
+        readers = parts.readers[op.body.outputs[0]]
+        if len(readers) != 1 or op.body.outputs[0] in parts.flat.outputs or op.name in solo:
+            continue
+        reader = parts.flat.ops[readers[0]]
+        goal = parts.groups[parts.group_of[readers[0]]]
+        if not is_scalar_op(reader.body.op) or goal.kind is Kind.HOST or reader.name in solo:
+            continue
+        if parts.fits([*goal.ops, index]):
+            parts.merge(goal, group)
 
 
 def _joins(parts: Partition, index: int, group: Group, shape: Shape, solo: frozenset[str]) -> bool:

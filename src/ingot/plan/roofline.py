@@ -30,7 +30,7 @@ _PER_ELEMENT: Final[Mapping[str, int]] = {
 """Operations per element of the input for ops that are several scalar ops in one."""
 _SELECTING: Final = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 """Ops that read no more of their first input than they give out."""
-_UNCOUNTED: Final = frozenset({"Identity", "Cast", "CastLike"})
+_UNCOUNTED: Final = frozenset({"Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
 
 
 def flops(region: Region) -> Dim:
@@ -122,8 +122,10 @@ def _attention(op: BodyOp, region: Region) -> Dim:
 
 _PRODUCTS: Final[Mapping[str, Callable[[BodyOp, Region], Dim]]] = {
     "Conv": _conv,
+    "ConvInteger": _conv,
     "ConvTranspose": _conv_transpose,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Gemm": _gemm,
     "Attention": _attention,
 }

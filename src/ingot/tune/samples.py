@@ -75,7 +75,7 @@ def reduction_length(op: BodyOp, region: Region, bindings: Bindings) -> int:
     """Products summed into one element of a Conv's, MatMul's or Gemm's result."""
     sizes = [[evaluate(d, bindings) for d in region.spec_of[name].shape] for name in op.inputs[:2]]
     match op.op:
-        case "Conv":
+        case "Conv" | "ConvInteger":
             return _product(sizes[1][1:])
         case "ConvTranspose":
             return _product([sizes[1][0], *sizes[1][2:]])
@@ -91,7 +91,7 @@ def flops(region: Region, bindings: Bindings) -> float:
     for op in region.ops:
         elements = float(_product(evaluate(d, bindings) for d in region.spec_of[op.outputs[0]].shape))
         match op.op:
-            case "Conv" | "MatMul" | "Gemm":
+            case "Conv" | "ConvInteger" | "MatMul" | "MatMulInteger" | "Gemm":
                 total += 2.0 * elements * reduction_length(op, region, bindings)
             case "ConvTranspose":
                 weight = [evaluate(d, bindings) for d in region.spec_of[op.inputs[1]].shape]

@@ -15,7 +15,7 @@ from ingot.graph.scalar_ops import is_scalar_op
 from ingot.tune.storage import concrete
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
-_ALONG_BATCH = _POOLS | {"Conv", "ConvTranspose"}
+_ALONG_BATCH = _POOLS | {"Conv", "ConvTranspose", "ConvInteger"}
 _ALONG_AXIS = frozenset({"Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "LpNormalization"})
 
 
@@ -76,7 +76,7 @@ def _wanted(op: BodyOp, position: int, shape: tuple[int, ...], out: tuple[int, .
         axis = op.attr("axis", -1)
         if isinstance(axis, int) and axis % len(out) != 0:
             return position == 0
-    if op.op == "MatMul" and len(out) >= 2:
+    if op.op in ("MatMul", "MatMulInteger") and len(out) >= 2:
         return same_rank and (position == 0 or len(shape) > 2)
     if op.op == "Gemm" and not op.attr("transA", 0):
         return position == 0 or (position == 2 and same_rank)

@@ -79,6 +79,74 @@ struct bf16_t {
 };
 """
 
+_QUANTIZED = r"""
+// Float to integer: to nearest, halves to even, within the bounds; NaN becomes what the bounds leave of 0.
+INGOT_INLINE int ingot_quantized(float x, int low, int high, int zero) {
+#ifdef INGOT_HOST
+  const float rounded = rintf(x);
+  int whole = rounded >= 1e9f ? 1000000000 : rounded <= -1e9f ? -1000000000 : x != x ? 0 : (int)rounded;
+#else
+  int whole = __float2int_rn(x);
+#endif
+  low -= zero;
+  high -= zero;
+  whole = whole < low ? low : whole;
+  return (whole > high ? high : whole) + zero;
+}
+INGOT_INLINE int ingot_round_s8(float x) {
+#ifdef INGOT_HOST
+  return ingot_quantized(x, -128, 127, 0);
+#else
+  int whole;
+  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(whole) : "f"(x));
+  return whole;
+#endif
+}
+INGOT_INLINE int ingot_round_u8(float x) {
+#ifdef INGOT_HOST
+  return ingot_quantized(x, 0, 255, 0);
+#else
+  int whole;
+  asm("cvt.rni.sat.u8.f32 %0, %1;" : "=r"(whole) : "f"(x));
+  return whole;
+#endif
+}
+
+// FP8 with four bits of exponent and three of mantissa, without infinities; what is out of range becomes 448.
+INGOT_INLINE unsigned char ingot_e4m3_bits(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  unsigned short pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(x));
+  return (unsigned char)pair;
+#else
+  const unsigned bits = __float_as_uint(x), sign = bits >> 24 & 0x80u, rest = bits & 0x7fffffffu;
+  if (rest > 0x7f800000u) return (unsigned char)(sign | 0x7fu);
+  if (rest >= 0x43e00000u) return (unsigned char)(sign | 0x7eu);
+  if (rest < 0x3c800000u)  // subnormal: 2^-9 is one unit, also of the floats behind 16384
+    return (unsigned char)(sign | (__float_as_uint(__uint_as_float(rest) + 16384.0f) - 0x46800000u));
+  const unsigned rounded = rest + 0x7ffffu + (rest >> 20 & 1u);
+  return (unsigned char)(sign | (rounded - 0x3c000000u) >> 20);
+#endif
+}
+INGOT_INLINE float ingot_e4m3_value(unsigned char bits) {
+  const unsigned sign = (unsigned)(bits & 0x80u) << 24, rest = bits & 0x7fu;
+  if (rest == 0x7fu) return NAN;
+  if (rest < 8u) return (sign ? -0.001953125f : 0.001953125f) * (float)rest;
+  return __uint_as_float(sign | ((rest << 20) + 0x3c000000u));
+}
+struct e4m3_t {
+  unsigned char bits;
+  e4m3_t() = default;
+#ifdef INGOT_HOST
+  explicit e4m3_t(float x) : bits(ingot_e4m3_bits(x)) {}
+  operator float() const { return ingot_e4m3_value(bits); }
+#else
+  __device__ __forceinline__ explicit e4m3_t(float x) : bits(ingot_e4m3_bits(x)) {}
+  __device__ __forceinline__ operator float() const { return ingot_e4m3_value(bits); }
+#endif
+};
+"""
+
 _HELPERS = r"""
 // N elements that are loaded and stored by one instruction of 1, 2, 4, 8 or 16 bytes.
 template <typename T, int N> struct alignas(sizeof(T) * N >= 16 ? 16 : sizeof(T) * N) vec_t { T v[N]; };
@@ -118,4 +186,4 @@ INGOT_INLINE void pdl_trigger() {
 }
 """
 
-PRELUDE = _TYPES + _HELPERS
+PRELUDE = _TYPES + _QUANTIZED + _HELPERS

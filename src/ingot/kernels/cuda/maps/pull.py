@@ -10,7 +10,7 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Dim, Shape
 from ingot.graph.region import BodyOp, Literal, Region, Scalar
 from ingot.graph.scalar_code import compute_dtype
-from ingot.graph.scalar_ops import expression, is_scalar_op
+from ingot.graph.scalar_ops import expression, is_scalar_op, parameter_dtype
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.cuda.maps.emit import Emitter, Placed, Refused, Val, Varying
 from ingot.kernels.cuda.maps.index import ZERO, Coord, Digit, Index, Name, coord, linear
@@ -215,6 +215,8 @@ class Puller:
     def _literal_type(self, op: BodyOp, position: int, name: str, kind: str) -> str:
         if op.op in ("Where", "Dropout") and position == (0 if op.op == "Where" else 2):
             return "bool"
+        if own := parameter_dtype(op, position):
+            return own
         value = self.region.literal(name)
         number = value[0] if isinstance(value, tuple) and value else value
         exponent = op.op == "Pow" and position == 1 and isinstance(number, float) and not dtypes.is_float(kind)
@@ -228,7 +230,8 @@ class Puller:
         codes = [_closed(v.computed("j")) if v is not None else "" for v in operands]
         if op.op == "CastLike":
             codes[1] = "0"
-        code = expression(op, codes, "cuda", about.dtype, present[1].dtype if op.op == "CastLike" else "")
+        to = present[1].dtype if op.op == "CastLike" else dtype if op.op == "QuantizeLinear" else ""
+        code = expression(op, codes, "cuda", about.dtype, to)
         if isinstance(code, No):
             raise Refused(code.reason)
         kind = c_type(compute_dtype(dtype))

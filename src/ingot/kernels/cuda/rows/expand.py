@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ingot.errors import No
+from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Region, Scalar
 
@@ -70,7 +71,7 @@ class Primitives:
 
 def arithmetic(dtype: str) -> str:
     """The type that values of ``dtype`` are computed in."""
-    return "float32" if dtype in ("float16", "bfloat16") else dtype
+    return "float32" if dtype in dtypes.WIDENED else dtype
 
 
 def expand(region: Region) -> Primitives | No:

@@ -10,7 +10,7 @@ from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Region, Scalar
-from ingot.graph.scalar_ops import expression
+from ingot.graph.scalar_ops import expression, parameter_dtype
 from ingot.kernels.api import Argument, Input, Output, Scratch, Value
 
 HELPERS = """
@@ -201,18 +201,20 @@ def store_pack(out: CudaText, source: str, address: str, dtype: str, width: int,
 
 def loaded(code: str, dtype: str) -> str:
     """Code of a stored element in its arithmetic type."""
-    return f"(float){code}" if dtype in ("float16", "bfloat16") else code
+    return f"(float){code}" if dtype in dtypes.WIDENED else code
 
 
 def stored(code: str, arithmetic_dtype: str, dtype: str) -> str:
     """Code of a value of an arithmetic type as an element of storage type ``dtype``."""
-    if dtype in ("float16", "bfloat16"):
+    if dtype in dtypes.WIDENED:
         return f"{dtypes.TABLE[dtype].cuda}({code if arithmetic_dtype == 'float32' else f'(float)({code})'})"
     return code if arithmetic_dtype == dtype else f"({dtypes.TABLE[dtype].cuda})({code})"
 
 
 def literal_type(op: BodyOp, name: str, kinds: Mapping[str, str], literals: Mapping[str, Scalar]) -> str:
     """Arithmetic type of a literal operand: its own if it is known, else that of the tensors beside it."""
+    if name in literals and (own := parameter_dtype(op, op.inputs.index(name))):
+        return own
     if name in kinds:
         return kinds[name]
     beside = [kinds[n] for n in op.inputs if n in kinds and n not in literals]
@@ -228,6 +230,8 @@ def scalar_op(
     position = 1 if op.op == "Where" and len(op.inputs) > 1 else 0
     source = literal_type(op, op.inputs[position], kinds, literals)
     to = literal_type(op, op.inputs[1], kinds, literals) if op.op == "CastLike" else ""
+    if op.op == "QuantizeLinear":
+        to = kinds[op.outputs[0]]
     return expression(op, list(arguments), "cuda", source, to)
 
 

@@ -1,0 +1,44 @@
+"""Quantized constants: what QuantizeLinear and DequantizeLinear compute, on arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ingot.graph import dtypes
+
+Array = np.ndarray[Any, Any]
+
+
+def along(parameter: Array, shape: tuple[int, ...], axis: int, block: int = 0) -> Array:
+    """A scale or zero point as it meets an array of ``shape``: one for all, one for each index of ``axis``, or blocks."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    if block:
+        spread = np.repeat(parameter, block, axis)
+        return spread[tuple(slice(0, size) for size in shape)]
+    return parameter.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
+
+
+def dequantized(x: Array, scale: Array, zero: Array | None, axis: int, block: int = 0) -> Array:
+    """(x - zero) * scale, in the type of ``scale``."""
+    factor = along(scale, x.shape, axis, block).astype(np.float32)
+    if x.dtype.kind in "iu":
+        whole = x.astype(np.int64) - (0 if zero is None else along(zero, x.shape, axis, block).astype(np.int64))
+        return (whole.astype(np.float32) * factor).astype(scale.dtype)
+    return (x.astype(np.float32) * factor).astype(scale.dtype)
+
+
+def quantized(x: Array, scale: Array, zero: Array | None, axis: int, dtype: str) -> Array:
+    """x / scale, rounded to nearest with halves to even, plus ``zero``, saturated to ``dtype``."""
+    quotient = x.astype(np.float32) / along(scale, x.shape, axis).astype(np.float32)
+    target = dtypes.numpy_dtype(dtype)
+    if dtypes.is_float(dtype):
+        import ml_dtypes
+
+        most = float(ml_dtypes.finfo(target).max)
+        return np.clip(quotient, -most, most).astype(target)
+    limits = np.iinfo(target)
+    shift = 0 if zero is None else along(zero, x.shape, axis).astype(np.int64)
+    return np.clip(np.rint(quotient.astype(np.float64)) + shift, limits.min, limits.max).astype(target)
