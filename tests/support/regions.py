@@ -195,11 +195,8 @@ def random_inputs(
     return arrays
 
 
-_WIDENED = {"float16", "bfloat16"}
-
-
 def _wide(dtype: str) -> str:
-    return "float32" if dtype in _WIDENED else dtype
+    return "float32" if dtype in dtypes.WIDENED else dtype
 
 
 def reference(region: Region, inputs: Sequence[np.ndarray], bindings: Bindings | None = None) -> list[np.ndarray]:

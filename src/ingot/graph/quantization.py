@@ -9,10 +9,11 @@ import numpy as np
 from ingot.graph import dtypes
 
 Array = np.ndarray[Any, Any]
+_MOST_E4M3 = 448.0
 
 
 def along(parameter: Array, shape: tuple[int, ...], axis: int, block: int = 0) -> Array:
-    """A scale or zero point as it meets an array of ``shape``: one for all, one for each index of ``axis``, or blocks."""
+    """A scale or zero point as it meets an array of ``shape``: one for all, one for each index or block of ``axis``."""
     if parameter.size == 1:
         return parameter.reshape(())
     if block:
@@ -35,10 +36,7 @@ def quantized(x: Array, scale: Array, zero: Array | None, axis: int, dtype: str)
     quotient = x.astype(np.float32) / along(scale, x.shape, axis).astype(np.float32)
     target = dtypes.numpy_dtype(dtype)
     if dtypes.is_float(dtype):
-        import ml_dtypes
-
-        most = float(ml_dtypes.finfo(target).max)
-        return np.clip(quotient, -most, most).astype(target)
+        return np.clip(quotient, -_MOST_E4M3, _MOST_E4M3).astype(target)
     limits = np.iinfo(target)
     shift = 0 if zero is None else along(zero, x.shape, axis).astype(np.int64)
     return np.clip(np.rint(quotient.astype(np.float64)) + shift, limits.min, limits.max).astype(target)

@@ -227,7 +227,7 @@ def _dequantize(code: Code, args: _Args, op: BodyOp) -> str | No:
         return refused
     zero = "" if code.floating else _zero_point(args)
     whole = code.convert(args[0], "int32") if zero else args[0]
-    wide: Code = type(code)("int32") if zero else code  # type: ignore[call-arg]
+    wide: Code = type(code)("int32") if zero else code
     return f"({wide.convert(f'({whole} - {zero})' if zero else whole, 'float32')} * {args[1]})"
 
 

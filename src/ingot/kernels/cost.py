@@ -33,6 +33,8 @@ _L2_OVER_DRAM = 1.4
 """Bandwidth of the L2 cache relative to device memory."""
 _SHARED_PER_SM = {80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 103: 228, 110: 228, 120: 100, 121: 100}
 """KiB of shared memory of an SM; one block may have all but one of them."""
+_PEAK = {1: 2.0, 4: 0.5}
+"""Rate of the tensor cores by the bytes of an operand, relative to two."""
 _REGISTERS = 65536
 _THREADS = 2048
 
@@ -125,7 +127,7 @@ def _peak(shape: ProductShape, tile: TileLike, target: Target) -> float:
     """FLOP per second and SM that a tile of this form can reach."""
     if shape.itemsize == 4 and not target.tf32:
         return target.flops_fp32 / target.sms * 0.55
-    peak = target.flops / target.sms * (0.5 if shape.itemsize == 4 else 1.0)
+    peak = target.flops / target.sms * _PEAK.get(shape.itemsize, 1.0)
     warpgroup = target.cc // 10 in (9, 10) and tile.m >= 64 and tile.warps >= 4
     reuse = tile.m * tile.n / (tile.m + tile.n)  # FLOPs per operand element
     feed = min(1.0, reuse / 64)

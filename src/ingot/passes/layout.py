@@ -23,6 +23,7 @@ from ingot.passes.views import RESHAPES, view_of
 _SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.POOL}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "MatMul", "Gemm", "MatMulInteger"})
 _VECTOR = 16
 """Bytes of the widest load: parts of a concat written in place start at multiples of it."""
 
@@ -113,22 +114,12 @@ class _Assigner:
         return list(inputs), outputs or [n for n in self.flat.ops[max(inside)].body.outputs if n][:1]
 
     def _order_weights(self) -> None:
-        """Convolution weights: output channel outermost, input channel innermost.
-
-        Depthwise: channel innermost; of a stem: output channel innermost.
-        """
         for group in self.groups:
-            for index in group.ops if group.kind in (Kind.CONV, Kind.STEM) else ():
+            for index in group.ops if group.kind in (Kind.CONV, Kind.STEM, Kind.GEMM) else ():
                 op = self.flat.ops[index].body
-                if op.op not in ("Conv", "ConvTranspose") or op.inputs[1] not in self.flat.constants:
-                    continue
-                weight = self.out.values[op.inputs[1]]
-                rank = weight.rank
-                depthwise = op.op == "Conv" and weight.shape[1] == 1 and int(op.attr("group", 1)) > 1  # type: ignore[arg-type]
-                transposed = (1, *range(2, rank), 0)
-                order = transposed if depthwise or op.op == "ConvTranspose" else channels_last(rank)
-                order = (*range(2, rank), 1, 0) if group.kind is Kind.STEM else order
-                self.out.values[op.inputs[1]] = weight.ordered(order)
+                if op.op in _WEIGHTED and op.inputs[1] in self.flat.constants:
+                    weight = self.out.values[op.inputs[1]]
+                    self.out.values[op.inputs[1]] = weight.ordered(_weight_order(group.kind, op, weight))
 
     def _free_to_place(self, name: str) -> bool:
         """Whether a device Region makes this Value in memory of its own."""
@@ -320,13 +311,13 @@ class _Assigner:
         if have.constant or not have.rank:
             return None
         unit = [have.shape[a] == 1 or have.strides[a] == 1 for a in range(have.rank)]
-        if group.kind is Kind.CONV and name == op.inputs[0] and op.op in ("Conv", "ConvTranspose"):
+        if group.kind is Kind.CONV and name == op.inputs[0] and op.op in _WEIGHTED:
             channels = have.shape[1]
             few = isinstance(channels, int) and channels < _FEW_CHANNELS and have.dense()
             return None if unit[1] or few else channels_last(have.rank)
         if group.kind is Kind.POOL and op.op.endswith("Pool"):
             return None if unit[1] or unit[-1] else channels_last(have.rank)
-        if group.kind is Kind.GEMM and op.op in ("MatMul", "Gemm") and name in op.inputs[:2]:
+        if group.kind is Kind.GEMM and op.op in _WEIGHTED and name in op.inputs[:2]:
             return None if any(unit[-2:]) else row_major(have.rank)
         if group.kind is Kind.ATTENTION and name in op.inputs[:3]:
             return None if unit[-1] else row_major(have.rank)
@@ -388,3 +379,19 @@ class _Assigner:
             tuple(literals.items()),
             flat.opset,
         )
+
+
+def _weight_order(kind: Kind, op: BodyOp, weight: TensorSpec) -> Order:
+    """Convolution weights: output channel outermost, input channel innermost.
+
+    Depthwise: channel innermost; of a stem: output channel innermost. Matrices of one-byte elements: the depth
+    innermost, as tensor cores ask for it.
+    """
+    rank = weight.rank
+    if kind is Kind.GEMM:
+        turned = rank >= 2 and dtypes.itemsize(weight.dtype) == 1 and not op.attr("transB", 0)
+        return (*range(rank - 2), rank - 1, rank - 2) if turned else row_major(rank)
+    if kind is Kind.STEM:
+        return (*range(2, rank), 1, 0)
+    depthwise = op.op != "ConvTranspose" and weight.shape[1] == 1 and int(op.attr("group", 1)) > 1  # type: ignore[arg-type]
+    return (1, *range(2, rank), 0) if depthwise or op.op == "ConvTranspose" else channels_last(rank)

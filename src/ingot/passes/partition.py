@@ -157,7 +157,7 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
         return
     shape = flat.values[op.body.outputs[0]].shape
     pointwise = is_scalar_op(op.body.op)
-    light = op.body.op == "DequantizeLinear" and len(parts.readers[op.body.inputs[0]]) > 1
+    light = op.body.op == "DequantizeLinear" and _belongs_to_reader(parts, op)
     if pointwise and not light and op.name not in solo:
         producers = parts.op_producers(index)
         for group in producers:
@@ -174,6 +174,14 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
     kind = op.kind
     space = flat.values[op.body.inputs[0]].shape if kind is Kind.ROWWISE else shape
     parts.add(index, kind, space, pointwise=pointwise, light=light)
+
+
+def _belongs_to_reader(parts: Partition, op: FlatOp) -> bool:
+    """Whether others read the quantized value too, or the reader takes in what makes its operand anyway."""
+    if len(parts.readers[op.body.inputs[0]]) > 1:
+        return True
+    readers = [parts.flat.ops[i] for i in parts.readers[op.body.outputs[0]]]
+    return len(readers) == 1 and readers[0].kind in _ABSORBS_PROLOGUE
 
 
 def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:

@@ -147,7 +147,12 @@ class _Rewriter:
             offset = shaped(whole) + (0 if offset is None else shaped(offset))
         offset = None if offset is None else shaped(offset).astype(np.int32)
         return _Product(
-            kind, x, weight, offset, shaped(scales) if scales.size > 1 else scales, None if real is None else shaped(real)
+            kind,
+            x,
+            weight,
+            offset,
+            shaped(scales) if scales.size > 1 else scales,
+            None if real is None else shaped(real),
         )
 
     def _bias(self, op: FlatOp, scales: Array, *, whole: bool) -> tuple[Array | None, Array | None] | None:

@@ -92,7 +92,8 @@ class QuantizedValues:
         x, scale, zero = (*parts, None, None)[:3]
         assert x is not None
         if op.op == "Cast":
-            return x.astype(dtypes.numpy_dtype(self.values[op.outputs[0]].dtype)) if op.outputs[0] in self.values else None
+            target = self.values.get(op.outputs[0])
+            return None if target is None else x.astype(dtypes.numpy_dtype(target.dtype))
         assert scale is not None
         axis, block = (int(op.attr(key, default)) for key, default in (("axis", 1), ("block_size", 0)))  # type: ignore[arg-type]
         if op.op == "DequantizeLinear":

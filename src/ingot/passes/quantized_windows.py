@@ -22,7 +22,8 @@ def border_sums(op: BodyOp, x: TensorSpec, y: TensorSpec, weight: Array) -> Arra
     taps = weight.astype(np.int64).sum(axis=1)
     pads = _pads(op, x, y, weight.shape[2:])
     if pads is not None and not any(pads):
-        return taps.sum(axis=tuple(range(1, taps.ndim)))
+        whole: Array = taps.sum(axis=tuple(range(1, taps.ndim)))
+        return whole
     sizes = (*x.shape[2:], *y.shape[2:])
     if pads is None or not all(isinstance(size, int) for size in sizes):
         return None
@@ -30,7 +31,7 @@ def border_sums(op: BodyOp, x: TensorSpec, y: TensorSpec, weight: Array) -> Arra
     if weight.shape[0] * np.prod([int(d) for d in y.shape[2:]]) > _MOST:
         return None
     strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
-    sums = taps
+    sums: Array = taps
     for axis in range(rank):
         size, out = int(x.shape[2 + axis]), int(y.shape[2 + axis])
         starts = np.arange(out)[:, None] * strides[axis] - pads[axis]

@@ -15,7 +15,7 @@ from ingot.kernels.triton import product
 from ingot.kernels.triton.builder import KernelBuilder
 from ingot.kernels.triton.conv_operands import ConvOperands, FlatConvOperands
 from ingot.kernels.triton.epilogue import check_epilogue
-from ingot.kernels.triton.gemm import check_operands
+from ingot.kernels.triton.gemm import check_operands, target_refusal
 from ingot.kernels.triton.geometry import Geometry, geometry
 from ingot.kernels.triton.normal import normal_conv
 from ingot.kernels.triton.space import shortlist
@@ -28,8 +28,9 @@ _INT32 = 2**31 - 1
 
 def accepts_conv(region: Region, target: Target) -> Answer:
     """What every convolution tactic asks: types, a static kernel, an epilogue with a Triton form."""
-    if target.cc < 80:
-        return No(f"{target.name} is older than sm_80")
+    refused = target_refusal(region, target)
+    if refused is not None:
+        return refused
     if region.ops[0] is not region.anchor:
         return No("something precedes the convolution in its Region")
     operands = check_operands(region)

@@ -16,6 +16,7 @@ from ingot.kernels.triton.epilogue import Epilogue
 from ingot.kernels.triton.geometry import Geometry, geometry
 from ingot.kernels.triton.indexing import Axis, Space, fits_int32, times
 from ingot.kernels.triton.normal import Normal, normal_conv
+from ingot.kernels.triton.product import sum_type
 
 _UNROLLED_TAPS = 49
 
@@ -127,7 +128,7 @@ def _emit(k: KernelBuilder, normal: Normal, g: Geometry, m: int, c: int, warps: 
         k.line("gdc_wait()")
         k.line("gdc_launch_dependents()")
     epilogue.preload(constants=False)
-    k.line(f"acc = tl.zeros(({m}, {c}), dtype=tl.float32)")
+    k.line(f"acc = tl.zeros(({m}, {c}), dtype=tl.{sum_type(k.region)})")
     _taps(k, g, col_mask)
     epilogue.run("acc", normal.epilogue, normal.product.outputs[0])
 
@@ -166,5 +167,6 @@ def _taps(k: KernelBuilder, g: Geometry, col_mask: str) -> None:
     offset = " + ".join(s for s in spatial if s)
     k.line(f"x = tl.load(x_ptr{f' + ({offset})[:, None]' if offset else ''}{guard})")
     k.line(f"w = tl.load(w_ptr + {' + '.join(w for w in weight if w) or '0'}{w_guard})")
-    k.line("acc += x.to(tl.float32) * w.to(tl.float32)[None, :]")
+    kind = sum_type(k.region)
+    k.line(f"acc += x.to(tl.{kind}) * w.to(tl.{kind})[None, :]")
     k.indent -= 1

@@ -9,12 +9,12 @@ from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Literal, Region
-from ingot.graph.scalar_ops import expression
+from ingot.graph.scalar_ops import NEEDS_RESULT_TYPE, expression, parameter_dtype
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.triton.builder import KernelBuilder
 from ingot.kernels.triton.indexing import Offsets, Space, broadcast_strides, offsets
 
-REGISTER_TYPE = {"float16": "float32", "bfloat16": "float32"}
+REGISTER_TYPE = dict.fromkeys(dtypes.WIDENED, "float32")
 """Type in which a value of a storage type is computed, where it is not its own."""
 _PRELOADED = 32
 """Most elements per thread of a whole tile that is loaded before the main loop."""
@@ -52,7 +52,7 @@ def check_epilogue(region: Region, anchor_inputs: int) -> Answer:
         args = []
         for name in op.inputs:
             if name in literals:
-                code = literal_code(literals[name], _operand_dtype(region, op))
+                code = literal_code(literals[name], _literal_dtype(region, op, name))
                 if isinstance(code, No):
                     return code
                 args.append(code)
@@ -83,8 +83,12 @@ def _operand_dtype(region: Region, op: BodyOp) -> str:
     return region.spec_of[tensors[0]].dtype if tensors else region.spec_of[op.outputs[0]].dtype
 
 
+def _literal_dtype(region: Region, op: BodyOp, name: str) -> str:
+    return parameter_dtype(op, op.inputs.index(name)) or _operand_dtype(region, op)
+
+
 def _expression(region: Region, op: BodyOp, args: list[str]) -> str | No:
-    to = region.spec_of[op.outputs[0]].dtype if op.op == "CastLike" else ""
+    to = region.spec_of[op.outputs[0]].dtype if op.op in NEEDS_RESULT_TYPE else ""
     return expression(op, args, "triton", _operand_dtype(region, op), to)
 
 
@@ -166,12 +170,12 @@ class Epilogue:
         self.count += 1
         return f"e{self.count}"
 
-    def value(self, name: str, literals: Mapping[str, Literal], dtype: str) -> str:
+    def value(self, name: str, op: BodyOp, literals: Mapping[str, Literal]) -> str:
         """Code of an op's operand: a literal, a value made before, or a tile loaded now."""
         if not name:
             return ""
         if name in literals:
-            code = literal_code(literals[name], dtype)
+            code = literal_code(literals[name], _literal_dtype(self.k.region, op, name))
             assert isinstance(code, str)
             return code
         if name not in self.codes:
@@ -183,8 +187,7 @@ class Epilogue:
         region = self.k.region
         self.codes[result] = accumulator
         for op in ops:
-            dtype = _operand_dtype(region, op)
-            args = [self.value(name, region.literal_of, dtype) for name in op.inputs]
+            args = [self.value(name, op, region.literal_of) for name in op.inputs]
             text = _expression(region, op, args)
             assert isinstance(text, str), text
             variable = self._fresh()
@@ -209,4 +212,6 @@ class Epilogue:
 
 def triton_name(dtype: str) -> str:
     """Name of a storage type in ``triton.language``."""
+    if dtype == "float8_e4m3fn":
+        return "float8e4nv"
     return dtype if dtype in dtypes.TABLE and dtype != "bool" else "uint8"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ingot.errors import YES, Answer, No
 from ingot.graph.dims import Bindings, Dim, Shape, ceildiv, divisible, evaluate, mul
 from ingot.graph.dtypes import itemsize
-from ingot.graph.region import Kind, Region
+from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cost import ProductShape, product_seconds
@@ -21,7 +21,8 @@ from ingot.kernels.triton.normal import Normal, normal_gemm
 from ingot.kernels.triton.space import shortlist
 from ingot.kernels.triton.tile import Tile
 
-PRODUCT_TYPES = ("float16", "bfloat16", "float32")
+FLOAT8 = "float8_e4m3fn"
+PRODUCT_TYPES = ("float16", "bfloat16", "float32", FLOAT8)
 _INT32 = 2**31 - 1
 _LINE = 128
 """Bytes of a cache line."""
@@ -160,9 +161,10 @@ class GemmTactic:
     kinds = frozenset({Kind.GEMM})
 
     def accepts(self, region: Region, target: Target) -> Answer:
-        """Products of two tensors of one floating-point type up to 32 bits."""
-        if target.cc < 80:
-            return No(f"{target.name} is older than sm_80")
+        """Products of two tensors of one floating-point type up to 32 bits, or of 8-bit integers."""
+        refused = target_refusal(region, target)
+        if refused is not None:
+            return refused
         if region.ops[0] is not region.anchor:
             return No("something precedes the product in its Region")
         answer = check_operands(region)
@@ -197,14 +199,35 @@ class GemmTactic:
         return product_seconds(shape, Tile.of(variant), target)
 
 
+def target_refusal(region: Region, target: Target) -> No | None:
+    """What the target's architecture lacks."""
+    if target.cc < 80:
+        return No(f"{target.name} is older than sm_80")
+    if target.cc < 89 and any(value.dtype == FLOAT8 for _, value in region.values):
+        return No(f"{target.name} has no FP8")
+    return None
+
+
+def _multiplied(op: BodyOp, a: str, b: str) -> Answer:
+    """Whether there is a product of these types: floats of one type, or 8-bit integers by signed ones."""
+    if op.op.endswith("Integer"):
+        if any(op.inputs[2:]):
+            return No("zero points that are not written out")
+        return YES if a in ("int8", "uint8") and b == "int8" else No(f"{op.op} of {a} and {b}")
+    if a == b and a in PRODUCT_TYPES:
+        return YES
+    return No(f"{op.op} of {a} and {b}", fix="cast both operands to one of " + ", ".join(PRODUCT_TYPES[:3]))
+
+
 def check_operands(region: Region) -> Answer:
     """Whether both operands are tensors of one supported type, and single matrices fit 32-bit offsets."""
     op = region.ops[0]
     if any(name not in region.inputs for name in op.inputs[:2]):
         return No("an operand of the product is no tensor that the Region reads")
     a, b = (region.spec_of[name] for name in op.inputs[:2])
-    if a.dtype != b.dtype or a.dtype not in PRODUCT_TYPES:
-        return No(f"{op.op} of {a.dtype} and {b.dtype}", fix="cast both operands to one of " + ", ".join(PRODUCT_TYPES))
+    answer = _multiplied(op, a.dtype, b.dtype)
+    if not answer:
+        return answer
     for spec in (a, b):
         for size, stride in zip(spec.shape[-2:], spec.strides[-2:], strict=True):
             if isinstance(size, int) and isinstance(stride, int) and size * abs(stride) > _INT32:

@@ -129,7 +129,7 @@ def _masks(tile: Tile, operands: Operands, k: KernelBuilder) -> tuple[str, str]:
 
 
 def _main_loop(k: KernelBuilder, tile: Tile, operands: Operands) -> None:
-    k.line(f"acc = tl.zeros(({tile.m}, {tile.n}), dtype=tl.float32)")
+    k.line(f"acc = tl.zeros(({tile.m}, {tile.n}), dtype=tl.{sum_type(k.region)})")
     steps = operands.steps_code or k.dim(operands.steps)
     assert tile.split == 1 or not operands.steps_code, "split-K needs one number of iterations"
     if tile.split > 1:
@@ -147,13 +147,24 @@ def _main_loop(k: KernelBuilder, tile: Tile, operands: Operands) -> None:
     precision = ""
     if dtype == "float32":
         precision = ', input_precision="tf32"' if k.target.tf32 else ', input_precision="ieee"'
+    if dtype == "uint8":
+        # Tensor cores multiply equal types: 128 less, and 128 times the sum of the other operand more.
+        k.line("acc += 128 * tl.sum(b.to(tl.int32), axis=0)[None, :]")
+        k.line("a = (a ^ 128).to(tl.int8, bitcast=True)")
+    if sum_type(k.region) == "int32":
+        precision = ", out_dtype=tl.int32"
     k.line(f"acc = tl.dot(a, b, acc{precision})")
     k.indent -= 1
 
 
+def sum_type(region: Region) -> str:
+    """Type of the sums: int32 of integers, float32 of floats."""
+    return "int32" if region.ops[0].op.endswith("Integer") else "float32"
+
+
 def _reduce_splits(k: KernelBuilder, tile: Tile) -> None:
     """The last block of a tile adds up the parts, in order, so the result does not depend on who is last."""
-    partial, counter = k.scratch(0, "fp32"), k.scratch(1, "i32")
+    partial, counter = k.scratch(0, "i32" if sum_type(k.region) == "int32" else "fp32"), k.scratch(1, "i32")
     size = tile.m * tile.n
     k.line(f"inside = tl.arange(0, {tile.m})[:, None] * {tile.n} + tl.arange(0, {tile.n})[None, :]")
     k.line(f"slab = {partial} + tile_index.to(tl.int64) * {tile.split * size}")

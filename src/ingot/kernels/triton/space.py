@@ -58,7 +58,8 @@ def _candidates(shape: ProductShape, target: Target) -> list[Tile]:
     sizes_n = [n for n in (16, 32, 64, 128, 256) if n <= largest_n]
     fp32 = shape.itemsize == 4
     wanted = (16, 32, 64) if fp32 else (32, 64, 128)
-    sizes_k = [b for b in wanted if b <= _power(shape.chunk, 16, 128)] or [16]
+    least = 32 if shape.itemsize == 1 else 16  # what one instruction of the tensor cores takes
+    sizes_k = [b for b in wanted if b <= _power(shape.chunk, 16, 128)] or [least]
     exact = [b for b in sizes_k if shape.chunk % b == 0]
     found = []
     for m, n, block_k in itertools.product(sizes_m, sizes_n, exact or sizes_k):

@@ -36,7 +36,7 @@ INGOT_INLINE void release(unsigned base, int stage, int lane) {
   }
 }
 
-INGOT_INLINE void multiply(float (&acc)[kUnits][kTileN / 2], const Problem& p, unsigned base, int group, int lane,
+INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, unsigned base, int group, int lane,
                            int& stage, unsigned& phase) {
   const unsigned first_row = kPing ? 0 : group * kUnits * 64 * kRowBytes;
   int previous = 0;
@@ -96,8 +96,8 @@ INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, 
 }
 
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
-INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], Held& held, const Problem& p, const Epilogue& epilogue,
-                         float* staging, const Corner& at, int lane) {
+INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, const Problem& p, const Epilogue& epilogue,
+                         sum_t* staging, const Corner& at, int lane) {
   const int half = (lane >> 2) & 1;  // which half of its eight columns a lane reads first, so that no banks collide
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
@@ -108,19 +108,23 @@ INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], Held& held, con
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < kChunk / 8; ++j) {
-      const float* d = &acc[chunk / kChunksWide][(chunk % kChunksWide * (kChunk / 8) + j) * 4];
-      float* to = staging + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
-      *reinterpret_cast<float2*>(to + 8 * kPitch) = make_float2(d[2], d[3]);
+      const sum_t* d = &acc[chunk / kChunksWide][(chunk % kChunksWide * (kChunk / 8) + j) * 4];
+      sum_t* to = staging + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
+      store_vec<2>(to, pair_t{{d[0], d[1]}});
+      store_vec<2>(to + 8 * kPitch, pair_t{{d[2], d[3]}});
     }
     __syncwarp();
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int line = pass * kPassRows + lane / kLanes;
-      const float4* from = reinterpret_cast<const float4*>(staging + line * kPitch + lane % kLanes * 8);
-      const float4 x = from[half], y = from[1 - half];
-      const float4 low = half ? y : x, high = half ? x : y;
-      const float values[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+      const sum_t* from = staging + line * kPitch + lane % kLanes * 8;
+      const vec_t<sum_t, 4> x = load_vec<4>(from + 4 * half), y = load_vec<4>(from + 4 - 4 * half);
+      sum_t values[8];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        values[i] = half ? y.v[i] : x.v[i];
+        values[4 + i] = half ? x.v[i] : y.v[i];
+      }
       epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
     }
     if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);
@@ -129,9 +133,9 @@ INGOT_INLINE void finish(const float (&acc)[kUnits][kTileN / 2], Held& held, con
 
 INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned base, unsigned char* shared, int group) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  float* staging = reinterpret_cast<float*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
+  sum_t* staging = reinterpret_cast<sum_t*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
   const int total = tiles_of(p), stride = gridDim.x / kBlocks;
-  float acc[kUnits][kTileN / 2];
+  sum_t acc[kUnits][kTileN / 2];
   Held held;
   pdl_wait();
   int turn = kPing ? group : 0;

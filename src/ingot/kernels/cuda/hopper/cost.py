@@ -69,7 +69,7 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
 def _step(o: Operands, tile: HopperTile, target: Target, together: int) -> float:
     """Seconds of one stage in each of the blocks ``together`` on an SM."""
     item = itemsize(o.a.dtype)
-    compute = 2 * tile.m * tile.n * tile.k / (target.flops / target.sms * _TENSOR)
+    compute = tile.m * tile.n * tile.k * item / (target.flops / target.sms * _TENSOR)
     shared = tile.k * item * (64 + tile.n) * (tile.m // 64) / _SHARED_MEMORY  # every 64 rows read all of B again
     rows = (tile.m + tile.slide) / tile.slices if tile.slide else tile.m
     columns = tile.n * (_SHARED_TILE if tile.cluster > 1 else 1.0)

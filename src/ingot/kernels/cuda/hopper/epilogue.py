@@ -257,7 +257,7 @@ class EpilogueText:
         out, region = self.out, self.o.region
         values = list(self.kinds)
         raw = region.ops[0].outputs[0]
-        head = "finish(const Fetched& f, const Columns& c, const float (&sums)[8], int row, int col, int z)"
+        head = "finish(const Fetched& f, const Columns& c, const sum_t (&sums)[8], int row, int col, int z)"
         with out.block(f"INGOT_MEMBER void {head} const"):
             out.line("if (!has_result(row)) return;")
             for name in region.outputs:
@@ -266,7 +266,7 @@ class EpilogueText:
             with out.unrolled("j", WIDTH):
                 scale = self.o.normal.scale
                 factor = "" if scale == 1.0 else f" * {literal(scale, 'float32')}"
-                out.line(f"const float e_{values.index(raw)} = sums[j]{factor};")
+                out.line(f"const sum_t e_{values.index(raw)} = sums[j]{factor};")
                 for name in self.tensors:
                     self._loaded(name)
                 for op in self.o.normal.epilogue:

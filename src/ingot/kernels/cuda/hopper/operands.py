@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ingot.errors import No
 from ingot.graph.dims import Dim, Shape, add, ceildiv, divisible, mul
 from ingot.graph.dtypes import itemsize
-from ingot.graph.region import Kind, Region
+from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Input, TensorMap
 from ingot.kernels.cuda.hopper.tile import HopperTile
@@ -19,6 +19,8 @@ from ingot.kernels.triton.indexing import Axis, same
 from ingot.kernels.triton.normal import Normal, normal_conv, normal_gemm
 
 TYPES = ("float16", "bfloat16")
+_BYTES = ("int8", "uint8")
+_FLOAT8 = "float8_e4m3fn"
 _CORNER = 127
 _OFFSET = 255
 """Farthest tap of a map over four axes (PTX, im2col offsets)."""
@@ -79,6 +81,11 @@ class Operands:
     def b(self) -> TensorSpec:
         """Spec of B."""
         return self.region.spec_of[self.region.ops[0].inputs[1]]
+
+    @property
+    def whole(self) -> bool:
+        """Whether integers are multiplied, with int32 sums."""
+        return self.a.dtype in _BYTES
 
     @property
     def taps(self) -> int:
@@ -148,8 +155,10 @@ def operands(region: Region) -> Operands | No:
     if any(name not in region.inputs for name in op.inputs[:2]):
         return No("an operand of the product is no tensor that the Region reads")
     a, b = (region.spec_of[name] for name in op.inputs[:2])
-    if a.dtype != b.dtype or a.dtype not in TYPES:
+    if not multiplied(op, a.dtype, b.dtype):
         return No(f"{op.op} of {a.dtype} and {b.dtype}", fix="cast both operands to float16 or bfloat16")
+    if op.op.endswith("Integer") and any(op.inputs[2:]):
+        return No("zero points that are not written out")
     if op.inputs[0] == op.inputs[1]:
         return No("a product of a tensor with itself")
     found = _convolution(region) if region.kind is Kind.CONV else _matrices(region)
@@ -160,6 +169,13 @@ def operands(region: Region) -> Operands | No:
         if tensor.align % _ALIGN or not all(divisible(mul(stride, item), _ALIGN) for stride in strides):
             return No(f"the {what} operand is not aligned to {_ALIGN} bytes")
     return found
+
+
+def multiplied(op: BodyOp, a: str, b: str) -> bool:
+    """Whether the tensor cores multiply elements of these types: 16-bit floats or FP8, and integers of one byte."""
+    if op.op.endswith("Integer"):
+        return a in _BYTES and b in _BYTES
+    return a == b and a in (*TYPES, _FLOAT8)
 
 
 def _convolution(region: Region) -> Operands | No:
@@ -259,6 +275,8 @@ def _matrices(region: Region) -> Operands | No:
     if rows is None or batch_a is None or batch_b is None:
         return No("rows or batch members without a common stride")
     inner = m.stride_bk != 1
+    if inner and itemsize(region.spec_of[region.ops[0].inputs[1]].dtype) == 1:
+        return No("a second operand of one-byte elements whose depth is not contiguous")
     a_dims = (m.depth, rows[0], _members(batch_a)), (rows[1], _step(batch_a))
     b_sizes, b_row = ((m.n, m.depth), m.stride_bk) if inner else ((m.depth, m.n), m.stride_bn)
     b_row = _ALIGN if b_sizes[1] == 1 else b_row

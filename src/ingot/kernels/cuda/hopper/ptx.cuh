@@ -60,19 +60,24 @@ INGOT_INLINE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// Adds eight floats at the same address of another block's shared memory.
-INGOT_INLINE void add_shared(float (&to)[8], unsigned at, unsigned rank) {
+typedef vec_t<sum_t, 2> pair_t;
+
+// Adds eight sums at the same address of another block's shared memory.
+INGOT_INLINE void add_shared(sum_t (&to)[8], unsigned at, unsigned rank) {
   unsigned there;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
 #pragma unroll
   for (int i = 0; i < 8; i += 4) {
-    float x[4];
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+    union {
+      unsigned bits[4];
+      sum_t sums[4];
+    } x;
+    asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.bits[0]), "=r"(x.bits[1]), "=r"(x.bits[2]), "=r"(x.bits[3])
                  : "r"(there + 4 * i)
                  : "memory");
 #pragma unroll
-    for (int j = 0; j < 4; ++j) to[i + j] += x[j];
+    for (int j = 0; j < 4; ++j) to[i + j] += x.sums[j];
   }
 }
 
@@ -132,6 +137,10 @@ template <int kLeft> INGOT_INLINE void wgmma_wait() {
 template <int kCount> INGOT_INLINE void pin(float (&x)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(x[i])::"memory");
+}
+template <int kCount> INGOT_INLINE void pin(int (&x)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(x[i])::"memory");
 }
 template <int kRegisters> INGOT_INLINE void registers_up() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));

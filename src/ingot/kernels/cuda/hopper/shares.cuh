@@ -10,7 +10,7 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int first = (int)cluster_rank() + kSplit * (group * 4 + warp);
   const Place place = place_of(p, blockIdx.x / kBlocks);
-  float acc[kUnits][kTileN / 2];
+  sum_t acc[kUnits][kTileN / 2];
   Epilogue::Fetched held[kOwnPieces][kPasses];
   pdl_wait();
 #pragma unroll
@@ -26,15 +26,15 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
   unsigned phase = 0;
   multiply(acc, p, base, group, lane, stage, phase);
   asm volatile("bar.sync 1, %0;" ::"n"(128 * kGroups) : "memory");  // the stages are no longer read
-  float* sums = reinterpret_cast<float*>(shared);
+  sum_t* sums = reinterpret_cast<sum_t*>(shared);
 #pragma unroll
   for (int u = 0; u < kUnits; ++u)
 #pragma unroll
     for (int j = 0; j < kTileN / 8; ++j) {
-      const float* d = &acc[u][j * 4];
-      float* to = sums + ((group * kUnits + u) * 64 + warp * 16 + lane / 4) * kSumPitch + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(to) = make_float2(d[0], d[1]);
-      *reinterpret_cast<float2*>(to + 8 * kSumPitch) = make_float2(d[2], d[3]);
+      const sum_t* d = &acc[u][j * 4];
+      sum_t* to = sums + ((group * kUnits + u) * 64 + warp * 16 + lane / 4) * kSumPitch + j * 8 + lane % 4 * 2;
+      store_vec<2>(to, pair_t{{d[0], d[1]}});
+      store_vec<2>(to + 8 * kSumPitch, pair_t{{d[2], d[3]}});
     }
   cluster_sync();
 #pragma unroll
@@ -47,7 +47,7 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes;
-      float values[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+      sum_t values[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 #pragma unroll
       for (int rank = 0; rank < kSplit; ++rank) add_shared(values, base + (row * kSumPitch + col) * 4, rank);
       epilogue.finish(held[i][pass], columns, values, place.row + row, place.col + col, place.z);

@@ -18,7 +18,7 @@ ENTRY = "ingot_product"
 SPIN_LIMIT = 0
 """Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
 _TEMPLATE = ("stages.cuh", "producer.cuh", "consumer.cuh", "shares.cuh", "product.cuh")
-_WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16"}
+_WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16", "float8_e4m3fn": "e4m3", "int8": "s8", "uint8": "u8"}
 _DEPTH = 32
 """Bytes of the depth that one wgmma takes."""
 
@@ -62,7 +62,8 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
 }}
 """
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
-    parts = [debug, HELPERS, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
+    sums = f"typedef {'int' if o.whole else 'float'} sum_t;"
+    parts = [debug, HELPERS, sums, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
     text = "\n".join([*parts, *map(template, _TEMPLATE), kernel])
     clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
     if tile.persistent and tile.split == 1:
@@ -98,16 +99,19 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
 
 def _wgmma(o: Operands, tile: HopperTile) -> str:
     """The instruction for 64 rows and the tile's columns, both operands in shared memory."""
-    kind, count = _WGMMA_TYPE[o.a.dtype], tile.n // 2
+    count = tile.n // 2
     depth = _DEPTH // itemsize(o.a.dtype)
+    kinds = f"{'s32' if o.whole else 'f32'}.{_WGMMA_TYPE[o.a.dtype]}.{_WGMMA_TYPE[o.b.dtype]}"
+    # Signs, for floats, and whether an operand is transposed, which 16-bit types alone can be.
+    modes = "" if o.whole else ", 1, 1" + (f", 0, {int(o.columns_inner)}" if depth == 16 else "")
     registers = ", ".join(f"%{i}" for i in range(count))
-    operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    operands = ", ".join(f'"+{"r" if o.whole else "f"}"(d[{i}])' for i in range(count))
     return f"""
-INGOT_INLINE void wgmma(float (&d)[{count}], unsigned long long a, unsigned long long b, bool accumulate) {{
+INGOT_INLINE void wgmma(sum_t (&d)[{count}], unsigned long long a, unsigned long long b, bool accumulate) {{
   asm volatile(
       "{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 2}, 0;\\n"
-      "wgmma.mma_async.sync.aligned.m64n{tile.n}k{depth}.f32.{kind}.{kind} "
-      "{{{registers}}}, %{count}, %{count + 1}, p, 1, 1, 0, {int(o.columns_inner)};\\n}}"
+      "wgmma.mma_async.sync.aligned.m64n{tile.n}k{depth}.{kinds} "
+      "{{{registers}}}, %{count}, %{count + 1}, p{modes};\\n}}"
       : {operands}
       : "l"(a), "l"(b), "r"((int)accumulate));
 }}

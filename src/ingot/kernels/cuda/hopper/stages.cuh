@@ -1,6 +1,8 @@
 // A product A[rows, depth] * B[depth, cols]: one warp fills a ring of stages in shared memory through the copy engine,
 // the other warpgroups multiply out of it with wgmma and finish in registers.
 //
+// Sums are int32 for operands of integers, float32 for others (sum_t).
+//
 // A stage holds kSlices slices of A, then as many of B. A slice is kSlice elements of the depth: of A kTileM rows, of B
 // kTileN rows (or, where B's columns are contiguous, kSlice rows of 64 columns for every 64 of kTileN), permuted as the
 // tensor map's swizzle says. The depth of a convolution runs over channels, then taps; slices past its end are zero,

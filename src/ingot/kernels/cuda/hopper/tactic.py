@@ -1,4 +1,7 @@
-"""``cuda.hopper``: convolutions and matrix products of 16-bit floats on sm_90 through the copy engine and wgmma."""
+"""``cuda.hopper``: convolutions and matrix products on sm_90 through the copy engine and wgmma.
+
+Operands are 16-bit floats, FP8 or 8-bit integers.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ _FORMS = (
     (1, 1, 0), (2, 1, 0), (1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 2, 1),
 )  # fmt: skip
 _COLUMNS = (32, 64, 96, 128, 192, 256)
-_SLIDING = 16
-"""Fewest channels per load for taps to share it."""
+_SLIDING = 32
+"""Fewest bytes of channels per load for taps to share it."""
 _MOST_HALO = 32
 _SPLITS = (2, 4, 8)
 _MOST_BLOCKS = 264
@@ -45,7 +48,7 @@ class HopperTactic:
     kinds: frozenset[Kind] = frozenset({Kind.CONV, Kind.GEMM})
 
     def accepts(self, region: Region, target: Target) -> Answer:
-        """16-bit floats on sm_90, operands aligned to 16 bytes with a contiguous depth (B: or columns)."""
+        """16-bit floats, FP8 or bytes on sm_90; operands aligned to 16 bytes, the depth (or B's columns) contiguous."""
         if target.cc != 90:
             return No(f"{target.name} is not sm_90")
         o = operands(region)
@@ -100,7 +103,7 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
     total = o.taps * -(-channels // depth)
     found = []
     for (units, groups, ping), n, (per_stage, slide) in itertools.product(_FORMS, _COLUMNS, _stages(o, depth, total)):
-        if not slide and per_stage * depth > 64 and units * groups * n > 128:
+        if not slide and per_stage * depth * item > 128 and units * groups * n > 128:
             continue  # a long stage pays where tiles are small
         if n >= 2 * max(o.cols, 32) or (n > o.cols and n - o.cols >= 64) or (o.columns_inner and n % 64):
             continue
@@ -130,14 +133,16 @@ def _slice(channels: int, o: Operands) -> int:
     """Elements of the depth per load: as many as the channels fill without much waste."""
     if o.columns_inner:
         return 64
-    return next((width for width in (8, 16, 32) if channels <= width), 64)
+    widest = 128 // itemsize(o.a.dtype)
+    return next((width for width in (widest // 8, widest // 4, widest // 2) if channels <= width), widest)
 
 
 def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
-    """Loads per stage (64 or 128 elements of the depth, an even number of the narrowest), and rows slid over."""
-    wanted = [64 // width, 128 // width]
+    """Loads per stage (128 or 256 bytes of the depth, an even number of the narrowest), and rows slid over."""
+    item = itemsize(o.a.dtype)
+    wanted = [128 // (width * item), 256 // (width * item)]
     plain = [(count, 0) for count in wanted if count == wanted[0] or count <= total]
-    slides = o.halo > 0 and width >= _SLIDING and o.halo <= _MOST_HALO
+    slides = o.halo > 0 and width * item >= _SLIDING and o.halo <= _MOST_HALO
     return [*plain, (o.filter.taps[1], o.halo)] if slides else plain
 
 

@@ -31,7 +31,7 @@ class HopperTile:
     n: int
     """Columns."""
     slice: int
-    """Elements of the depth that one load brings, 8, 16, 32 or 64 of two bytes."""
+    """Elements of the depth that one load brings: 16, 32, 64 or 128 bytes."""
     slices: int
     """Loads per operand and stage."""
     stages: int

@@ -1,0 +1,171 @@
+"""Regions of products of quantized tensors, their inputs, and what they compute in exact arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from support.regions import conv_output
+
+from ingot.graph.dims import Bindings, Shape
+from ingot.graph.reference import run_region
+from ingot.graph.region import BodyOp, Kind, Literal, Region
+from ingot.graph.tensor import Order, TensorSpec, channels_last, spec
+from ingot.tune.storage import Stored
+
+FLOAT8 = "float8_e4m3fn"
+_FLOAT = 1
+
+
+def quantized_conv(
+    x: Shape,
+    w: tuple[int, ...],
+    *,
+    x_type: str = "int8",
+    out: str = "int8",
+    residual: bool = False,
+    offset: tuple[int, ...] | None = (),
+    zero: int = 0,
+    strides: tuple[int, ...] | None = None,
+    pads: tuple[int, ...] | None = None,
+    dilations: tuple[int, ...] | None = None,
+    group: int = 1,
+    x_order: Order | None = None,
+) -> Region:
+    """A convolution of one-byte elements with an epilogue: offset, scales, residual, Relu, quantization to ``out``.
+
+    ``offset``: trailing shape of the int32 offset ((): one for each channel), None for none; floats as ``out`` are not
+    quantized. ``zero`` is the zero point of the result.
+    """
+    pairs = {"strides": strides, "pads": pads, "dilations": dilations}
+    attrs = {name: value for name, value in pairs.items() if value is not None}
+    y = conv_output(x, w, {**attrs, "group": (group,)})
+    last = channels_last(len(x))
+    whole = x_type != FLOAT8
+    inputs = {
+        "x": spec(x_type, x, x_order or last),
+        "w": spec("int8" if whole else FLOAT8, w, last, constant=True),
+    }
+    attributes = tuple(sorted({**attrs, "group": group}.items()))
+    anchor = BodyOp("ConvInteger" if whole else "Conv", ("x", "w"), ("sums",), attributes)
+    channels = (w[0], *(1,) * (len(x) - 2))
+    return _finished(Kind.CONV, anchor, inputs, y, last, channels, (w[0], *(offset or channels[1:])), out,
+                     residual=residual, with_offset=whole and offset is not None, zero=zero)  # fmt: skip
+
+
+def quantized_matmul(
+    a: Shape,
+    b: tuple[int, ...],
+    *,
+    a_type: str = "int8",
+    out: str = "int8",
+    residual: bool = False,
+    offset: bool = True,
+    zero: int = 0,
+    constant_b: bool = True,
+    b_order: Order | None = None,
+) -> Region:
+    """The same for a matrix product; B lies with its depth contiguous unless an order is given."""
+    whole = a_type != FLOAT8
+    rank = len(b)
+    order = b_order or (*range(rank - 2), rank - 1, rank - 2)
+    b_type = ("int8" if a_type == "uint8" else a_type) if whole else FLOAT8
+    inputs = {"x": spec(a_type, a), "w": spec(b_type, b, order, constant=constant_b)}
+    anchor = BodyOp("MatMulInteger" if whole else "MatMul", ("x", "w"), ("sums",))
+    y = (*a[:-1], b[-1])
+    return _finished(Kind.GEMM, anchor, inputs, y, tuple(range(len(y))), (b[-1],), (b[-1],), out,
+                     residual=residual, with_offset=whole and offset, zero=zero)  # fmt: skip
+
+
+def _finished(
+    kind: Kind,
+    anchor: BodyOp,
+    inputs: dict[str, TensorSpec],
+    y: Shape,
+    order: Order,
+    channels: tuple[int, ...],
+    offset: tuple[int, ...],
+    out: str,
+    *,
+    residual: bool,
+    with_offset: bool,
+    zero: int,
+) -> Region:
+    whole = anchor.op.endswith("Integer")
+    result = spec("float32", y, order)
+    values = {"sums": replace(result, dtype="int32" if whole else "float32")}
+    ops, literals, current = [anchor], dict[str, Literal](), "sums"
+
+    def then(op: str, *others: str, dtype: str = "float32", **attrs: int) -> None:
+        nonlocal current
+        name = f"{op.lower()}{len(ops)}"
+        ops.append(BodyOp(op, (current, *others), (name,), tuple(attrs.items())))
+        values[name] = replace(result, dtype=dtype)
+        current = name
+
+    if with_offset:
+        inputs["offset"] = spec("int32", offset, constant=True)
+        then("Add", "offset", dtype="int32")
+    if whole:
+        then("Cast", to=_FLOAT)
+    inputs["scale"] = spec("float32", channels, constant=True)
+    then("Mul", "scale")
+    stored = inputs["x"].dtype if not whole else "int8"
+    if residual:
+        inputs["residual"] = spec(stored, y, order)
+        literals |= {"r_scale": 0.25} | ({"r_zero": 3} if whole else {})
+        names = ("residual", "r_scale", "r_zero") if whole else ("residual", "r_scale")
+        ops.append(BodyOp("DequantizeLinear", names, ("real",)))
+        values["real"] = result
+        then("Add", "real")
+    then("Relu")
+    if not out.startswith("float") or out == FLOAT8:
+        literals |= {"y_scale": 0.5} | ({"y_zero": zero} if out != FLOAT8 else {})
+        names = ("y_scale", "y_zero") if out != FLOAT8 else ("y_scale",)
+        then("QuantizeLinear", *names, dtype=out)
+    values[current] = replace(values[current], dtype=out)
+    return Region(
+        kind, "test", tuple(inputs), (current,), tuple(ops), tuple((inputs | values).items()), tuple(literals.items())
+    )
+
+
+def quantized_inputs(region: Region, bindings: Bindings | None = None, seed: int = 0) -> list[np.ndarray]:
+    """Bytes of the whole range, and scales that bring the sums to a few dozens."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    w = region.spec_of["w"]
+    taps = w.shape[1:] if region.kind is Kind.CONV else w.shape[-2:-1]
+    depth = float(np.prod([int(d) for d in taps]))
+    for name, value in zip(region.inputs, region.input_specs, strict=True):
+        stored = Stored.of(value, bindings or {})
+        if value.dtype in ("int8", "uint8"):
+            low, high = (-128, 128) if value.dtype == "int8" else (0, 256)
+            array = rng.integers(low, high, stored.shape).astype(value.dtype)
+        elif value.dtype == FLOAT8:
+            array = rng.standard_normal(stored.shape).astype(stored.numpy)
+        elif value.dtype == "int32":
+            array = rng.integers(-9999, 9999, stored.shape).astype(np.int32)
+        else:
+            typical = 5500.0 if region.spec_of["x"].dtype != FLOAT8 else 1.0
+            array = (rng.uniform(0.5, 1.5, stored.shape) * 30 / (typical * depth**0.5)).astype(value.dtype)
+        assert name
+        arrays.append(array)
+    return arrays
+
+
+def exact(region: Region, inputs: list[np.ndarray], bindings: Bindings | None = None) -> np.ndarray:
+    """The Region's only output by the project's reference: integers exactly, floats in float32."""
+    feeds = dict(zip(region.inputs, inputs, strict=True))
+    return run_region(region, feeds, bindings or {})[region.outputs[0]]
+
+
+def assert_quantized(got: np.ndarray, want: np.ndarray) -> None:
+    """Equal but for steps of one where a quotient lay within a rounding error of a half; FP8 to one rounding."""
+    assert got.shape == want.shape and got.dtype == want.dtype
+    if want.dtype.kind in "iu":
+        off = np.abs(got.astype(np.int32) - want.astype(np.int32))
+        assert off.max(initial=0) <= 1 and np.count_nonzero(off) <= 1 + off.size // 2000, (off.max(), off.sum())
+        return
+    a, b = got.astype(np.float32), want.astype(np.float32)
+    few = {"float16": 2e-3, "float32": 1e-5}.get(str(want.dtype), 0.13)
+    np.testing.assert_allclose(a, b, rtol=few, atol=few * float(np.abs(b).max(initial=0.0)) / 8)
