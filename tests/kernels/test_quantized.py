@@ -100,7 +100,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_operands_through_the_copy_engine(name: str) -> None:
-    """Every element that a map says is 16 bytes from its neighbour really is, and loads fill whole rows of a swizzle."""
+    """Loads find the elements where the specs say they are, and fill whole rows of a swizzle."""
     region = SMALL[name]
     o = operands(region)
     assert isinstance(o, Operands) and HOPPER.accepts(region, SM90)

@@ -19,6 +19,7 @@ from ingot.passes.gelu import fuse_activations
 from ingot.passes.group_norm import fuse_group_norms
 from ingot.passes.normalize import fuse_normalisations
 from ingot.passes.qkv import fuse_siblings
+from ingot.passes.quantized_moves import move_quantized
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
@@ -48,6 +49,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
     Pass("fold", fold),
     Pass("decompose", decompose),
+    # Before other rewrites move what stands between quantizations.
+    Pass("quantized_moves", move_quantized),
     Pass("einsum", expand_einsums),
     Pass("group_norm", fuse_group_norms),
     Pass("softmax", simplify_softmax),

@@ -23,7 +23,9 @@ from ingot.tune.storage import Array, Stored
 Fetch = Callable[[int, int], NDArray[np.uint8]]
 """(offset, size) -> that many bytes of one output's memory."""
 
-TOLERANCE = {"float64": 1e-11, "float32": 1e-5, "tf32": 2e-3, "float16": 5e-3, "bfloat16": 2e-2}
+TOLERANCE = {
+    "float64": 1e-11, "float32": 1e-5, "tf32": 2e-3, "float16": 5e-3, "bfloat16": 2e-2, "float8_e4m3fn": 4e-2,
+}  # fmt: skip
 """Largest norm of the error over the norm of the reference, by the least precise type in the Region."""
 ELEMENT_FACTOR = 10.0
 """One element may be off by this many tolerances of (its size + the root mean square of all)."""
@@ -115,7 +117,7 @@ def _verdict(wrong: NDArray[np.bool_], quota: int, what: str) -> Answer:
 
 
 def _floating(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.dtype.kind == "f" or array.dtype.name in dtypes.WIDENED
 
 
 @dataclass

@@ -16,6 +16,11 @@ _PERIOD = 1048583
 """A prime: longer inputs repeat, out of step with every power of two, and cost one copy instead of a generator."""
 _INDEXED = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
 """Ops that index input 0 with this input."""
+_BYTES = {"int8": (-128, 128), "uint8": (0, 256)}
+_TYPICAL_PRODUCT = 5500.0
+"""Standard deviation of a product of two random bytes."""
+_TYPICAL_RESULT = 30.0
+"""What a sum of such products is scaled to: within a byte that quantizes with steps of one."""
 
 
 def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False) -> list[Array]:
@@ -23,17 +28,22 @@ def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False)
 
     Floats are standard normal (``positive``: uniform in [0.1, 1.1], for ops such as Sqrt and Log);
     weights of products are divided by the root of the reduced length, as trained ones are.
-    Integers stay below every axis they may index. The same Region always gets the same data.
+    Integers stay below every axis they may index; quantized tensors have bytes of all values, and what
+    scales their sums brings these to a few dozens. The same Region always gets the same data.
     """
     limit = _index_limit(region, bindings)
     low = 1 if any(op.op in ("Div", "Mod") for op in region.ops) else 0
     scales = _weight_scales(region, bindings)
+    whole = _quantized(region)
     arrays: list[Array] = []
     for position, (name, tensor) in enumerate(zip(region.inputs, region.input_specs, strict=True)):
         stored = Stored.of(tensor, bindings)
         generator = np.random.default_rng(zlib.crc32(f"{region.signature}/{position}".encode()))
         length = min(stored.extent, _PERIOD)
-        block = _block(generator, stored.dtype, length, limit, low, positive, scales.get(name, 1.0))
+        if stored.dtype in _BYTES and whole:
+            block = generator.integers(*_BYTES[stored.dtype], length).astype(stored.numpy)
+        else:
+            block = _block(generator, stored.dtype, length, limit, low, positive, scales.get(name, 1.0))
         arrays.append(np.resize(block, stored.extent) if stored.extent else np.empty(0, stored.numpy))
     return arrays
 
@@ -67,8 +77,20 @@ def _index_limit(region: Region, bindings: Bindings) -> int | None:
 def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
     if region.kind not in (Kind.CONV, Kind.STEM, Kind.GEMM):
         return {}
-    reduced = reduction_length(region.anchor, region, bindings)
-    return {region.anchor.inputs[1]: max(reduced, 1) ** -0.5}
+    reduced = max(reduction_length(region.anchor, region, bindings), 1) ** -0.5
+    if not region.anchor.op.endswith("Integer"):
+        return {region.anchor.inputs[1]: reduced}
+    step = next((region.literal(op.inputs[1]) for op in region.ops if op.op == "QuantizeLinear"), None)
+    result = _TYPICAL_RESULT * (step if isinstance(step, float) else 1.0)
+    constants = [n for n, s in zip(region.inputs, region.input_specs, strict=True) if s.constant]
+    factors = {n for op in region.ops if op.op == "Mul" for n in op.inputs}
+    sums = {n: result * reduced / _TYPICAL_PRODUCT if n in factors else result for n in constants}
+    return sums
+
+
+def _quantized(region: Region) -> bool:
+    """Whether bytes in the Region are numbers of their whole range rather than indices or counts."""
+    return any(op.op in ("QuantizeLinear", "DequantizeLinear") or op.op.endswith("Integer") for op in region.ops)
 
 
 def reduction_length(op: BodyOp, region: Region, bindings: Bindings) -> int:
