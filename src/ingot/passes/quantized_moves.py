@@ -147,6 +147,8 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
     move = None if source is None else source.producer()
     if step is None or move is None or not _carries(move, step.dtype) or len(move.outputs) != 1 or source is None:
         return False
+    if is_op(move, "MaxPool"):
+        return False  # a pooling quantizes its results for nothing, and a stem's kernel pools floats
     if source.is_graph_output() or len(source.uses()) != 1 or source.shape is None:
         return False
     inputs = list(move.inputs)
