@@ -84,9 +84,14 @@ class Pretence:
     device: str = "Pretence 9000"
     broken: str = ""
     asked: list[str] = field(default_factory=list)
+    ages: tuple[int, ...] = ()
+    """Of the Region asked about last."""
 
-    def measure(self, region: Region, bindings: Bindings, programs: Mapping[str, Program]) -> Measured | No:
+    def measure(
+        self, region: Region, bindings: Bindings, programs: Mapping[str, Program], ages: Sequence[int] = ()
+    ) -> Measured | No:
         """See the protocol."""
+        self.ages = tuple(ages)
         if self.broken:
             return No(self.broken)
         self.asked += programs

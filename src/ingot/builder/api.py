@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ingot.builder.host_only import build_host_engine
+from ingot.builder.judge import EngineJudge
 from ingot.builder.profiles import build_profiles
 from ingot.builder.provenance import provenance, quantized_provenance
 from ingot.builder.quantizing import quantize
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import onnx
 
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total): ``import``, ``passes``, ``lower``, ``tactics``, ``compile``, ``measure``, ``plan``."""
+"""(stage, done, total): ``import``, ``passes``, ``lower``, ``tactics``, ``compile``, ``measure``, ``whole``, ``plan``."""
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -69,7 +70,8 @@ def build_engine(
 
     def build(single: BuildOptions) -> EngineFile:
         def tuned(lowered: Lowered, target: Target) -> list[Choice]:
-            return choose(lowered, target, single, TACTICS, progress=progress, device=chosen.device)
+            judge = None if chosen.device is None else EngineJudge(lowered, target.name, chosen.device.ordinal)
+            return choose(lowered, target, single, TACTICS, progress=progress, device=chosen.device, judge=judge)
 
         return _built(model, single, chosen, tuned, progress)
 

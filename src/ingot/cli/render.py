@@ -19,6 +19,7 @@ _STAGES = {
     "tactics": "asking tactics",
     "compile": "compiling candidates",
     "measure": "measuring candidates",
+    "whole": "comparing engines",
     "plan": "planning memory",
     "calibrate": "calibrating",
     "sensitivity": "trying single layers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ingot.device.device import Device
 from ingot.errors import No
@@ -17,15 +18,18 @@ from ingot.tune.choice import Choice
 from ingot.tune.compile_pool import Task
 from ingot.tune.compiler import Compiler
 from ingot.tune.compilers import compilers
-from ingot.tune.database import Database, Entry, Key, record_merge, recorded, user_path
+from ingot.tune.contest import LIMITS, Contest, Judge, applied, contests, hold, in_order, settled, verdict_key
+from ingot.tune.database import Database, Entry, Key, Verdict, record_merge, recorded, user_path
 from ingot.tune.job import Job, NoKernel
 from ingot.tune.measure import DeviceMeasurer, Measurer
+from ingot.tune.reuse import distances
 from ingot.tune.setting import Setting, Timing
 
 __all__ = ["NoKernel", "Progress", "choose", "decide"]
 
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total): stages ``tactics``, ``compile`` and ``measure`` count Regions, variants and variants."""
+"""(stage, done, total): stages ``tactics``, ``compile``, ``measure`` and ``whole`` count Regions, variants, variants
+and contests between whole engines."""
 _MEASURES_FROM = 3
 
 
@@ -37,11 +41,13 @@ def choose(
     *,
     progress: Callable[[str, int, int], None],
     device: Device | None,
+    judge: Judge | None = None,
 ) -> list[Choice]:
     """One Choice per Region of ``lowered``, in the same order; equal Regions share theirs.
 
     With a ``device`` and ``options.opt_level`` >= 3 variants are measured there and the times kept in the
-    user's timing database. Otherwise the databases and the cost model decide.
+    user's timing database; ``judge``, which is closed, then decides between those that are equally fast alone.
+    Otherwise the databases and the cost model decide.
     Raises NoKernel for a Region that nothing can run, and IngotError for a damaged database.
     """
     measurer: Measurer | None = None
@@ -49,10 +55,11 @@ def choose(
         weights = sum(array.nbytes for array in lowered.constants.values())
         measurer = DeviceMeasurer(device.info.name, Setting(device.ordinal, target.tf32, weights))
     try:
-        return decide(lowered, target, options, tactics, progress=progress, measurer=measurer)
+        return decide(lowered, target, options, tactics, progress=progress, measurer=measurer, judge=judge)
     finally:
-        if measurer is not None:
-            measurer.close()
+        for helper in (measurer, judge):
+            if helper is not None:
+                helper.close()
 
 
 def decide(
@@ -63,18 +70,21 @@ def decide(
     *,
     progress: Progress,
     measurer: Measurer | None,
+    judge: Judge | None = None,
     jobs: int | None = None,
 ) -> list[Choice]:
-    """:func:`choose` with any Measurer, and with ``jobs`` compile processes (``env.compile_jobs()`` if None)."""
+    """:func:`choose` with any Measurer and Judge, and with ``jobs`` compile processes (``env.compile_jobs()`` if None)."""
     path = user_path(target, options.timing_db)
     user = Database.load(path) if options.opt_level >= 2 else Database()
     shipped = recorded(target) if options.opt_level >= 2 else Database()
     bindings = lowered.bindings()
     work: dict[str, Job] = {}
+    ages = distances(lowered, bindings) if measurer is not None else {}
     distinct = {r.signature: r for r in reversed(lowered.regions) if r.kind not in (Kind.VIEW, Kind.HOST)}
     for done, (signature, region) in enumerate(sorted(distinct.items())):
         progress("tactics", done, len(distinct))
         work[signature] = _job(region, target, bindings, tactics, measurer, user, shipped)
+        work[signature].ages = ages.get(signature, ())
     progress("tactics", len(distinct), len(distinct))
     with Compiler(target, jobs=jobs) as compiler:
         tuner = _Tuner(compiler, bindings, options.opt_level, progress, user, measurer)
@@ -85,12 +95,55 @@ def decide(
             if tuner.fresh:
                 record_merge(path, tuner.fresh)
         chosen = tuner.settle(work)
-    return [_undone(r) if r.kind in (Kind.VIEW, Kind.HOST) else chosen[r.signature] for r in lowered.regions]
+        if options.opt_level >= 2:
+            whole = _Whole(lowered, work, chosen, tuner, shipped)
+            chosen |= whole.decided(target, options.opt_level, measurer, judge, path)
+    return list(in_order(lowered, chosen))
 
 
-def _undone(region: Region) -> Choice:
-    """The Choice of a Region that launches nothing."""
-    return Choice(region.kind.value, None, 0.0, False)
+@dataclass
+class _Whole:
+    """The last step: contests between whole engines, held or remembered."""
+
+    lowered: Lowered
+    jobs: dict[str, Job]
+    chosen: dict[str, Choice]
+    tuner: _Tuner
+    shipped: Database
+
+    def decided(
+        self, target: Target, level: int, measurer: Measurer | None, judge: Judge | None, path: Path
+    ) -> dict[str, Choice]:
+        """Choices, by signature, of the Regions that a contest decides; new results go to the file ``path``."""
+        held = contests(self.lowered, self.jobs, self.chosen, level)
+        if not held:
+            return {}
+        device = measurer.device if measurer is not None else ""
+        key = verdict_key(self.lowered, held, target, device, compilers())
+        user = self.tuner.user
+        verdict = user.verdict(key, exact=measurer is not None)
+        if verdict is None and measurer is not None and judge is not None:
+            times = hold(
+                self.lowered, self.chosen, held, judge, self._variants, LIMITS[level], progress=self.tuner.progress
+            )
+            verdict = Verdict(key, times)
+            record_merge(path, [], [verdict])  # also an empty one: the next build must not come out otherwise
+        if verdict is None and measurer is None:
+            verdict = self.shipped.verdict(key, exact=False)
+        return self._apply(verdict, held) if verdict is not None else {}
+
+    def _apply(self, verdict: Verdict, held: Sequence[Contest]) -> dict[str, Choice]:
+        chosen: dict[str, Choice] = {}
+        for contest in held:
+            micros = applied(verdict, contest)
+            winner = next(iter(micros), None)
+            choice = self._variants(contest, (winner,)).get(winner) if winner is not None else None
+            if choice is not None:
+                chosen[contest.signature] = settled(choice, micros)
+        return chosen
+
+    def _variants(self, contest: Contest, texts: Sequence[str] | None = None) -> dict[str, Choice]:
+        return self.tuner.variants(self.jobs[contest.signature], contest.texts if texts is None else texts)
 
 
 def _job(
@@ -136,8 +189,8 @@ class _Tuner:
         user: Database,
         measurer: Measurer | None,
     ) -> None:
-        self._compiler, self._bindings, self._level, self._progress = compiler, bindings, level, progress
-        self._user, self._measurer = user, measurer
+        self._compiler, self._bindings, self._level, self.progress = compiler, bindings, level, progress
+        self.user, self._measurer = user, measurer
         self.fresh: list[Entry] = []
         """What was measured here and is not in the database's file yet."""
 
@@ -154,7 +207,7 @@ class _Tuner:
                 job.known, job.recorded_on = times, ""
 
     def _times(self, job: Job) -> dict[str, float]:
-        entry = self._user.get(job.key)
+        entry = self.user.get(job.key)
         return entry.micros if entry is not None else {}
 
     def _measure_round(self, plan: Sequence[tuple[Job, list[Candidate]]]) -> None:
@@ -163,10 +216,10 @@ class _Tuner:
             pending = _Pending(job, len(wanted), {}, {})
             tasks += [(pending, candidate, job.task(candidate)) for candidate in wanted]
         measured = 0
-        self._progress("compile", 0, len(tasks))
+        self.progress("compile", 0, len(tasks))
         for done, (index, result) in enumerate(self._compiler.programs([task for _, _, task in tasks])):
             pending, candidate, _ = tasks[index]
-            self._progress("compile", done + 1, len(tasks))
+            self.progress("compile", done + 1, len(tasks))
             if isinstance(result, Program):
                 pending.programs[candidate.text] = result
             else:
@@ -175,14 +228,14 @@ class _Tuner:
             if not pending.left:  # the processes go on compiling while this waits for the device
                 measured += len(pending.programs) + len(pending.failed)
                 self._measure_job(pending)
-                self._progress("measure", measured, len(tasks))
+                self.progress("measure", measured, len(tasks))
 
     def _measure_job(self, pending: _Pending) -> None:
         assert self._measurer is not None
         job, results = pending.job, dict(pending.failed)
         programs = {text: pending.programs[text] for text in sorted(pending.programs)}
         if programs:
-            answer = self._measurer.measure(job.region, self._bindings, programs)
+            answer = self._measurer.measure(job.region, self._bindings, programs, job.ages)
             if isinstance(answer, No):
                 job.notes.append(f"not measured: {answer}")
                 job.measurable = False
@@ -191,7 +244,7 @@ class _Tuner:
                 job.programs |= programs
         entry = job.learn(results)
         if entry.micros or entry.refused:
-            self._user.add(entry)
+            self.user.add(entry)
             self.fresh.append(entry)
 
     def settle(self, work: dict[str, Job]) -> dict[str, Choice]:
@@ -209,6 +262,18 @@ class _Tuner:
                     del open_jobs[signature]
         return chosen
 
+    def variants(self, job: Job, texts: Sequence[str]) -> dict[str, Choice]:
+        """The variants ``texts`` of one Job as Choices, by text; those that do not compile are left out."""
+        wanted = [c for c in job.candidates.offered if c.text in texts]
+        made: dict[str, Choice] = {}
+        for index, result in self._compiler.programs([job.task(c) for c in wanted]):
+            if isinstance(result, Program):
+                candidate = wanted[index]
+                job.programs[candidate.text] = result
+                made[candidate.text] = job.choice(candidate, self._level)
+        job.programs.clear()
+        return made
+
     def _preferred(self, job: Job) -> Candidate:
         order = job.order(self._level)
         if not order:
@@ -218,7 +283,7 @@ class _Tuner:
     def _compile(self, jobs: dict[str, Job], wanted: dict[str, Candidate]) -> None:
         todo = [(jobs[s], c) for s, c in wanted.items() if c.text not in jobs[s].programs]
         for done, (index, result) in enumerate(self._compiler.programs([job.task(c) for job, c in todo])):
-            self._progress("compile", done + 1, len(todo))
+            self.progress("compile", done + 1, len(todo))
             job, candidate = todo[index]
             if isinstance(result, Program):
                 job.programs[candidate.text] = result

@@ -62,10 +62,20 @@ class Entry(msgspec.Struct, frozen=True):
         return min(self.micros, key=lambda text: (self.micros[text], text), default=None)
 
 
+class Verdict(msgspec.Struct, frozen=True):
+    """What whole engines decided between variants that were equally fast alone: see ``contest``."""
+
+    key: Key
+    """Its signature is the graph's digest, not a Region's signature."""
+    decided: dict[str, dict[str, float]]
+    """By Region signature: microseconds of one run of the engine by variant text, the winner first."""
+
+
 class _File(msgspec.Struct):
     format: Literal["ingot-timing"]
     version: int
     entries: list[Entry]
+    verdicts: list[Verdict] = []
 
 
 class Database:
@@ -75,6 +85,7 @@ class Database:
         """Later entries are merged over earlier ones of the same Key."""
         self._entries: dict[Key, Entry] = {}
         self._at: dict[tuple[str, str, str], set[Key]] = {}
+        self._verdicts: dict[Key, Verdict] = {}
         for entry in entries:
             self.add(entry)
 
@@ -106,6 +117,25 @@ class Database:
         """Add every entry of ``other``."""
         for entry in other:
             self.add(entry)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Decisions between whole engines, in order of their keys."""
+        return [self._verdicts[key] for key in sorted(self._verdicts)]
+
+    def decide(self, verdict: Verdict) -> None:
+        """Keep ``verdict``, in place of an earlier one of the same Key."""
+        self._verdicts[verdict.key] = verdict
+
+    def verdict(self, key: Key, *, exact: bool) -> Verdict | None:
+        """The decision for this Key; if not ``exact``, one of other compilers or devices will do.
+
+        The Key's own device is preferred, then the first in order.
+        """
+        if exact or key in self._verdicts:
+            return self._verdicts.get(key)
+        alike = [v for v in self.verdicts if _place(v.key) == _place(key)]
+        return min(alike, key=lambda v: (v.key.device != key.device, v.key), default=None)
 
     def hints(self, key: Key) -> tuple[dict[str, float], str]:
         """Best guess at the Region's times, whatever the compilers, and the device they are from.
@@ -139,12 +169,14 @@ class Database:
             best = sorted(entry.micros, key=lambda text: (entry.micros[text], text))[:keep]
             if best:
                 short.add(Entry(entry.key, entry.label, {text: entry.micros[text] for text in best}))
+        for verdict in self.verdicts:
+            short.decide(verdict)
         return short
 
     def encode(self) -> bytes:
         """The file's bytes; equal contents give equal bytes."""
         sort = [Entry(e.key, e.label, dict(sorted(e.micros.items())), dict(sorted(e.refused.items()))) for e in self]
-        data = msgspec.json.encode(_File("ingot-timing", VERSION, sort))
+        data = msgspec.json.encode(_File("ingot-timing", VERSION, sort, self.verdicts))
         return msgspec.json.format(data, indent=1) + b"\n"
 
     @staticmethod
@@ -158,9 +190,13 @@ class Database:
             version = msgspec.json.decode(head.get("version", msgspec.Raw(b"0")))
             if version != VERSION:
                 raise IngotError(f"timing database of version {version}, this is version {VERSION}", node=name, fix=fix)
-            return Database(msgspec.json.decode(data, type=_File).entries)
+            file = msgspec.json.decode(data, type=_File)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise IngotError(f"damaged timing database: {error}", node=name, fix=fix) from None
+        database = Database(file.entries)
+        for verdict in file.verdicts:
+            database.decide(verdict)
+        return database
 
     @staticmethod
     def load(path: Path) -> Database:
@@ -179,10 +215,12 @@ class Database:
         write_atomically(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
-def record_merge(path: Path, entries: Iterable[Entry]) -> Database:
-    """Merge ``entries`` into the file at ``path`` as it is now (another build may have added to it); returns it."""
+def record_merge(path: Path, entries: Iterable[Entry], verdicts: Iterable[Verdict] = ()) -> Database:
+    """Merge what is new into the file at ``path`` as it is now (another build may have added to it); returns it."""
     database = Database.load(path)
     database.merge(entries)
+    for verdict in verdicts:
+        database.decide(verdict)
     database.save(path)
     return database
 
@@ -193,12 +231,15 @@ def publish(user: Path, shipped: Path, compilers: str, keep: int = 8) -> int:
     The digest of Ingot's kernels is dropped from the keys: shipped times are hints, and newer ones
     replace older ones. Only the ``keep`` fastest variants of an entry are kept.
     """
-    database = Database.load(shipped)
-    for entry in Database.load(user):
+    database, measured = Database.load(shipped), Database.load(user)
+    versions = " ".join(word for word in compilers.split() if not word.startswith("kernels-"))
+    for entry in measured:
         if entry.key.compilers == compilers:
-            versions = " ".join(word for word in compilers.split() if not word.startswith("kernels-"))
             key = msgspec.structs.replace(entry.key, compilers=versions)
             database.add(Entry(key, entry.label, entry.micros))
+    for verdict in measured.verdicts:
+        if verdict.key.compilers == compilers:
+            database.decide(Verdict(msgspec.structs.replace(verdict.key, compilers=versions), verdict.decided))
     short = database.shortened(keep)
     short.save(shipped)
     return len(short)

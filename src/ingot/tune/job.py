@@ -36,6 +36,8 @@ class Job:
     """Variants that failed, with reasons."""
     recorded_on: str = ""
     """Device of the known times when it is not this one."""
+    ages: tuple[int, ...] = ()
+    """Bytes touched since each input was written: see ``reuse``."""
     measurable: bool = True
     notes: list[str] = field(default_factory=list)
     programs: dict[str, Program] = field(default_factory=dict)
@@ -77,7 +79,8 @@ class Job:
         if micros is not None:
             count = sum(c.text in self.known for c in self.candidates.offered)
             place = f" on {self.recorded_on}" if self.recorded_on else ""
-            notes.append(f"fastest of {count} measured{place}, of {len(self.candidates.offered)} variants")
+            rank = "fastest" if candidate.text == self._fastest() else "among the fastest"
+            notes.append(f"{rank} of {count} measured{place}, of {len(self.candidates.offered)} variants")
         else:
             notes.append(f"chosen by prediction among {len(self.candidates.offered)} variants")
         notes += [f"refused: {text}: {self.refused[text]}" for text in sorted(self.refused)[:_NOTED_REFUSALS]]
@@ -86,6 +89,10 @@ class Job:
         notes += [f"tactic refused: {refusal}" for refusal in self.candidates.refusals]
         time = predicted if micros is None else micros
         return Choice(candidate.text, self.programs[candidate.text], time, micros is not None, tuple(notes))
+
+    def _fastest(self) -> str:
+        known = {c.text for c in self.candidates.offered} & self.known.keys() - self.refused.keys()
+        return min(known, key=lambda text: (self.known[text], text))
 
     def failure(self) -> NoKernel:
         """The error when nothing is left to try."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ingot.errors import No
@@ -29,8 +29,13 @@ class Measurer(Protocol):
     device: str
     """Name of the device, part of the timing database's key."""
 
-    def measure(self, region: Region, bindings: Bindings, programs: Mapping[str, Program]) -> Measured | No:
-        """Check and time every Program; No when this Region cannot be measured at all."""
+    def measure(
+        self, region: Region, bindings: Bindings, programs: Mapping[str, Program], ages: Sequence[int] = ()
+    ) -> Measured | No:
+        """Check and time every Program; No when this Region cannot be measured at all.
+
+        ``ages``: bytes that the engine touches between the writing of each input and this Region (see ``reuse``).
+        """
         ...
 
     def close(self) -> None:
@@ -46,9 +51,13 @@ class DeviceMeasurer:
         self._setting = setting
         self._worker = Worker()
         self._opened = -1
+        self._ages: tuple[int, ...] = ()
 
-    def measure(self, region: Region, bindings: Bindings, programs: Mapping[str, Program]) -> Measured | No:
+    def measure(
+        self, region: Region, bindings: Bindings, programs: Mapping[str, Program], ages: Sequence[int] = ()
+    ) -> Measured | No:
         """See :class:`Measurer`."""
+        self._ages = tuple(ages)
         self._opened = -1
         results: Measured = {}
         for text, program in programs.items():
@@ -73,7 +82,7 @@ class DeviceMeasurer:
         if self._opened == self._worker.starts and self._worker.alive:
             return None
         answer = self._worker.call(
-            f"{_SESSION}:open_session", region, dict(bindings), self._setting, timeout=_OPEN_TIMEOUT
+            f"{_SESSION}:open_session", region, dict(bindings), self._setting, self._ages, timeout=_OPEN_TIMEOUT
         )
         self._opened = self._worker.starts
         return answer if isinstance(answer, No) else None

@@ -26,6 +26,7 @@ from ingot.graph.region import Region
 from ingot.kernels.api import Argument, Input, Kernel, Output, Pdl, Program, Scratch, TensorMap, Value
 from ingot.tune.gate import POISONS, Fetch, OutputGate
 from ingot.tune.oracle import expected
+from ingot.tune.reuse import LEAST_SETS, sets_for
 from ingot.tune.setting import Effort, Setting, Timing
 from ingot.tune.storage import Array, Stored
 from ingot.tune.timer import Arguments, Launch, Timer
@@ -33,7 +34,6 @@ from ingot.tune.timer import Arguments, Launch, Timer
 _GUARD = 4096
 """Bytes of poison before and after every buffer. Reading them shows as NaN, writing them as damage."""
 _POISON = 0xFF
-_ACTIVATION_SETS = 2
 _WEIGHT_COPIES = 64
 
 
@@ -78,8 +78,11 @@ class Guarded:
 class Session:
     """Buffers and expected results of one Region at one shape."""
 
-    def __init__(self, region: Region, bindings: Bindings, setting: Setting) -> None:
-        """Raises IngotError when the device has too little memory or the reference cannot be computed."""
+    def __init__(self, region: Region, bindings: Bindings, setting: Setting, ages: Sequence[int] = ()) -> None:
+        """``ages``: bytes touched since each input was written (see ``reuse``); none for just now.
+
+        Raises IngotError when the device has too little memory or the reference cannot be computed.
+        """
         self.ordinal, self._bindings = setting.ordinal, dict(bindings)
         self._device = Device.open(setting.ordinal)
         self._stream = Stream()
@@ -91,17 +94,31 @@ class Session:
         free = min(setting.budget, self._device.memory()[0] // 2)
         if constant + moving > free:
             raise IngotError(f"needs {constant + moving} bytes of device memory to measure, {free} may be used")
-        sets = _ACTIVATION_SETS if _ACTIVATION_SETS * moving + constant <= free else 1
-        spare = min(setting.weights, free - sets * moving, 512 << 20)
+        sets = LEAST_SETS if LEAST_SETS * moving + constant <= free else 1
+        turns = self._turns(ages, sets, free - constant - sets * moving)
+        taken = sum(s.nbytes * n for s, n in zip(self._stored, turns, strict=True) if not s.constant)
+        taken += sets * sum(o.nbytes for o in self._outputs)
+        spare = min(setting.weights, free - taken, 512 << 20)
         copies = max(1, min(_WEIGHT_COPIES, spare // constant)) if constant else 1
         self._inputs = [
-            self._uploaded(s, array, copies if s.constant else sets)
-            for s, array in zip(self._stored, self._expected.inputs, strict=True)
+            self._uploaded(s, array, copies if s.constant else count)
+            for s, array, count in zip(self._stored, self._expected.inputs, turns, strict=True)
         ]
         self._results = [
             [Guarded(o.nbytes, o.align, "an output", self._stream) for _ in range(sets)] for o in self._outputs
         ]
         self._timer = Timer(self._device, setting.weights - copies * constant)
+
+    def _turns(self, ages: Sequence[int], sets: int, free: int) -> list[int]:
+        """Buffers of each input: ``sets``, and more of what was written long ago, within ``free`` bytes."""
+        launch = sum(s.nbytes for s in (*self._stored, *self._outputs))
+        turns = [sets] * len(self._stored)
+        for index, (stored, age) in enumerate(zip(self._stored, ages, strict=False)):
+            more = sets_for(age, launch) - sets
+            if sets == LEAST_SETS and not stored.constant and more * stored.nbytes <= free:
+                turns[index] += more
+                free -= more * stored.nbytes
+        return turns
 
     def _uploaded(self, stored: Stored, array: Array, copies: int) -> list[Guarded]:
         buffers = [Guarded(stored.nbytes, stored.align, "an input", self._stream) for _ in range(copies)]
@@ -213,11 +230,11 @@ _current: list[Session] = []
 """The helper process works on one Region at a time."""
 
 
-def open_session(region: Region, bindings: dict[str, int], setting: Setting) -> Answer:
+def open_session(region: Region, bindings: dict[str, int], setting: Setting, ages: tuple[int, ...] = ()) -> Answer:
     """Start with a Region. What this raises is about the Region, not about a variant."""
     while _current:
         _current.pop().close()
-    _current.append(Session(region, bindings, setting))
+    _current.append(Session(region, bindings, setting, ages))
     return YES
 
 
