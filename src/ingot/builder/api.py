@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     import onnx
 
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total): ``import``, ``passes``, ``lower``, ``tactics``, ``compile``, ``measure``, ``whole``, ``plan``."""
+"""(stage, done, total): ``import``, ``passes``, ``lower``, ``tactics``, ``compile``, ``measure``, ``whole`` (engines
+compared), ``plan``."""
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -73,7 +73,7 @@ def decide(
     judge: Judge | None = None,
     jobs: int | None = None,
 ) -> list[Choice]:
-    """:func:`choose` with any Measurer and Judge, and with ``jobs`` compile processes (``env.compile_jobs()`` if None)."""
+    """:func:`choose` with any Measurer and Judge, and ``jobs`` compile processes (``env.compile_jobs()`` if None)."""
     path = user_path(target, options.timing_db)
     user = Database.load(path) if options.opt_level >= 2 else Database()
     shipped = recorded(target) if options.opt_level >= 2 else Database()

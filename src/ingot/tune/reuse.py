@@ -2,7 +2,8 @@
 
 What the Region before has just written is in the second-level cache as far as it fits. The other side of a residual
 addition, or a skip connection, was written several Regions ago, and everything since has passed through the
-same cache. A timer that runs one Region again and again would find both there: it rotates such inputs over more buffers.
+same cache. A timer that runs one Region again and again would find both there, so it rotates such inputs over
+more buffers.
 """
 
 from __future__ import annotations

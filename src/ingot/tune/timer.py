@@ -3,9 +3,10 @@
 In the engine's steady state a layer's activations were just written by the layer before it,
 so they come from the second-level cache as far as they fit; its weights were last read one whole inference
 ago, so they come from wherever the model's weights as a whole fit. Here, therefore, activations
-rotate over two sets only, unless the engine reads them long after they were written (see ``reuse``); weights rotate over as many copies as launches (up to the model's
-own weight bytes), and before each timed replay as many bytes as the rest of the model's weights are
-overwritten, which drives out of the cache what the rest of the model would.
+rotate over two sets only, unless the engine reads them long after they were written (see ``reuse``); weights
+rotate over as many copies as launches (up to the model's own weight bytes), and before each timed replay as many
+bytes as the rest of the model's weights are overwritten, which drives out of the cache what the rest of the model
+would.
 """
 
 from __future__ import annotations
