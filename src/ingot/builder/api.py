@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ingot.builder.host_only import build_host_engine
 from ingot.builder.judge import EngineJudge
+from ingot.builder.hosting import host_islands
 from ingot.builder.profiles import build_profiles
 from ingot.builder.provenance import provenance, quantized_provenance
 from ingot.builder.quantizing import quantize
@@ -182,7 +183,8 @@ def _device_engine(
     progress: Progress,
 ) -> EngineFile:
     progress("plan", 0, 1)
-    reported = replace(lowered, reasons=(*lowered.reasons, *found.notes))
+    hosted = host_islands(lowered)
+    reported = replace(hosted, reasons=(*hosted.reasons, *found.notes))
     bundle = build_plan(reported, choices, chosen.name, bodies=options.bodies)
     made_by = provenance(found.sha256, options, chosen)
     engine = EngineFile(bundle.plan, bundle.weights, bundle.cubins, bundle.models, made_by)

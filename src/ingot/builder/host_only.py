@@ -1,4 +1,4 @@
-"""Engines for the CPU: the whole model as one host step, run by whichever library is faster here."""
+"""Engines for the CPU: the whole model as one host step, run by whichever library is faster here, or can at all."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import onnx_ir as ir
 
+from ingot.builder.hosting import host
 from ingot.builder.provenance import provenance
 from ingot.builder.targets import Chosen
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError, No
-from ingot.graph import dtypes
 from ingot.graph.dims import evaluate_shape
 from ingot.graph.lowered import Lowered
+from ingot.graph.random_values import random_value
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.importer.load import Imported
 from ingot.options import BuildOptions
-from ingot.passes.flatten import value_spec
+from ingot.passes.flatten import type_name, value_spec
 from ingot.plan.build import build_plan
 from ingot.plan.spec import ModelDecl
 from ingot.runtime.hostmodel import HostFunction, load_host_model
@@ -53,11 +53,15 @@ def build_host_engine(
     """The model as one step on the host.
 
     From ``opt_level`` 3 on ONNX Runtime and OpenVINO (if installed) are measured and the faster is kept.
-    Raises IngotError when an input or output is no dense tensor, or ONNX Runtime refuses the model.
+    Raises IngotError when an input or output has no known type or rank, or neither ONNX Runtime nor ONNX's evaluator
+    takes the model.
     """
-    content, runtime, notes = _loaded(ir.to_proto(imported.model))
-    lowered = _one_step(imported, content, (*imported.notes, *notes, *reasons))
-    backend = _backend(lowered, content, runtime, options, progress)
+    hosted, runtime = host(ir.to_proto(imported.model), _NAME, loosen=True)
+    lowered = _one_step(imported, hosted.content, (*imported.notes, *hosted.notes, *reasons))
+    if hosted.backend == "onnxruntime":
+        backend = _backend(lowered, hosted.content, runtime, options, progress)
+    else:
+        backend = _Backend(hosted.backend, notes=("not measured",))
     choice = Choice(Kind.HOST.value, None, backend.seconds * 1e6, backend.seconds > 0, backend.notes)
     bundle = build_plan(lowered, [choice], "cpu", bodies=options.bodies)
     steps = [msgspec.structs.replace(step, backend=backend.name) for step in bundle.plan.steps]
@@ -68,28 +72,6 @@ def build_host_engine(
 
 
 # -- the graph of one step
-
-
-def _loaded(model: onnx.ModelProto) -> tuple[bytes, HostFunction, tuple[str, ...]]:
-    """The model as ONNX Runtime takes it, ready to run, and what had to be changed.
-
-    With input sizes fixed, shape inference looks into branches that never run and refuses what it finds there.
-    """
-    content = model.SerializeToString(deterministic=True)
-    decl = ModelDecl(0, len(content), [v.name for v in model.graph.input], [v.name for v in model.graph.output])
-    try:
-        return content, load_host_model(content, decl, "onnxruntime", _NAME), ()
-    except IngotError as error:
-        del model.graph.value_info[:]
-        for value in (*model.graph.input, *model.graph.output):
-            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-                dim.dim_param = f"{value.name}_{axis}"
-        loose = model.SerializeToString(deterministic=True)
-        try:
-            runtime = load_host_model(loose, decl, "onnxruntime", _NAME)
-        except IngotError:
-            raise error from None
-        return loose, runtime, ("ONNX Runtime refuses the model at these input sizes: it is given no sizes",)
 
 
 def _one_step(imported: Imported, content: bytes, reasons: tuple[str, ...]) -> Lowered:
@@ -112,16 +94,16 @@ def _one_step(imported: Imported, content: bytes, reasons: tuple[str, ...]) -> L
 
 
 def _spec(value: ir.Value, known: frozenset[str]) -> TensorSpec:
-    """Type and shape. Raises IngotError for what has no dense form."""
+    """Type and shape. Raises IngotError where they are not known."""
     found = value_spec(value, known)
     if found is not None:
         return found
-    if isinstance(value.type, ir.TensorType) and dtypes.from_onnx(int(value.type.dtype)) is not None:
+    if type_name(value.type) is not None:
         raise IngotError("its rank is not known", node=str(value.name), fix="declare its shape in the model")
     what = value.type if value.type is not None else "unknown"
     raise IngotError(
         f"its type {what} cannot pass between a program and an engine", node=str(value.name),
-        fix="give and take dense tensors of numbers or booleans",
+        fix="give and take tensors, or sequences and optionals of them",
     )  # fmt: skip
 
 
@@ -147,8 +129,8 @@ def _backend(
     progress("measure", 0, 2)
     if options.opt_level < _MEASURES_FROM:
         return _Backend("onnxruntime", notes=("not measured",))
-    feeds = _feeds(lowered)
     try:
+        feeds = _feeds(lowered)
         wanted = runtime(feeds)
     except Exception as error:  # random inputs may be outside of what the model takes
         return _Backend("onnxruntime", notes=(f"not measured: the model refuses random inputs: {error}",))
@@ -173,7 +155,7 @@ def _alternative(content: bytes, decl: ModelDecl, feeds: Sequence[Array], wanted
     except Exception as error:  # openvino raises its own, undocumented types
         return No(f"refuses the model: {str(error)[:200]}")
     for name, ours, theirs in zip(decl.outputs, wanted, made, strict=True):
-        if not _agree(np.asarray(ours), np.asarray(theirs)):
+        if isinstance(ours, list) or not _agree(np.asarray(ours), np.asarray(theirs)):
             return No(f"gives another result for {name}")
     return function
 
@@ -201,14 +183,9 @@ def _race(functions: Sequence[HostFunction], feeds: Sequence[Array]) -> list[flo
     return [statistics.median(kept) for kept in times]
 
 
-def _feeds(lowered: Lowered) -> list[Array]:
-    """Random inputs at the optimum shapes: numbers around zero, integers that are safe as indices."""
-    generator = np.random.default_rng(0)
+def _feeds(lowered: Lowered) -> list[Any]:
+    """Random inputs at the optimum shapes. Raises IngotError for types of which there are none."""
     bindings: Mapping[str, int] = lowered.bindings()
-    feeds = []
-    for name in lowered.inputs:
-        tensor = lowered.values[name]
-        shape, dtype = evaluate_shape(tensor.shape, bindings), dtypes.numpy_dtype(tensor.dtype)
-        random = generator.standard_normal(shape) if dtypes.is_float(tensor.dtype) else generator.integers(0, 2, shape)
-        feeds.append(np.asarray(random).astype(dtype))
-    return feeds
+    generator = np.random.default_rng(0)
+    specs = (lowered.values[name] for name in lowered.inputs)
+    return [random_value(tensor.dtype, evaluate_shape(tensor.shape, bindings), generator) for tensor in specs]

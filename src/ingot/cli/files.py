@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import IngotError
+from ingot.graph.dtypes import nested
 
 Array = np.ndarray[Any, Any]
 
@@ -28,14 +29,47 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise IngotError(f"cannot read arrays: {error}", node=str(path), fix="write it with numpy.savez") from None
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+def named_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Values as arrays by name: the elements of a sequence ``x`` are ``x.0``, ``x.1`` ...; None is left out."""
+    found: dict[str, Array] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            found |= named_arrays({f"{name}.{position}": item for position, item in enumerate(value)})
+        elif value is not None:
+            found[name] = np.asarray(value)
+    return found
+
+
+def typed_values(arrays: Mapping[str, Array], types: Mapping[str, str]) -> dict[str, Any]:
+    """The inverse of :func:`named_arrays` for inputs whose ``types`` are known; what no type names stays as it is."""
+    left, found = dict(arrays), dict[str, Any]()
+    for name, dtype in types.items():
+        outer = nested(dtype)
+        while outer is not None and outer[0] == "optional" and nested(outer[1]) is not None:
+            outer = nested(outer[1])
+        if outer is None:
+            continue
+        if outer[0] == "optional":
+            found[name] = left.pop(name, None)
+            continue
+        items = list[Array]()
+        while f"{name}.{len(items)}" in left:
+            items.append(left.pop(f"{name}.{len(items)}"))
+        found[name] = items
+    return left | found
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """An ``.npz`` file, in one step. Raises IngotError when it cannot be written.
 
-    Unlike ``numpy.savez`` it takes any name. Types that NumPy does not know, such as bfloat16, become float32.
+    Unlike ``numpy.savez`` it takes any name, and sequences (:func:`named_arrays`). Types that NumPy does not know, such
+    as bfloat16, become float32.
     """
     with _in_one_step(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            plain = array if array.dtype.kind in "biufc" else array.astype(np.float32)
+        for name, array in named_arrays(arrays).items():
+            plain = (
+                array if array.dtype.kind in "biufcU" else array.astype(str if array.dtype.kind == "O" else np.float32)
+            )
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, plain, allow_pickle=False)
 

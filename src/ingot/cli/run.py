@@ -9,7 +9,7 @@ import numpy as np
 
 from ingot.cli import render
 from ingot.cli.build import Flags
-from ingot.cli.files import write_arrays
+from ingot.cli.files import named_arrays, write_arrays
 from ingot.cli.subject import inputs_for, subject
 from ingot.errors import IngotError
 
@@ -26,15 +26,16 @@ def run(model: str, flags: Flags, feeds: Path | None, output: Path | None, seed:
         engine = load(found.path)
         arrays = inputs_for(engine.file, found, feeds, seed)
         made = engine.context().run(arrays)
-    rows = [_row(name, np.asarray(array)) for name, array in made.items()]
+    rows = [_row(name, array) for name, array in named_arrays(made).items()]
     render.console().print(render.table("", ["output", "type", "shape", "min", "max", "mean"], rows, left=3))
     if output is not None:
-        write_arrays(output, {name: np.asarray(array) for name, array in made.items()})
+        write_arrays(output, made)
         print(f"written: {output}")
 
 
 def _row(name: str, array: Array) -> list[str]:
-    wide = array.astype(np.float64)
-    figures = [wide.min(), wide.max(), wide.mean()] if wide.size else []
+    numbers = array.dtype.kind not in "OUSc"
+    wide = array.astype(np.float64) if numbers else array
+    figures = [wide.min(), wide.max(), wide.mean()] if wide.size and numbers else []
     text = [render.number(float(figure)) for figure in figures] or ["–"] * 3
     return [name, str(array.dtype), render.shape(array.shape), *text]

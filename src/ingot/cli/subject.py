@@ -93,14 +93,14 @@ def _check_origin(path: Path, source: Source) -> None:
         )
 
 
-def inputs_for(engine: EngineFile, subject: Subject, file: Path | None, seed: int) -> Mapping[str, Array]:
+def inputs_for(engine: EngineFile, subject: Subject, file: Path | None, seed: int) -> Mapping[str, Any]:
     """The arrays of ``file``, or random ones; checked against the engine."""
-    from ingot.cli.files import read_arrays
+    from ingot.cli.files import read_arrays, typed_values
     from ingot.measure.inputs import check_feeds, declared, plan_for, plan_of
 
     if file is None:
         plan = plan_for(engine.plans, subject.shapes)
         return subject.feeds(declared(plan, subject.shapes), seed)
-    feeds = read_arrays(file)
+    feeds = typed_values(read_arrays(file), {b.name: b.dtype for b in engine.plan.inputs})
     check_feeds(plan_of(engine.plans, feeds), feeds)
     return feeds

@@ -26,8 +26,8 @@ def known_symbols(plan: Plan) -> frozenset[str]:
 
 
 def data_dependent(value: ValueDecl, known: frozenset[str]) -> bool:
-    """Whether a Value's shape is known only when a host step has made it."""
-    return any(_symbols(dim, value.name) - known for dim in value.shape)
+    """Whether a Value's shape is known only when a host step has made it, or it is no tensor at all."""
+    return dtypes.nested(value.dtype) is not None or any(_symbols(dim, value.name) - known for dim in value.shape)
 
 
 def check_at(plan: Plan, bindings: Bindings, known: frozenset[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def check_at(plan: Plan, bindings: Bindings, known: frozenset[str] | None = None
     for index, value in enumerate(plan.values):
         if index not in loose:
             _check_value(value, bindings, capacity[value.memory.space, value.memory.binding])
-        elif value.memory.space not in ("host", "output"):
+        elif value.memory.space not in ("host", "output") and dtypes.nested(value.dtype) is None:
             raise _refuse("its shape depends on something that is no input dimension", value.name)
     for region in plan.regions:
         if not loose.intersection((*region.reads, *region.writes)):

@@ -111,7 +111,7 @@ def _check_values(plan: Plan) -> None:
     _unique((v.name for v in plan.values), "value")
     inputs, outputs = ({b.name for b in rows} for rows in (plan.inputs, plan.outputs))
     for v in plan.values:
-        _require(v.dtype in dtypes.TABLE, f"unknown element type {v.dtype[:40]!r}", v.name)
+        _require(dtypes.known(v.dtype), f"unknown element type {v.dtype[:40]!r}", v.name)
         _require(len(v.shape) == len(v.strides) <= _MAX_RANK, "shape and strides do not fit together", v.name)
         _require(v.memory.space in SPACES, f"unknown memory space {v.memory.space[:40]!r}", v.name)
         known = {"input": inputs, "output": outputs}.get(v.memory.space, {""})
@@ -193,6 +193,7 @@ def _check_kernel(plan: Plan, step: Step, where: str) -> None:
     _require(len(step.arguments) <= _MAX_ARGUMENTS, f"{len(step.arguments)} arguments", where)
     touched = {*step.reads, *step.writes}
     for i in touched:
+        _require(dtypes.on_device(plan.values[i].dtype), f"type {plan.values[i].dtype[:80]} on the device", where)
         _require(plan.values[i].memory.space != "host", f"touches {plan.values[i].name[:80]!r} in host memory", where)
     for argument in step.arguments:
         match argument.kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,14 @@ TABLE: dict[str, DTypeInfo] = {
 WIDENED = frozenset({"float16", "bfloat16", "float8_e4m3fn"})
 """Floating-point types that values are stored in and never computed in: arithmetic is in float32."""
 _BY_ONNX = {info.onnx: name for name, info in TABLE.items()}
+HOST_ONLY: dict[str, int] = {
+    "string": 8, "complex64": 14, "complex128": 15, "float8_e4m3fnuz": 18, "float8_e5m2": 19,
+    "float8_e5m2fnuz": 20, "uint4": 21, "int4": 22, "float4_e2m1fn": 23, "float8_e8m0fnu": 24, "uint2": 25, "int2": 26,
+}  # fmt: skip
+"""Element types that exist on the host alone, with their ``onnx.TensorProto.DataType``."""
+_HOST_BY_ONNX = {code: name for name, code in HOST_ONLY.items()}
+_NESTED = re.compile(r"(sequence|optional)\((.+)\)")
+_MOST_NESTED = 64
 
 
 def from_onnx(code: int) -> str | None:
@@ -47,19 +56,52 @@ def from_onnx(code: int) -> str | None:
     return _BY_ONNX.get(code)
 
 
+def any_from_onnx(code: int) -> str | None:
+    """Name of an ONNX element type, those that exist on the host alone included."""
+    return _BY_ONNX.get(code) or _HOST_BY_ONNX.get(code)
+
+
+def onnx_code(dtype: str) -> int:
+    """``onnx.TensorProto.DataType`` of an element type."""
+    return TABLE[dtype].onnx if dtype in TABLE else HOST_ONLY[dtype]
+
+
+def on_device(dtype: str) -> bool:
+    """Whether device memory can hold values of this type."""
+    return dtype in TABLE
+
+
+def nested(dtype: str) -> tuple[str, str] | None:
+    """``sequence`` or ``optional`` and the type inside; None for the element type of a tensor."""
+    found = _NESTED.fullmatch(dtype)
+    return (found[1], found[2]) if found is not None else None
+
+
+def known(dtype: str) -> bool:
+    """Whether ``dtype`` is a type at all: an element type, or sequences and optionals of one."""
+    for _ in range(_MOST_NESTED):
+        inner = nested(dtype)
+        if inner is None:
+            return dtype in TABLE or dtype in HOST_ONLY
+        dtype = inner[1]
+    return False
+
+
 def itemsize(dtype: str) -> int:
-    """Bytes of one element."""
-    return TABLE[dtype].bytes
+    """Bytes of one element; of a string and of what is no tensor, those of a reference to it."""
+    return TABLE[dtype].bytes if dtype in TABLE else numpy_dtype(dtype).itemsize
 
 
 def is_float(dtype: str) -> bool:
     """Whether ``dtype`` is a floating-point type."""
-    return TABLE[dtype].floating
+    return TABLE[dtype].floating if dtype in TABLE else dtype.startswith("float")
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """NumPy's type; those that NumPy lacks come from ml_dtypes, under the same names."""
-    if dtype in ("bfloat16", "float8_e4m3fn"):
+    """NumPy's type; those that NumPy lacks come from ml_dtypes. Strings, and what is no tensor, are objects."""
+    if dtype == "string" or nested(dtype) is not None:
+        return np.dtype(object)
+    if dtype in ("bfloat16", "float8_e4m3fn") or (dtype in HOST_ONLY and not dtype.startswith("complex")):
         import ml_dtypes
 
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype))

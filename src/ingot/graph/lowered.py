@@ -51,6 +51,8 @@ class Lowered:
     ranges: tuple[SymbolRange, ...] = ()
     host_bodies: Mapping[str, bytes] = field(default_factory=dict)
     """For HOST Regions (by name): the serialised ONNX model, inputs and outputs in the Region's order."""
+    host_backends: Mapping[str, str] = field(default_factory=dict)
+    """For HOST Regions (by name): what runs them, where that is not ONNX Runtime (``plan.spec.Step.backend``)."""
     reasons: tuple[str, ...] = ()
     refusals: Mapping[str, tuple[No, ...]] = field(default_factory=dict)
     """For HOST Regions (by name): why each of their ops has no kernel; ``reasons`` has the same as text."""

@@ -33,6 +33,7 @@ from ingot.options import Shapes
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.engine import Engine, load
+from ingot.runtime.feeds import shape_of
 from ingot.runtime.shapes import solve
 
 Array = np.ndarray[Any, Any]
@@ -79,7 +80,7 @@ def bench(case: Case, budget: Budget, against: Sequence[str] = (), say: Say = la
     inputs = declared(engine.plan, case.shapes)
     feeds = case.feeds(inputs, case.seed)
     check_feeds(engine.plan, feeds)
-    bindings = solve(engine.plan, {name: array.shape for name, array in feeds.items()})
+    bindings = solve(engine.plan, {name: shape_of(value) for name, value in feeds.items()})
     description = describe(engine.file, bindings)
     context, load_ms = load_time(lambda: load(case.path).variants[name].context(), feeds)
     say("reference")

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import IngotError
-from ingot.graph import dtypes
+from ingot.graph.dtypes import nested
+from ingot.graph.random_values import random_value
 from ingot.options import Shapes
 from ingot.plan.spec import Plan
 from ingot.runtime import shapes as dims
 from ingot.runtime.choose import fitting, largest
+from ingot.runtime.feeds import fits, shape_of
 
 Array = np.ndarray[Any, Any]
 Declared = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -59,31 +61,30 @@ def _takes(plan: Plan, shapes: Shapes) -> bool:
     return True
 
 
-def plan_of(plans: Sequence[Plan], feeds: Mapping[str, Array]) -> Plan:
+def plan_of(plans: Sequence[Plan], feeds: Mapping[str, Any]) -> Plan:
     """The plan that runs ``feeds``. Raises IngotError where none takes their shapes."""
     if len(plans) == 1 or feeds.keys() != {b.name for b in plans[0].inputs}:
         return plans[0]
-    return fitting(plans, {name: array.shape for name, array in feeds.items()})
+    return fitting(plans, {name: shape_of(value) for name, value in feeds.items()})
 
 
-def random_feeds(inputs: Declared, seed: int = 0) -> dict[str, Array]:
-    """Normal numbers for floats; 0 or 1 for integers, which is safe where they are indices; coins for booleans."""
+def random_feeds(inputs: Declared, seed: int = 0) -> dict[str, Any]:
+    """Normal numbers for floats; 0 or 1 for integers, which is safe where they are indices; coins for booleans.
+
+    Raises IngotError for sequences and optionals.
+    """
     generator = np.random.default_rng(seed)
-    feeds: dict[str, Array] = {}
-    for name, (dtype, shape) in inputs.items():
-        random = generator.standard_normal(shape) if dtypes.is_float(dtype) else generator.integers(0, 2, shape)
-        feeds[name] = np.asarray(random).astype(dtypes.numpy_dtype(dtype))
-    return feeds
+    return {name: random_value(dtype, shape, generator) for name, (dtype, shape) in inputs.items()}
 
 
-def check_feeds(plan: Plan, feeds: Mapping[str, Array]) -> None:
+def check_feeds(plan: Plan, feeds: Mapping[str, Any]) -> None:
     """Raises IngotError unless ``feeds`` are what the engine takes: names, types and shapes."""
     known = {b.name: b for b in plan.inputs}
     for name in sorted(known.keys() ^ feeds.keys()):
         reason = "this input is missing" if name in known else "the engine has no such input"
         raise IngotError(reason, node=name, fix=f"give exactly {', '.join(known)}")
-    for name, array in feeds.items():
-        if array.dtype != dtypes.numpy_dtype(known[name].dtype):
-            reason = f"it has type {array.dtype}, the engine wants {known[name].dtype}"
+    for name, value in feeds.items():
+        if nested(known[name].dtype) is None and not fits(value, known[name].dtype):
+            reason = f"it has type {value.dtype}, the engine wants {known[name].dtype}"
             raise IngotError(reason, node=name, fix="convert it first")
-    dims.solve(plan, {name: array.shape for name, array in feeds.items()})
+    dims.solve(plan, {name: shape_of(value) for name, value in feeds.items()})

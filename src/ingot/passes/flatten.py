@@ -92,7 +92,7 @@ def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[
         described = value_spec(value, known_symbols, constant=name in constants)
         if described is not None:
             values[name] = described
-            if any(symbols(dim) - known_symbols for dim in described.shape):
+            if not dtypes.on_device(described.dtype) or any(symbols(dim) - known_symbols for dim in described.shape):
                 loose.add(name)
         literal = _literal(value, constants.get(name))
         if literal is not None:
@@ -103,9 +103,12 @@ def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[
     outputs = tuple(str(v.name) for v in graph.outputs)
     for name in (*inputs, *outputs):
         if name not in values:
-            return No("its type is not a dense tensor of a device type, or its rank is not known", node=name)
+            return No("its type or its rank is not known", node=name)
     if len(set(outputs)) != len(outputs) or any(o in constants or o in inputs for o in outputs):
         return No("an output is an input, a constant, or another output", node=str(graph.name))
+    foreign = [name for name in (*inputs, *outputs) if not dtypes.on_device(values[name].dtype)]
+    if foreign and all(op.kind is Kind.HOST for op in ops):
+        return No(f"it is of type {values[foreign[0]].dtype}, and no op of the model has a device kernel", foreign[0])
     opset = model.opset_imports.get("", 21)
     return without_dead_ops(FlatGraph(inputs, outputs, tuple(ops), values, constants, literals, opset))
 
@@ -132,18 +135,32 @@ def _dims(shape: ir.Shape) -> tuple[Dim | None, ...]:
 
 
 def value_spec(value: ir.Value, known: frozenset[str], *, constant: bool = False) -> TensorSpec | None:
-    """TensorSpec of a value; None for what has no dense form.
+    """TensorSpec of a value; None for one whose type, or whose rank, is not known.
 
-    A dimension that depends on data gets a symbol of its own: such a value lives on the host.
+    A dimension that depends on data gets a symbol of its own: such a value lives on the host. So do strings and other
+    types that the device lacks, and sequences and optionals, which have no dimensions here.
     """
-    if value.shape is None or value.dtype is None or not isinstance(value.type, ir.TensorType):
-        return None
-    dtype = dtypes.from_onnx(int(value.dtype))
+    dtype = type_name(value.type)
     if dtype is None:
+        return None
+    if dtypes.nested(dtype) is not None:
+        return spec(dtype, ())
+    if value.shape is None:
         return None
     own = f"data_{zlib.crc32(str(value.name).encode())}"
     dims = (d if d is not None and not symbols(d) - known else f"{own}_{i}" for i, d in enumerate(_dims(value.shape)))
     return spec(dtype, tuple(dims), constant=constant)
+
+
+def type_name(declared: ir.TypeProtocol | None) -> str | None:
+    """The type as a Plan writes it: ``float32``, ``string``, ``sequence(float32)``; None where there is none."""
+    if isinstance(declared, ir.SequenceType | ir.OptionalType):
+        inner = type_name(declared.elem_type)
+        outer = "sequence" if isinstance(declared, ir.SequenceType) else "optional"
+        return f"{outer}({inner})" if inner is not None else None
+    if not isinstance(declared, ir.TensorType):
+        return None
+    return dtypes.any_from_onnx(int(declared.dtype))
 
 
 def _literal(value: ir.Value, array: np.ndarray | None) -> Literal | None:

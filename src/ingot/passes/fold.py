@@ -129,6 +129,7 @@ def _count(model: ir.Model) -> int:
 def _round(model: ir.Model) -> bool:
     nodes = list(model.graph.all_nodes())
     _fold_known(model)
+    _settle_casts(model)
     with _pinned_outputs(model):
         modified = _fold_constants(model)
         rules = _rules_for({node.op_type for node in model.graph.all_nodes()})
@@ -222,6 +223,17 @@ def _worth_folding(node: ir.Node) -> bool:
 
 def _elements(value: ir.Value) -> int:
     return 0 if value.const_value is None else value.const_value.size
+
+
+def _settle_casts(model: ir.Model) -> None:
+    """CastLike as Cast, with all of its attributes: the library's constant folding would forget them."""
+    for node in model.graph.all_nodes():
+        like = operand(node, 1) if is_op(node, "CastLike") else None
+        if like is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.attributes.add(ir.AttrInt64("to", int(like.dtype)))
+            node.replace_input_with(1, None)
+            node.resize_inputs(1)
 
 
 def _no_ops(model: ir.Model) -> bool:

@@ -33,7 +33,7 @@ def host_model(
     for name in region.inputs:
         old = known[copies.get(name, name)]
         if name in constants:
-            tensor = ir.tensor(np.asarray(constants[name], order="C"), name=name)
+            tensor = _tensor(constants[name], name)
             new = ir.Value(name=name, type=old.type, shape=ir.Shape(constants[name].shape), const_value=tensor)
             weights.append(new)
         else:
@@ -51,6 +51,13 @@ def host_model(
         name=region.name,
     )
     return bytes(ir.to_proto(ir.Model(island, ir_version=model.ir_version)).SerializeToString(deterministic=True))
+
+
+def _tensor(array: np.ndarray[Any, Any], name: str) -> ir.TensorProtocol:
+    if array.dtype.kind not in "OSU":
+        return ir.tensor(np.asarray(array, order="C"), name=name)
+    texts = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
+    return ir.StringTensor(texts, shape=ir.Shape(array.shape), name=name)
 
 
 def _visible(graph: ir.Graph) -> list[ir.Value]:

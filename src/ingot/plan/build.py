@@ -268,7 +268,8 @@ def _step(
     writes = [index[n] for n in launch.writes] + scratch
     if kernel is None:
         model = models.add(lowered.host_bodies[region.name], launch.reads, region.outputs)
-        return spec.Step("host", name, launch.region, after, reads, writes, model=model)
+        backend = lowered.host_backends.get(region.name, "onnxruntime")
+        return spec.Step("host", name, launch.region, after, reads, writes, model=model, backend=backend)
     return spec.Step(
         kind="kernel",
         name=name,

@@ -59,8 +59,10 @@ class Places:
         return max(evaluate(dim, bindings) for bindings in self.corners)
 
     def data_dependent(self, name: str) -> bool:
-        """Whether the shape is known only when a host step has made the Value."""
+        """Whether the shape is known only when a host step has made the Value, or it is no tensor at all."""
         known = {r.symbol for r in self.lowered.ranges}
+        if dtypes.nested(self.lowered.values[name].dtype) is not None:
+            return True
         return any(symbols(dim) - known for dim in self.lowered.values[name].shape)
 
     @cached_property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from ingot.graph.host_parts import decode, is_parts
 from ingot.graph.region import Region
 from ingot.plan.bodies import body_bytes
 from ingot.plan.spec import Cubin, ModelDecl
@@ -79,6 +80,8 @@ class ModelTable:
 
 def island_inputs(content: bytes) -> tuple[str, ...]:
     """Names of the tensors that an island's model must be fed, in its order (weights inside it excluded)."""
+    if is_parts(content):
+        return tuple(decode(content).inputs)
     graph = onnx.load_from_string(content).graph
     inside = {tensor.name for tensor in graph.initializer}
     return tuple(value.name for value in graph.input if value.name not in inside)

@@ -38,7 +38,10 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class ValueDecl(msgspec.Struct, frozen=True):
-    """One Value: element type, logical shape, strides in elements, place."""
+    """One Value: element type, logical shape, strides in elements, place.
+
+    Sequences and optionals have a type like ``sequence(float32)``, no dimensions, and live on the host.
+    """
 
     name: str
     dtype: str
@@ -106,7 +109,8 @@ class Step(msgspec.Struct, frozen=True):
     model: int = -1
     """Host steps: index into Plan.models; reads and writes are its inputs and outputs, in order."""
     backend: str = "onnxruntime"
-    """Host steps: ``onnxruntime``, ``openvino`` (computes in float32) or ``openvino:bf16``."""
+    """Host steps: ``onnxruntime``, ``openvino`` (computes in float32), ``openvino:bf16``, ``reference`` (ONNX's
+    evaluator) or ``parts`` (the model is :class:`ingot.graph.host_parts.HostParts`)."""
 
 
 class RegionDecl(msgspec.Struct, frozen=True):
@@ -133,7 +137,7 @@ class RegionDecl(msgspec.Struct, frozen=True):
 
 
 class ModelDecl(msgspec.Struct, frozen=True):
-    """A serialised ONNX model: ``size`` bytes at ``offset`` of the models segment.
+    """A serialised ONNX model, or several for backend ``parts``: ``size`` bytes at ``offset`` of the models segment.
 
     ``inputs`` and ``outputs`` are its tensor names, in the order of the step's reads and writes.
     """

@@ -17,8 +17,17 @@ from ingot.runtime import shapes as dims
 from ingot.runtime.array import DeviceArray
 from ingot.runtime.context import Context, Shapes
 from ingot.runtime.dlpack import View
-from ingot.runtime.feeds import Array, check_names, device_view, dtype_error, host_array, on_device, require_all
-from ingot.runtime.host_context import write_into
+from ingot.runtime.feeds import (
+    Array,
+    check_names,
+    device_view,
+    dtype_error,
+    host_value,
+    on_device,
+    require_all,
+    shape_of,
+)
+from ingot.runtime.host_context import empty_value, write_into
 from ingot.runtime.lane import Lane
 from ingot.runtime.places import Base, capacity
 from ingot.runtime.program import Program
@@ -89,8 +98,8 @@ class DeviceContext(Context):
             if on_device(feed):
                 views[binding.name] = device_view(feed, binding, int(self._stream.handle), self._ordinal)
             else:
-                arrays[binding.name] = host_array(feed, binding)
-        given = {name: (arrays[name].shape if name in arrays else views[name].shape) for name in feeds}
+                arrays[binding.name] = host_value(feed, binding)
+        given = {name: (shape_of(arrays[name]) if name in arrays else views[name].shape) for name in feeds}
         return self._job(given, arrays, views, outputs or {})
 
     def _job(self, given: Shapes, arrays: dict[str, Array], views: dict[str, View], outputs: Mapping[str, Any]) -> Job:
@@ -160,7 +169,8 @@ class DeviceContext(Context):
         for binding in self.engine.plan.outputs:
             name = binding.name
             array = pending.get(name)
-            if array is None and ("output", name) not in self._slots.capacity:
+            on_host = ("output", name) not in self._slots.capacity
+            if on_host:
                 array = job.program.host[binding.value]
             if name in job.placed:
                 if array is not None:
@@ -169,10 +179,10 @@ class DeviceContext(Context):
             elif name in job.targets:
                 assert array is not None
                 results[name] = write_into(job.targets[name], array, binding)
-            elif array is None:
+            elif array is None and not on_host:
                 results[name] = self._device_array(binding, "output", job.program)
             else:
-                results[name] = array.copy() if name in pending else array
+                results[name] = pending[name].copy() if name in pending else array
         return results
 
     # Binding ahead of time.
@@ -197,15 +207,15 @@ class DeviceContext(Context):
                 views[name] = device_view(inputs[name], binding, int(self._stream.handle), self._ordinal)
                 given[name] = views[name].shape
             elif name in inputs:
-                arrays[name] = host_array(inputs[name], binding)
-                given[name] = arrays[name].shape
+                arrays[name] = host_value(inputs[name], binding)
+                given[name] = shape_of(arrays[name])
             else:
                 given[name] = tuple((shapes or {}).get(name) or dims.shape_at(binding, dims.at(plan, "opt")))
         job = self._job(given, arrays, views, outputs or {})
         self._reject_indirect(job)
         for binding in plan.inputs:  # host steps read their own arrays: make those that were not given
             if ("input", binding.name) not in self._slots.capacity and binding.name not in arrays:
-                arrays[binding.name] = np.zeros(given[binding.name], numpy_dtype(binding.dtype))
+                arrays[binding.name] = empty_value(binding, given[binding.name])
         self.put(job)
         job.program.prepare(self._stream)
         self._slots.settle()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import IngotError
-from ingot.graph.dtypes import numpy_dtype
+from ingot.graph.dtypes import nested, numpy_dtype
 from ingot.plan.spec import Binding
 from ingot.runtime import dlpack
 
@@ -41,10 +41,37 @@ def on_device(feed: object) -> bool:
     return feed.__dlpack_device__()[0] in _DEVICE_KINDS
 
 
+def host_value(feed: object, binding: Binding) -> Any:
+    """``feed`` as a host step takes it: an array (:func:`host_array`), a list of them for a sequence, or None.
+
+    Raises IngotError when it is not of the binding's type.
+    """
+    inner = nested(binding.dtype)
+    if inner is None:
+        return host_array(feed, binding)
+    outer, dtype = inner
+    element = Binding(binding.name, dtype, [], binding.value)
+    if outer == "optional":
+        return None if feed is None else host_value(feed, element)
+    if not isinstance(feed, list | tuple):
+        raise dtype_error(binding, type(feed).__name__)
+    return [host_value(item, element) for item in feed]
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """Shape of an array; what is no tensor has none."""
+    return value.shape if isinstance(value, np.ndarray) else ()
+
+
+def fits(array: Array, dtype: str) -> bool:
+    """Whether an array has the element type ``dtype``. Strings are objects or NumPy's own strings."""
+    return array.dtype.kind in "OUST" if dtype == "string" else array.dtype == numpy_dtype(dtype)
+
+
 def host_array(feed: object, binding: Binding) -> Array:
     """``feed`` as a C-contiguous NumPy array of the binding's own dtype.
 
-    Arrays must have that dtype exactly; Python numbers and lists are converted.
+    Arrays must have that dtype exactly; Python numbers, strings and lists of them are converted.
     """
     dtype = numpy_dtype(binding.dtype)
     if isinstance(feed, np.ndarray | np.generic):
@@ -61,9 +88,25 @@ def host_array(feed: object, binding: Binding) -> Array:
             array = np.asarray(feed, dtype)
         except (TypeError, ValueError, OverflowError) as error:
             raise IngotError(f"cannot read it as {binding.dtype}: {error}", node=f"input {binding.name!r}") from None
-    if array.dtype != dtype:
+    if not fits(array, binding.dtype):
         raise dtype_error(binding, str(array.dtype))
+    if binding.dtype == "string":
+        array = _strings(array, binding)
     return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _strings(array: Array, binding: Binding) -> Array:
+    """Objects that are ``str``: bytes are read as UTF-8."""
+    try:
+        texts = [item.decode() if isinstance(item, bytes) else item for item in array.astype(object).ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise IngotError(f"bytes that are no text: {error}", node=f"input {binding.name!r}") from None
+    for item in texts:
+        if not isinstance(item, str):
+            raise dtype_error(binding, f"elements of type {type(item).__name__}")
+    made = np.empty(len(texts), object)
+    made[:] = texts
+    return made.reshape(array.shape)
 
 
 def device_view(feed: object, binding: Binding, stream: int, ordinal: int, what: str = "input") -> dlpack.View:

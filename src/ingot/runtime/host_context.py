@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingot.errors import IngotError
-from ingot.graph.dtypes import numpy_dtype
+from ingot.graph.dtypes import nested, numpy_dtype
 from ingot.plan.spec import Binding
 from ingot.runtime import shapes as dims
 from ingot.runtime.context import Context, Shapes
-from ingot.runtime.feeds import Array, check_names, dtype_error, host_array, on_device, require_all
+from ingot.runtime.feeds import Array, check_names, dtype_error, host_value, on_device, require_all, shape_of
 from ingot.runtime.island import call
 from ingot.runtime.places import places
 
@@ -54,7 +54,7 @@ class HostContext(Context):
         return constants
 
     def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """See :meth:`Context.run`; everything is NumPy."""
+        """See :meth:`Context.run`; everything is NumPy. Strings are arrays of objects, sequences lists."""
         made = self._run(self._accept(feeds))
         if not outputs:
             return made
@@ -96,16 +96,17 @@ class HostContext(Context):
         arrays = []
         for binding, dtype, _ in self._inputs:
             feed = feeds[binding.name]
-            if type(feed) is not np.ndarray or feed.dtype != dtype or not feed.flags.c_contiguous:
+            plain = type(feed) is np.ndarray and feed.dtype == dtype and feed.flags.c_contiguous
+            if not plain or dtype.kind == "O":
                 if on_device(feed):
                     raise IngotError(
                         "it lies in CUDA memory, but this engine was built for the CPU",
                         node=f"input {binding.name!r}",
                         fix="pass a host array, or build for the GPU",
                     )
-                feed = host_array(feed, binding)
+                feed = host_value(feed, binding)
             arrays.append(feed)
-        shapes = tuple(array.shape for array in arrays)
+        shapes = tuple(map(shape_of, arrays))
         if shapes != self._shapes:
             dims.solve(self.engine.plan, dict(zip((b.name for b, _, _ in self._inputs), shapes, strict=True)))
             self._shapes = shapes
@@ -124,10 +125,10 @@ class HostContext(Context):
         given: dict[str, Any] = dict(inputs or {})
         check_names({**given, **(shapes or {})}, plan.inputs, "input")
         fallback = dims.at(plan, "opt")
-        for binding, dtype, _ in self._inputs:
+        for binding, _, _ in self._inputs:
             if binding.name not in given:
                 shape = (shapes or {}).get(binding.name)
-                given[binding.name] = np.zeros(shape or dims.shape_at(binding, fallback), dtype)
+                given[binding.name] = empty_value(binding, shape or dims.shape_at(binding, fallback))
         self._bound = self._accept(given)
         self._given = dict(zip((b.name for b, _, _ in self._inputs), self._bound, strict=True))
 
@@ -153,9 +154,20 @@ class HostContext(Context):
         return self._made[name]
 
 
+def empty_value(binding: Binding, shape: tuple[int, ...]) -> Any:
+    """A value for an input that is not given yet: zeros, empty strings, an empty sequence, nothing."""
+    inner = nested(binding.dtype)
+    if inner is not None:
+        return [] if inner[0] == "sequence" else None
+    dtype = numpy_dtype(binding.dtype)
+    return np.full(shape, "", object) if dtype.kind == "O" else np.zeros(shape, dtype)
+
+
 def write_into(target: Any, array: Array, binding: Binding) -> Any:
     """Copy an output into the caller's writable NumPy array, which must fit exactly."""
     node = f"output {binding.name!r}"
+    if not isinstance(array, np.ndarray):
+        raise IngotError(f"{binding.dtype} is no array: it cannot be written into one", node=node)
     if not isinstance(target, np.ndarray) or not target.flags.writeable:
         raise IngotError("the array to write into is not a writable NumPy array", node=node)
     if target.dtype != array.dtype:

@@ -1,4 +1,4 @@
-"""Host steps: an ONNX model run by ONNX Runtime or OpenVINO on the CPU."""
+"""Host steps: an ONNX model run by ONNX Runtime, OpenVINO or ONNX's reference evaluator on the CPU."""
 
 from __future__ import annotations
 
@@ -9,45 +9,60 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import IngotError
+from ingot.graph.host_parts import HostPart, decode
 from ingot.plan.spec import ModelDecl
+from ingot.runtime.evaluator import evaluator_function, parts_function
 from ingot.runtime.ortmodel import HostFunction as HostFunction
 from ingot.runtime.ortmodel import ort_function
 
 Array = np.ndarray[Any, Any]
 
 _PRECISION = {"": "f32", "f32": "f32", "bf16": "bf16", "f16": "f16"}
+_MODULES = {"reference": "onnx.reference"}
+_SHOWN = {"reference": "ONNX's evaluator"}
 
 
 def load_host_model(model: bytes, decl: ModelDecl, backend: str, name: str) -> HostFunction:
-    """``model`` ready to run. ``backend``: ``onnxruntime``, ``openvino`` or ``openvino:bf16``.
+    """``model`` ready to run. ``backend``: see :class:`ingot.plan.spec.Step`.
 
     Raises IngotError when the backend is not installed or refuses the model.
     """
+    if backend == "parts":
+        return parts_function(decode(model), lambda part: _part(part, name))
     library, _, option = backend.partition(":")
-    loaders = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    loaders = {"onnxruntime": _onnxruntime, "openvino": _openvino, "reference": _reference}
     if library not in loaders or (option and library != "openvino") or option not in _PRECISION:
         raise IngotError(
             f"unknown host backend {backend!r}", node=name, fix="rebuild the engine with this version of Ingot"
         )
+    package = "onnx" if library == "reference" else library
     try:
-        module = import_module(library)
+        module = import_module(_MODULES.get(library, library))
     except ImportError:
         raise IngotError(
-            f"this engine runs {name!r} on the host with {library}, which is not installed",
+            f"this engine runs {name!r} on the host with {package}, which is not installed",
             node=name,
-            fix=f"pip install {library}",
+            fix=f"pip install {package}",
         ) from None
     try:
         return loaders[library](module, model, decl, option)
     except IngotError:
         raise
     except Exception as error:
-        raise IngotError(f"{library} refuses the model: {error}", node=name) from None
+        raise IngotError(f"{_SHOWN.get(library, library)} refuses the model: {error}", node=name) from None
+
+
+def _part(part: HostPart, name: str) -> HostFunction:
+    return load_host_model(part.model, ModelDecl(0, 0, part.inputs, part.outputs), part.backend, name)
+
+
+def _reference(module: Any, model: bytes, decl: ModelDecl, _: str) -> HostFunction:
+    return evaluator_function(module, model, decl.inputs, decl.outputs)
 
 
 def _onnxruntime(ort: Any, model: bytes, decl: ModelDecl, _: str) -> HostFunction:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return ort_function(session, decl.inputs, decl.outputs)
 

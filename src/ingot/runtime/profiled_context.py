@@ -103,8 +103,10 @@ class ProfiledContext(Context):
 
 
 def _shape(feed: Any) -> tuple[int, ...]:
-    """The shape of what a caller passes in. Raises IngotError for what has none."""
+    """The shape of what a caller passes in; sequences and optionals have none. Raises IngotError for ragged lists."""
     shape = getattr(feed, "shape", None)
+    if feed is None or (isinstance(feed, list | tuple) and any(hasattr(item, "shape") for item in feed)):
+        return ()
     if shape is None:
         try:
             shape = np.shape(feed)

@@ -12,12 +12,19 @@ from ingot.engine.file import EngineFile
 from ingot.engine.format import MAGIC
 from ingot.errors import IngotError
 from ingot.graph.dims import Dim
+from ingot.graph.dtypes import nested
 from ingot.runtime.engine import IO, Engine
 
 Build = Callable[[Any], Engine]
 """Makes an Engine from what is not one: an ONNX path, its bytes or a ModelProto."""
 
-_TYPES = {"float32": "float", "float64": "double"}
+_TYPES = {
+    "float32": "float", "float64": "double", "float8_e4m3fn": "float8e4m3fn", "float8_e4m3fnuz": "float8e4m3fnuz",
+    "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz", "float4_e2m1fn": "float4e2m1",
+    "float8_e8m0fnu": "float8e8m0",
+}  # fmt: skip
+"""Element types that ONNX Runtime calls otherwise."""
+_OUTER = {"sequence": "seq", "optional": "optional"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,14 @@ class InferenceSession:
 
 
 def _node_arg(io: IO) -> NodeArg:
-    return NodeArg(io.name, list(io.shape), f"tensor({_TYPES.get(io.dtype, io.dtype)})")
+    return NodeArg(io.name, list(io.shape), _type_text(io.dtype))
+
+
+def _type_text(dtype: str) -> str:
+    inner = nested(dtype)
+    if inner is not None:
+        return f"{_OUTER[inner[0]]}({_type_text(inner[1])})"
+    return f"tensor({_TYPES.get(dtype, dtype)})"
 
 
 def _engine(source: Any, build: Build | None) -> Engine:

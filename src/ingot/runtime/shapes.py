@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ingot.errors import IngotError
 from ingot.graph.dims import evaluate, evaluate_shape, symbols
+from ingot.graph.dtypes import nested
 from ingot.plan.spec import Binding, Dim, Plan
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -14,11 +15,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 def solve(plan: Plan, shapes: Shapes) -> dict[str, int]:
     """Values of every symbolic dimension, from the actual shape of every input.
 
-    A dimension that is a plain symbol gives the symbol its value; expressions are then checked.
+    A dimension that is a plain symbol gives the symbol its value; expressions are then checked. Sequences and
+    optionals have no shape.
     Raises IngotError naming the input for a wrong rank or size, or a size outside the profile.
     """
     found: dict[str, int] = {}
-    for binding in plan.inputs:
+    tensors = [binding for binding in plan.inputs if nested(binding.dtype) is None]
+    for binding in tensors:
         _gather(binding, shapes[binding.name], found)
     for profile in plan.profiles:
         value = found.get(profile.symbol)
@@ -33,7 +36,7 @@ def solve(plan: Plan, shapes: Shapes) -> dict[str, int]:
                 node=_user_of(plan.inputs, profile.symbol),
                 fix="rebuild with a wider --shapes range, or pass a shape inside it",
             )
-    for binding in plan.inputs:
+    for binding in tensors:
         _verify(binding, shapes[binding.name], found)
     return found
 

@@ -10,6 +10,7 @@ from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.graph.dims import Bindings
 from ingot.plan.bodies import is_region, read_region
+from ingot.runtime.hostmodel import load_host_model
 from ingot.runtime.ortmodel import HostFunction, ort_function
 
 
@@ -33,7 +34,7 @@ class Bodies:
             made = run_region(region, dict(zip(region.inputs, inputs, strict=True)), bindings)
             return [made[name] for name in region.outputs]
         try:
-            return self.island(model, inputs)
+            return self.island(model, "onnxruntime", inputs)
         except IngotError:
             import onnx
 
@@ -41,19 +42,22 @@ class Bodies:
             feeds = dict(zip(decl.inputs, inputs, strict=True))
             return run_model(onnx.load_model_from_string(content), feeds, decl.outputs)
 
-    def island(self, model: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Outputs of a host step's model, in the declared orders. Raises IngotError when ONNX Runtime refuses it."""
-        function = self._function(model)
+    def island(self, model: int, backend: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Outputs of a host step's model, in the declared orders. Raises IngotError when ``backend`` refuses it."""
+        function = self._function(model, backend)
         try:
-            return [np.asarray(a) for a in function([np.asarray(array, order="C") for array in inputs])]
+            return [_dense(a) for a in function([_dense(a) for a in inputs])]
         except Exception as error:  # onnxruntime raises its own, undocumented types
-            raise IngotError(f"ONNX Runtime fails on models[{model}] of the engine: {error}") from None
+            raise IngotError(f"{backend} fails on models[{model}] of the engine: {error}") from None
 
-    def _function(self, model: int) -> HostFunction:
+    def _function(self, model: int, backend: str) -> HostFunction:
         if model not in self._functions:
+            decl = self.engine.plan.models[model]
+            if backend != "onnxruntime":
+                self._functions[model] = load_host_model(self.engine.model(model), decl, backend, f"models[{model}]")
+                return self._functions[model]
             import onnxruntime as ort
 
-            decl = self.engine.plan.models[model]
             options = ort.SessionOptions()
             options.log_severity_level = 3
             # The body must be computed as written: the oracle is not to be optimised into something else.
@@ -64,3 +68,8 @@ class Bodies:
                 raise IngotError(f"ONNX Runtime cannot load models[{model}] of the engine: {error}") from None
             self._functions[model] = ort_function(session, decl.inputs, decl.outputs)
         return self._functions[model]
+
+
+def _dense(value: np.ndarray) -> np.ndarray:
+    """Arrays in C order; what is no array as it is."""
+    return value if value is None or isinstance(value, list | dict) else np.asarray(value, order="C")

@@ -79,6 +79,9 @@ class Memory:
             ("weights", ""): np.frombuffer(engine.weights, np.uint8),
         }
         for b in plan.inputs:
+            if b.value in loose:
+                self.host[b.value] = feeds[b.name]
+                continue
             dtype = dtypes.numpy_dtype(b.dtype)
             self.data["input", b.name] = np.ascontiguousarray(feeds[b.name], dtype).reshape(-1).view(np.uint8)
         for b in plan.outputs:
@@ -120,6 +123,9 @@ class Memory:
     def put(self, index: int, array: Array) -> None:
         """Writes a Value."""
         value, span = self.values[index], self.spans[index]
+        if dtypes.nested(value.dtype) is not None:
+            self.host[index] = array
+            return
         if array.dtype != dtypes.numpy_dtype(value.dtype) or (span is not None and array.shape != span.shape):
             raise PlanFault(f"its body gave {array.dtype}{array.shape}", node=value.name)
         if span is None or span.space == "host":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.graph import dtypes
 from ingot.plan.spec import Plan, Step
+from ingot.runtime.feeds import fits, shape_of
 from ingot.runtime.shapes import solve
 from ingot.simulate.bodies import Bodies
 from ingot.simulate.faults import PlanFault
@@ -48,10 +50,14 @@ class Simulator:
         """
         plan = self.engine.plan
         _check_feeds(plan, feeds)
-        bindings = solve(plan, {name: np.shape(array) for name, array in feeds.items()})
+        bindings = solve(plan, {name: shape_of(value) for name, value in feeds.items()})
         check_at(plan, bindings)
         known = known_symbols(plan)
-        loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
+        loose = frozenset(
+            i
+            for i, value in enumerate(plan.values)
+            if data_dependent(value, known) or not dtypes.on_device(value.dtype)
+        )
         memory = Memory(self.engine, bindings, feeds, loose)
         check_races(plan, memory.spans)
         run = _Run(plan, memory, self.bodies, bindings, observe)
@@ -60,7 +66,7 @@ class Simulator:
             run.step(step)
         for b in plan.outputs:
             memory.check_owner(b.value, run.writers[b.value], "the end of the run")
-        return {b.name: memory.get(b.value).copy() for b in plan.outputs}
+        return {b.name: _copied(memory.get(b.value)) for b in plan.outputs}
 
 
 def _check_feeds(plan: Plan, feeds: Mapping[str, np.ndarray]) -> None:
@@ -69,8 +75,12 @@ def _check_feeds(plan: Plan, feeds: Mapping[str, np.ndarray]) -> None:
         reason = "this input was not given" if name in known else "the engine has no such input"
         raise IngotError(reason, node=name, fix=f"give exactly {', '.join(sorted(known))}")
     for name, dtype in known.items():
-        if feeds[name].dtype != dtypes.numpy_dtype(dtype):
+        if dtypes.nested(dtype) is None and not fits(feeds[name], dtype):
             raise IngotError(f"{feeds[name].dtype} given, {dtype} expected", node=name, fix="convert the input")
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if value is not None else None
 
 
 def shuffled(plan: Plan, seed: int) -> tuple[int, ...]:
@@ -125,10 +135,12 @@ class _Run:
         step = self.plan.steps[index]
         if step.kind == "copy":
             self._check_reads(step.reads, step)
-            self._put(step.writes[0], self.memory.get(step.reads[0]).copy())
+            self._put(step.writes[0], _copied(self.memory.get(step.reads[0])))
         elif step.kind == "host":
             self._check_reads(step.reads, step)
-            self._put_all(step.writes, self.bodies.island(step.model, [self.memory.get(i) for i in step.reads]))
+            self._put_all(
+                step.writes, self.bodies.island(step.model, step.backend, [self.memory.get(i) for i in step.reads])
+            )
         else:
             self._kernel(step)
 
@@ -181,4 +193,4 @@ class _Run:
     def _put(self, index: int, array: np.ndarray) -> None:
         self.memory.put(index, array)
         if self.observe is not None:
-            self.observe(index, self.memory.get(index).copy())
+            self.observe(index, _copied(self.memory.get(index)))

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from ingot.builder.api import build_engine, build_hollow
+from ingot.builder.hosting import EVALUATOR
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.measure.conformance.cases import Case, Value, load_case
@@ -73,7 +74,9 @@ def _judged(case: Case, target: str) -> tuple[Kind, str]:
         return "island", islands
     if worst > 1:
         return "near", f"{worst:.2g} times further off than allowed"
-    return "pass", "random by definition: types and shapes compared" if _is_random(case.model) else ""
+    if _is_random(case.model):
+        return "pass", "random by definition: types and shapes compared"
+    return "pass", "; ".join(reason for reason in engine.plan.reasons if EVALUATOR in reason)
 
 
 def _compared(case: Case, run: Run) -> tuple[float, str]:
@@ -133,7 +136,8 @@ def _islands(engine: EngineFile) -> str:
     if not hosts:
         return ""
     ops = ", ".join(sorted({op for region in hosts for op in region.ops}))
-    return f"{ops}: " + "; ".join(dict.fromkeys(region.tactic for region in hosts))
+    evaluated = [reason for reason in plan.reasons if EVALUATOR in reason]
+    return f"{ops}: " + "; ".join(dict.fromkeys([*evaluated, *(region.tactic for region in hosts)]))
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
