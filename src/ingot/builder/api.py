@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ingot.builder.host_only import build_host_engine
-from ingot.builder.judge import EngineJudge
 from ingot.builder.hosting import host_islands
+from ingot.builder.judge import EngineJudge
 from ingot.builder.profiles import build_profiles
 from ingot.builder.provenance import provenance, quantized_provenance
 from ingot.builder.quantizing import quantize
@@ -113,8 +113,9 @@ def _built(
         raise IngotError(
             "these parts have no device kernel: " + "; ".join(found.lowered.reasons), fix="build without --strict"
         )
-    choices = kernels(found.lowered, chosen.target)
-    return _device_engine(found.lowered, choices, found, chosen, options, progress)
+    hosted = host_islands(found.lowered)
+    choices = kernels(hosted, chosen.target)
+    return _device_engine(hosted, choices, found, chosen, options, progress)
 
 
 def lower_model(
@@ -183,8 +184,7 @@ def _device_engine(
     progress: Progress,
 ) -> EngineFile:
     progress("plan", 0, 1)
-    hosted = host_islands(lowered)
-    reported = replace(hosted, reasons=(*hosted.reasons, *found.notes))
+    reported = replace(lowered, reasons=(*lowered.reasons, *found.notes))
     bundle = build_plan(reported, choices, chosen.name, bodies=options.bodies)
     made_by = provenance(found.sha256, options, chosen)
     engine = EngineFile(bundle.plan, bundle.weights, bundle.cubins, bundle.models, made_by)
