@@ -51,6 +51,22 @@ def cuda() -> ModuleType:
     return driver
 
 
+def entry_point(name: str, version: int) -> Any:
+    """The driver's C function ``name`` as it is since CUDA ``version`` (12030 is 12.3), for calls through ctypes.
+
+    Such a call takes less time than the bindings' Python function, which counts where a graph has hundreds of nodes.
+    Its arguments are numbers and addresses, its result an error code. Raises IngotError where there is none.
+    """
+    driver = cuda()
+    flags = driver.CUdriverProcAddress_flags.CU_GET_PROC_ADDRESS_DEFAULT
+    address = check(driver.cuGetProcAddress(name.encode(), version, flags), f"looking for {name}")[0]
+    if not address:
+        raise IngotError(
+            f"the NVIDIA driver has no {name}", fix=f"install a driver for CUDA {version // 1000} or later"
+        )
+    return address
+
+
 def check(result: tuple[Any, ...], doing: str = "") -> Any:
     """The values of a driver call: None, the one value, or a tuple of them.
 

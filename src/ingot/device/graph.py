@@ -6,16 +6,37 @@ graph whose addresses or shapes change is built again.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from ingot.device.driver import check, cuda
+from ingot.device.driver import check, cuda, entry_point
 from ingot.device.launch import Grid, KernelArgs
 from ingot.device.module import Function
 from ingot.device.stream import Stream
 
-Node = Any
+Node = int
 """Handle of one node, for ``after`` and ``programmatic`` of later ones."""
+_WORD = ctypes.c_void_p
+_PROGRAMMATIC = bytes([1, 0, 1, 0, 0, 0, 0, 0])
+"""CUgraphEdgeData: from the programmatic port of a kernel node, of the programmatic type."""
+_CLUSTER = 4
+"""CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION"""
+
+
+@cache
+def _add_node() -> Any:
+    """cuGraphAddNode(node*, graph, dependencies*, edge data*, count, parameters*), of CUDA 12.3."""
+    kinds = (_WORD, _WORD, _WORD, _WORD, ctypes.c_size_t, _WORD)
+    return ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(entry_point("cuGraphAddNode", 12030))
+
+
+@cache
+def _set_attribute() -> Any:
+    """cuGraphKernelNodeSetAttribute(node, attribute, value*)."""
+    kinds = (_WORD, ctypes.c_int, _WORD)
+    return ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(entry_point("cuGraphKernelNodeSetAttribute", 11000))
 
 
 class Graph:
@@ -53,6 +74,10 @@ class GraphBuilder:
         self._graph = check(driver.cuGraphCreate(0), "creating a CUDA graph")
         self._keep: list[object] = []
         self._kernel_type = driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL
+        self._handle = int(self._graph)
+        self._call = _add_node()
+        self._made = ctypes.c_void_p()
+        self._made_at = ctypes.addressof(self._made)
         self.nodes = 0
 
     def add_kernel(
@@ -79,10 +104,22 @@ class GraphBuilder:
         kernel.sharedMemBytes = function.shared
         kernel.kernelParams = args.address
         what = f"adding {function.name} with grid {grid}, {block} threads, {function.shared} bytes shared"
-        node = self._add(params, after, programmatic, what)
+        node = self._add(params.getPtr(), after, programmatic, what)
         if function.cluster > 1:
             self._set_cluster(node, function.cluster)
         self._keep.append(function)
+        return node
+
+    def add_prepared(
+        self, parameters: int, function: Function, *, after: Sequence[Node] = (), programmatic: Sequence[Node] = ()
+    ) -> Node:
+        """As :meth:`add_kernel` with ``CUgraphNodeParams`` that lie ready at the address ``parameters``.
+
+        The caller keeps ``function`` loaded as long as the graph.
+        """
+        node = self._add(parameters, after, programmatic, function.name)
+        if function.cluster > 1:
+            self._set_cluster(node, function.cluster)
         return node
 
     def add_copy(
@@ -103,7 +140,7 @@ class GraphBuilder:
             copy.srcPitch = copy.dstPitch = pitch
         params.memcpy.copyParams = copy
         params.memcpy.copyCtx = check(self._driver.cuCtxGetCurrent())
-        return self._add(params, after, (), f"adding a copy of {size} bytes")
+        return self._add(params.getPtr(), after, (), f"adding a copy of {size} bytes")
 
     def add_fill(self, pointer: int, value: int, size: int, *, after: Sequence[Node] = ()) -> Node:
         """Set ``size`` > 0 bytes of device memory to ``value`` (0 to 255)."""
@@ -113,28 +150,35 @@ class GraphBuilder:
         fill.dst, fill.value, fill.elementSize = pointer, value, 1
         fill.width, fill.height, fill.pitch = size, 1, 0
         fill.ctx = check(self._driver.cuCtxGetCurrent())
-        return self._add(params, after, (), f"adding a fill of {size} bytes")
+        return self._add(params.getPtr(), after, (), f"adding a fill of {size} bytes")
 
     def instantiate(self) -> Graph:
         """The graph ready to launch; the builder may go."""
         return Graph(check(self._driver.cuGraphInstantiate(self._graph, 0), "instantiating a CUDA graph"), self._keep)
 
-    def _add(self, params: Any, after: Sequence[Node], programmatic: Sequence[Node], what: str) -> Node:
-        nodes = [*after, *programmatic]
-        edges = None
-        if programmatic:
-            edges = [self._driver.CUgraphEdgeData() for _ in nodes]
-            for edge in edges[len(after) :]:
-                edge.from_port = self._driver.CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC
-                edge.type = int(self._driver.CUgraphDependencyType.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC)
+    def keep(self, what: object) -> None:
+        """Hold ``what`` as long as the graph."""
+        self._keep.append(what)
+
+    def _add(self, parameters: int, after: Sequence[Node], programmatic: Sequence[Node], what: str) -> Node:
+        count = len(after) + len(programmatic)
+        before = edges = None
+        if count:
+            before = (_WORD * count)(*after, *programmatic)
+            if programmatic:
+                edges = bytes(8 * len(after)) + _PROGRAMMATIC * len(programmatic)
         self.nodes += 1
-        return check(self._driver.cuGraphAddNode(self._graph, nodes or None, edges, len(nodes), params), what)
+        code = self._call(self._made_at, self._handle, before, edges, count, parameters)
+        if code:
+            check((code,), what if what.startswith("adding") else f"adding {what}")
+        assert self._made.value is not None
+        return self._made.value
 
     def _set_cluster(self, node: Node, size: int) -> None:
-        value = self._driver.CUkernelNodeAttrValue()
-        value.clusterDim.x, value.clusterDim.y, value.clusterDim.z = size, 1, 1
-        attribute = self._driver.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-        check(self._driver.cuGraphKernelNodeSetAttribute(node, attribute, value), f"setting clusters of {size}")
+        value = (ctypes.c_uint32 * 16)(size, 1, 1)
+        code = _set_attribute()(node, _CLUSTER, ctypes.addressof(value))
+        if code:
+            check((code,), f"setting clusters of {size}")
 
     def __del__(self) -> None:
         if hasattr(self, "_graph"):

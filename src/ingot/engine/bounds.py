@@ -14,8 +14,8 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, Dim, evaluate, symbols
 from ingot.plan.spec import Plan, Step, TensorMapDecl, ValueDecl
 
-_MAX_BYTES = 1 << 44
-_GRID = ((1 << 31) - 1, 65535, 65535)
+MAX_BYTES = 1 << 44
+GRID = ((1 << 31) - 1, 65535, 65535)
 """Most blocks along x, y and z (CUDA, every compute capability since 3.0)."""
 _FIX = "build the engine again, or keep the shapes within its profile"
 
@@ -37,7 +37,7 @@ def check_at(plan: Plan, bindings: Bindings, known: frozenset[str] | None = None
         ("arena", ""): plan.arena_bytes,
         ("persistent", ""): plan.persistent_bytes,
         ("weights", ""): plan.weights_bytes,
-        ("host", ""): _MAX_BYTES,
+        ("host", ""): MAX_BYTES,
     }
     loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
     for space, rows in (("input", plan.inputs), ("output", plan.outputs)):
@@ -110,7 +110,7 @@ def _check_value(value: ValueDecl, bindings: Bindings, capacity: int) -> None:
     offset, size = _numbers((memory.offset, memory.bytes), bindings, value.name)
     if min((0, *shape, *strides, offset, size)) < 0:
         raise _refuse("a negative size, stride or offset", value.name)
-    if extent(shape, strides) * item > size or size > _MAX_BYTES:
+    if extent(shape, strides) * item > size or size > MAX_BYTES:
         raise _refuse(f"its elements do not fit in its {size} bytes", value.name)
     if offset % item:
         raise _refuse(f"offset {offset} is not a multiple of the element size", value.name)
@@ -141,7 +141,7 @@ def _check_launch(step: Step, index: int, bindings: Bindings, loose: frozenset[i
     where = f"steps[{index}] {step.name}"
     if loose.intersection((*step.reads, *step.writes)):
         raise _refuse("device work on a value whose shape depends on data", where)
-    for blocks, most in zip(_numbers(step.grid, bindings, where), _GRID, strict=False):
+    for blocks, most in zip(_numbers(step.grid, bindings, where), GRID, strict=False):
         if not 1 <= blocks <= most:
             raise _refuse(f"grid of {blocks} blocks; 1 to {most} are allowed", where)
     if step.grid and _number(step.grid[0], bindings, where) % step.cluster:

@@ -146,6 +146,11 @@ def _parsed(text: str) -> ast.Expression:
         raise IngotError(f"malformed dimension expression {text[:80]!r}") from None
 
 
+def parsed(text: str) -> ast.expr:
+    """The syntax tree of an expression; it may hold more than expressions may. Raises IngotError for malformed text."""
+    return _parsed(text).body
+
+
 @lru_cache(maxsize=65536)
 def _compiled(text: str) -> _Node:
     return _build(_parsed(text).body, text)

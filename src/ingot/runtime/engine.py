@@ -13,6 +13,7 @@ from ingot.device.device import Device
 from ingot.device.memory import Buffer
 from ingot.device.module import Function, Module
 from ingot.engine.file import EngineFile
+from ingot.engine.numbers import PlanNumbers
 from ingot.errors import IngotError
 from ingot.plan.spec import Binding, Dim, Plan, Step
 from ingot.runtime.choose import common_shape, named
@@ -117,6 +118,11 @@ class Engine:
         if self.file.others:
             return ProfiledContext(self, device)
         return HostContext(self) if self.target == "cpu" else DeviceContext(self, device)
+
+    @cached_property
+    def numbers(self) -> PlanNumbers:
+        """What of the plan depends on shapes."""
+        return PlanNumbers(self.plan)
 
     @cached_property
     def schedule(self) -> tuple[Stage, ...]:

@@ -15,7 +15,7 @@ from ingot.runtime import shapes as dims
 from ingot.runtime.context import Context, Shapes
 from ingot.runtime.feeds import Array, check_names, dtype_error, host_value, on_device, require_all, shape_of
 from ingot.runtime.island import call
-from ingot.runtime.places import places
+from ingot.runtime.places import Places
 
 if TYPE_CHECKING:
     from ingot.runtime.engine import Engine
@@ -45,8 +45,11 @@ class HostContext(Context):
     def _read_weights(self) -> dict[int, Array]:
         plan, weights = self.engine.plan, memoryview(self.engine.file.weights)
         used = {i for step in plan.steps for i in step.reads if plan.values[i].memory.space == "weights"}
-        found = places(plan, dims.at(plan, "opt")) if used else []
-        constants = {}
+        constants: dict[int, Array] = {}
+        if not used:
+            return constants
+        numbers = self.engine.numbers
+        found = Places(numbers, numbers.at(dims.at(plan, "opt")))
         for index in used:
             place = found[index]
             assert place is not None

@@ -13,7 +13,7 @@ from ingot.device.stream import Stream
 from ingot.errors import IngotError
 from ingot.plan.spec import Plan, Step
 from ingot.runtime.hostmodel import HostFunction
-from ingot.runtime.places import Place
+from ingot.runtime.places import Places
 
 Array = np.ndarray[Any, Any]
 HostArrays = dict[int, Array]
@@ -34,14 +34,12 @@ class _Transfer:
 class Island:
     """One host step bound to shapes and addresses."""
 
-    def __init__(
-        self, plan: Plan, step: Step, function: HostFunction, found: Sequence[Place | None], at: Sequence[int]
-    ) -> None:
+    def __init__(self, plan: Plan, step: Step, function: HostFunction, found: Places, at: Callable[[int], int]) -> None:
         """``at``: device address of every Value, 0 for those on the host. Allocates the staging memory."""
         self._step, self._function = step, function
         self._places = found
-        self._down = [self._transfer(i, at[i], step) for i in dict.fromkeys(step.reads) if at[i]]
-        self._up = {i: self._transfer(i, at[i], step) for i in step.writes if at[i]}
+        self._down = [self._transfer(i, at(i), step) for i in dict.fromkeys(step.reads) if at(i)]
+        self._up = {i: self._transfer(i, at(i), step) for i in step.writes if at(i)}
         # Between the elements of a window lie other Values: they make the trip with it, unchanged.
         self._around = [up for i, up in self._up.items() if (place := found[i]) is not None and not place.gapless]
 

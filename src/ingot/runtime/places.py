@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ingot.engine.bounds import data_dependent, extent, known_symbols
-from ingot.graph.dims import Bindings, evaluate, evaluate_shape
+from ingot.engine.bounds import extent
+from ingot.engine.numbers import Ints, PlanNumbers
+from ingot.graph.dims import Bindings, evaluate_shape
 from ingot.graph.dtypes import itemsize, numpy_dtype
 from ingot.plan.spec import Plan, ValueDecl
 
@@ -51,20 +51,33 @@ def base_of(value: ValueDecl) -> Base:
     return value.memory.space, value.memory.binding
 
 
-def places(plan: Plan, bindings: Bindings) -> list[Place | None]:
-    """Place of every Value; None where the shape depends on data (such Values live on the host)."""
-    known = known_symbols(plan)
-    return [None if data_dependent(value, known) else _place(value, bindings) for value in plan.values]
+class Places:
+    """Place of every Value, made when it is asked for; None where the shape depends on data (it lives on the host)."""
 
+    def __init__(self, numbers: PlanNumbers, found: Ints) -> None:
+        """``found``: what ``numbers`` gives for the shapes."""
+        self._numbers, self._found = numbers, found
+        self._made: dict[int, Place] = {}
 
-def _place(value: ValueDecl, bindings: Bindings) -> Place:
-    return Place(
-        base_of(value),
-        evaluate(value.memory.offset, bindings),
-        evaluate_shape(tuple(value.shape), bindings),
-        evaluate_shape(tuple(value.strides), bindings),
-        numpy_dtype(value.dtype),
-    )
+    def __getitem__(self, index: int) -> Place | None:
+        row = self._numbers.row_of.get(index)
+        if row is None:
+            return None
+        if index not in self._made:
+            self._made[index] = self._place(index, row)
+        return self._made[index]
+
+    def _place(self, index: int, row: int) -> Place:
+        numbers, found = self._numbers, self._found
+        value = numbers.plan.values[index]
+        rank = len(value.shape)
+        return Place(
+            base_of(value),
+            int(found[numbers.offsets[row]]),
+            tuple(found[numbers.shapes[row, :rank]].tolist()),
+            tuple(found[numbers.strides[row, :rank]].tolist()),
+            numpy_dtype(value.dtype),
+        )
 
 
 def device_bindings(plan: Plan) -> frozenset[Base]:
@@ -94,8 +107,3 @@ def capacity(plan: Plan, largest: Bindings) -> dict[Base, int]:
             if (space, b.name) in touched:
                 sizes[space, b.name] = math.prod(evaluate_shape(tuple(b.shape), largest)) * itemsize(b.dtype)
     return sizes
-
-
-def addresses(found: list[Place | None], bases: Mapping[Base, int]) -> list[int]:
-    """Device address of every Value; 0 for those on the host."""
-    return [0 if place is None or place.base not in bases else bases[place.base] + place.offset for place in found]

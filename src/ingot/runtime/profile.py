@@ -17,7 +17,7 @@ from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.host_context import HostContext
 from ingot.runtime.island import Island
-from ingot.runtime.places import Place
+from ingot.runtime.places import Places
 from ingot.runtime.program import Program
 
 _REPEATS = 10
@@ -96,7 +96,7 @@ def _profile_device(context: DeviceContext, feeds: Mapping[str, Any]) -> list[St
 def _probe(program: Program, index: int) -> _Probe:
     def graph(times: int) -> Graph:
         builder = program.segment_builder()
-        builder.repeat(index, program.bindings, times)
+        builder.repeat(index, times)
         return builder.instantiate()
 
     again = not _in_place(program.plan.steps[index], program.places)
@@ -127,7 +127,7 @@ def _step_seconds(probe: _Probe, overhead: float) -> float:
     return max(statistics.median(probe.extra) if probe.extra else statistics.median(probe.single) - overhead, 0.0)
 
 
-def _in_place(step: Step, found: Sequence[Place | None]) -> bool:
+def _in_place(step: Step, found: Places) -> bool:
     """Whether the step overwrites what it reads, so that a second run would see other data.
 
     A Value that is both read and written is a workspace: kernels leave it as they found it, or

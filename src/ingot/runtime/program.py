@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ingot.device.graph import Graph
 from ingot.device.stream import Stream
-from ingot.engine.bounds import check_at
 from ingot.graph.dims import Bindings
 from ingot.plan.spec import Plan
 from ingot.runtime.hostmodel import HostFunction
 from ingot.runtime.island import HostArrays, Island
-from ingot.runtime.places import Base, Place, addresses, places
-from ingot.runtime.segment import Functions, SegmentBuilder
+from ingot.runtime.places import Base, Places
+from ingot.runtime.segment import SegmentBuilder
 from ingot.runtime.stages import Stage
+from ingot.runtime.table import LaunchTable
 
 Array = np.ndarray[Any, Any]
 
@@ -26,11 +26,10 @@ class Program:
 
     def __init__(
         self,
-        plan: Plan,
+        table: LaunchTable,
         schedule: Sequence[Stage],
         bindings: Bindings,
         bases: Mapping[Base, int],
-        functions: Functions,
         models: Mapping[int, HostFunction],
         weights: memoryview,
     ) -> None:
@@ -39,33 +38,48 @@ class Program:
         Raises IngotError when a size, grid or number is out of bounds at ``bindings``, or the
         device has no room.
         """
-        check_at(plan, bindings)
+        numbers = table.numbers
+        plan = numbers.plan
         self.plan, self.bindings, self.bases = plan, dict(bindings), dict(bases)
-        self.places: list[Place | None] = places(plan, bindings)
-        self.at = addresses(self.places, bases)
-        self._functions = functions
-        self._host_inputs = _host_inputs(plan, self.places, self.at)
-        self._constants = _host_constants(plan, self.places, weights)
-        # Host steps read weights from the file, never back from the device.
-        for_islands = [0 if i in self._constants else address for i, address in enumerate(self.at)]
+        self._table, self._found = table, numbers.at(bindings)
+        self.places = Places(numbers, self._found)
+        self._addresses = table.addresses(self._found, bases)
+        self._host_inputs: list[tuple[int, str, int]] = []
+        self._constants: HostArrays = {}
+        if any(stage.host for stage in schedule):
+            self._host_inputs = _host_inputs(plan, self.places, self.at)
+            self._constants = _host_constants(plan, self.places, weights)
         self.parts: list[Graph | Island] = []
+        table.fill(self._found, self._addresses)
         for stage in schedule:
             if stage.host:
-                self.parts += [Island(plan, plan.steps[i], models[i], self.places, for_islands) for i in stage.steps]
+                self.parts += [
+                    Island(plan, plan.steps[i], models[i], self.places, self._at_island) for i in stage.steps
+                ]
             else:
                 self.parts.append(self._segment(stage))
         self.host: HostArrays = dict(self._constants)
         self._only = self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], Graph) else None
 
+    def at(self, index: int) -> int:
+        """Device address of a Value; 0 for one on the host."""
+        row = self._table.numbers.row_of.get(index)
+        return 0 if row is None else int(self._addresses[row])
+
+    def _at_island(self, index: int) -> int:
+        """As :meth:`at` for host steps, which read weights from the file, never back from the device."""
+        return 0 if index in self._constants else self.at(index)
+
     def _segment(self, stage: Stage) -> Graph:
-        builder = self.segment_builder()
+        builder = SegmentBuilder(self.plan, self._table, self.places, self._addresses)
         for index in stage.steps:
-            builder.add(index, self.bindings)
+            builder.add(index)
         return builder.instantiate()
 
     def segment_builder(self) -> SegmentBuilder:
-        """An empty graph over this program's addresses."""
-        return SegmentBuilder(self.plan, self._functions, self.places, self.at)
+        """An empty graph over this program's shapes and addresses, until another Program is made or asked for one."""
+        self._table.fill(self._found, self._addresses)
+        return SegmentBuilder(self.plan, self._table, self.places, self._addresses)
 
     @property
     def on_device(self) -> bool:
@@ -99,17 +113,17 @@ class Program:
                 part.upload(stream)
 
 
-def _host_inputs(plan: Plan, found: Sequence[Place | None], at: Sequence[int]) -> list[tuple[int, str, int]]:
+def _host_inputs(plan: Plan, found: Places, at: Callable[[int], int]) -> list[tuple[int, str, int]]:
     """Values that lie in inputs which stay on the host: index, input, byte offset."""
     rows = []
     for index, value in enumerate(plan.values):
-        if value.memory.space == "input" and not at[index]:
+        if value.memory.space == "input" and not at(index):
             place = found[index]
             rows.append((index, value.memory.binding, 0 if place is None else place.offset))
     return rows
 
 
-def _host_constants(plan: Plan, found: Sequence[Place | None], weights: memoryview) -> HostArrays:
+def _host_constants(plan: Plan, found: Places, weights: memoryview) -> HostArrays:
     """Weights that host steps read, as views of the file."""
     constants: HostArrays = {}
     for step in plan.steps:

@@ -3,78 +3,70 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
 
 from ingot.device.graph import Graph, GraphBuilder, Node
-from ingot.device.launch import Arg, KernelArgs
-from ingot.device.module import Function
-from ingot.device.tensor_map import encoded
-from ingot.errors import IngotError
-from ingot.graph.dims import Bindings, evaluate
-from ingot.plan.spec import Argument, Plan, Step
-from ingot.runtime.places import Place
-
-Functions = Callable[[Step], Function]
+from ingot.engine.numbers import Ints
+from ingot.plan.spec import Plan, Step
+from ingot.runtime.places import Place, Places
+from ingot.runtime.table import LaunchTable
 
 
 class SegmentBuilder:
-    """Adds steps to one graph. Dependencies on steps outside the graph are met by stream order."""
+    """Adds steps to one graph. Dependencies on steps outside the graph are met by stream order.
 
-    def __init__(self, plan: Plan, functions: Functions, found: Sequence[Place | None], at: Sequence[int]) -> None:
-        """``at``: device address of every Value, as :func:`ingot.runtime.places.addresses` gives them."""
-        self._plan, self._functions, self._places, self._at = plan, functions, found, at
+    ``table`` holds what :meth:`LaunchTable.fill` put there for the shapes and addresses of the graph.
+    """
+
+    def __init__(self, plan: Plan, table: LaunchTable, places: Places, addresses: Ints) -> None:
+        self._plan, self._table, self._places, self._addresses = plan, table, places, addresses
         self._graph = GraphBuilder()
+        self._graph.keep(table)
         self._nodes: dict[int, list[Node]] = {}
 
-    def add(self, index: int, bindings: Bindings) -> None:
+    def add(self, index: int) -> None:
         """Step ``index`` after those of its dependencies that are in the graph."""
         step = self._plan.steps[index]
-        early = [node for i in step.programmatic for node in self._nodes.get(i, ())]
-        after = [node for i in step.after if i not in step.programmatic for node in self._nodes.get(i, ())]
-        unique = {int(node): node for node in after}
-        self._nodes[index] = self._emit(step, bindings, list(unique.values()), early)
+        nodes = self._nodes
+        early: list[Node] = []
+        if len(step.after) == 1:
+            after = nodes.get(step.after[0], [])
+            if step.programmatic:
+                after, early = [], after
+        else:
+            # Two steps may have come to the same node, where a copy of nothing lies between.
+            after = list(dict.fromkeys(n for i in step.after if i not in step.programmatic for n in nodes.get(i, ())))
+            early = [node for i in step.programmatic for node in nodes.get(i, ())]
+        nodes[index] = self._emit(index, step, after, early)
 
-    def repeat(self, index: int, bindings: Bindings, times: int) -> None:
+    def repeat(self, index: int, times: int) -> None:
         """Step ``index`` several times in a row, each after the one before."""
         last: list[Node] = []
         for _ in range(times):
-            last = self._emit(self._plan.steps[index], bindings, last, [])
+            last = self._emit(index, self._plan.steps[index], last, [])
 
     def instantiate(self) -> Graph:
         """The graph, ready to launch."""
         return self._graph.instantiate()
 
-    def _emit(self, step: Step, bindings: Bindings, after: list[Node], early: list[Node]) -> list[Node]:
-        if step.kind == "copy":
-            assert not early
-            return self._copy(step, after)
-        try:
-            args = KernelArgs([self._argument(argument, bindings) for argument in step.arguments])
-        except OverflowError as error:
-            raise IngotError(str(error), node=step.name, fix="keep the shapes within the engine's profile") from None
-        x, y, z = (evaluate(dim, bindings) for dim in step.grid)
-        node = self._graph.add_kernel(
-            self._functions(step), (x, y, z), step.block, args, after=after, programmatic=early
-        )
-        return [node]
-
-    def _argument(self, argument: Argument, bindings: Bindings) -> Arg:
-        if argument.kind == "value":
-            return self._at[argument.index], 8
-        if argument.map is not None:
-            return encoded(argument.map, self._at[argument.index], bindings)
-        return (0, 8) if argument.kind == "null" else (evaluate(argument.dim, bindings), argument.bytes)
+    def _emit(self, index: int, step: Step, after: list[Node], early: list[Node]) -> list[Node]:
+        table = self._table
+        if step.kind == "kernel":
+            address, function = table.address[index], table.functions[index]
+            return [self._graph.add_prepared(address, function, after=after, programmatic=early)]
+        assert not early
+        return self._copy(step, after)
 
     def _copy(self, step: Step, after: list[Node]) -> list[Node]:
         """The elements and nothing between them: a window's gaps hold other Values."""
         place = self._places[step.reads[0]]
         assert place is not None
-        source, to = self._at[step.reads[0]], self._at[step.writes[0]]
+        rows = self._table.numbers.row_of
+        source, to = (int(self._addresses[rows[i]]) for i in (step.reads[0], step.writes[0]))
         if not place.span:
             return after  # nothing to copy: what waits for this step waits for its dependencies
         return [
-            self._graph.add_copy(to + start, source + start, width, rows=rows, pitch=pitch, after=after)
-            for start, width, rows, pitch in _runs(place)
+            self._graph.add_copy(to + start, source + start, width, rows=count, pitch=pitch, after=after)
+            for start, width, count, pitch in _runs(place)
         ]
 
 

@@ -44,7 +44,7 @@ def _device_values(context: DeviceContext, feeds: Mapping[str, Any]) -> Iterator
                 next(islands).run(context.stream, program.host)
             else:
                 builder = program.segment_builder()
-                builder.add(index, program.bindings)
+                builder.add(index)
                 graph = builder.instantiate()
                 graph.launch(context.stream)
                 context.stream.synchronize()  # before the graph goes
@@ -65,7 +65,7 @@ def _steps_by_region(plan: Plan) -> dict[int, int]:
 
 
 def _read(program: Program, index: int, stream: Stream) -> Array:
-    place, address = program.places[index], program.at[index]
+    place, address = program.places[index], program.at(index)
     if not address or place is None:
         return np.array(program.host[index])
     raw = np.empty(max(place.span, 1), np.uint8)
