@@ -35,7 +35,8 @@ def region_of(layer: Layer, batch: int, dtype: str) -> Region:
     pad = layer.kernel // 2
     return quantized_conv(
         (batch, layer.c, layer.size, layer.size), (layer.k, layer.c, layer.kernel, layer.kernel),
-        x_type=dtype, out=dtype, residual=layer.residual, strides=(layer.stride,) * 2, pads=(pad,) * 4,
+        x_type=dtype, out=dtype, residual=layer.residual, offset=None, bias=True,
+        strides=(layer.stride,) * 2, pads=(pad,) * 4,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from support.tma import Loader
 
 from ingot.graph.reference import run_region
 from ingot.graph.region import BodyOp, Kind, Region
-from ingot.graph.tensor import channels_last, spec
+from ingot.graph.tensor import TensorSpec, channels_last, spec
 from ingot.kernels.api import Tactic, Target
 from ingot.kernels.cuda.hopper.operands import Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate
@@ -125,7 +125,11 @@ def test_operands_through_the_copy_engine(name: str) -> None:
 
 
 def test_refusals() -> None:
-    assert "aligned" in str(HOPPER.accepts(quantized_conv((1, 24, 9, 9), (32, 24, 3, 3)), SM90))
+    assert "aligned" in str(HOPPER.accepts(quantized_conv((1, 24, 9, 9), (32, 24, 1, 1)), SM90))
+    narrow = quantized_conv((1, 24, 9, 9), (32, 24, 3, 3))
+    rows = {"x": TensorSpec("int8", (1, 24, 9, 9), (81 * 32, 1, 9 * 32, 32))}
+    weights = {"w": TensorSpec("int8", (32, 24, 3, 3), (9 * 32, 1, 3 * 32, 32), constant=True)}
+    assert "no multiple" in str(HOPPER.accepts(narrow.with_specs(rows | weights), SM90))
     turned = quantized_matmul((64, 64), (64, 64), b_order=(0, 1))
     assert "depth is not contiguous" in str(HOPPER.accepts(turned, SM90))
     assert "no FP8" in str(GemmTactic().accepts(quantized_matmul((64, 64), (64, 64), a_type=FLOAT8), Target(80)))

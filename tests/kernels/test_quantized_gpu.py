@@ -122,11 +122,10 @@ def test_hopper_symbolic_batch(target: Target) -> None:
 
 
 def test_hopper_gaps_between_pixels(target: Target) -> None:
-    """24 channels in rows of 32: what lies between pixels is not read."""
-    region = quantized_conv((2, 24, 9, 9), (40, 24, 3, 3), pads=PADS)
-    x = TensorSpec("int8", (2, 24, 9, 9), (81 * 32, 1, 9 * 32, 32))
-    w = TensorSpec("int8", (40, 24, 3, 3), (9 * 32, 1, 3 * 32, 32), constant=True)
-    check(HopperTactic(), region.with_specs({"x": x, "w": w}), target)
+    """32 channels in rows of 48: what lies between pixels is not read."""
+    region = quantized_conv((2, 32, 9, 9), (40, 32, 3, 3), pads=PADS)
+    x = TensorSpec("int8", (2, 32, 9, 9), (81 * 48, 1, 9 * 48, 48))
+    check(HopperTactic(), region.with_specs({"x": x}), target)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

@@ -25,6 +25,7 @@ def quantized_conv(
     out: str = "int8",
     residual: bool = False,
     offset: tuple[int, ...] | None = (),
+    bias: bool = False,
     zero: int = 0,
     strides: tuple[int, ...] | None = None,
     pads: tuple[int, ...] | None = None,
@@ -35,7 +36,7 @@ def quantized_conv(
     """A convolution of one-byte elements with an epilogue: offset, scales, residual, Relu, quantization to ``out``.
 
     ``offset``: trailing shape of the int32 offset ((): one for each channel), None for none; floats as ``out`` are not
-    quantized. ``zero`` is the zero point of the result.
+    quantized. ``bias``: whether a float32 bias is added after scaling. ``zero`` is the zero point of the result.
     """
     pairs = {"strides": strides, "pads": pads, "dilations": dilations}
     attrs = {name: value for name, value in pairs.items() if value is not None}
@@ -50,7 +51,7 @@ def quantized_conv(
     anchor = BodyOp("ConvInteger" if whole else "Conv", ("x", "w"), ("sums",), attributes)
     channels = (w[0], *(1,) * (len(x) - 2))
     return _finished(Kind.CONV, anchor, inputs, y, last, channels, (w[0], *(offset or channels[1:])), out,
-                     residual=residual, with_offset=whole and offset is not None, zero=zero)  # fmt: skip
+                     residual=residual, with_offset=whole and offset is not None, bias=bias, zero=zero)  # fmt: skip
 
 
 def quantized_matmul(
@@ -90,6 +91,7 @@ def _finished(
     residual: bool,
     with_offset: bool,
     zero: int,
+    bias: bool = False,
 ) -> Region:
     whole = anchor.op.endswith("Integer")
     result = spec("float32", y, order)
@@ -110,6 +112,9 @@ def _finished(
         then("Cast", to=_FLOAT)
     inputs["scale"] = spec("float32", channels, constant=True)
     then("Mul", "scale")
+    if bias:
+        inputs["bias"] = spec("float32", channels, constant=True)
+        then("Add", "bias")
     stored = inputs["x"].dtype if not whole else "int8"
     if residual:
         inputs["residual"] = spec(stored, y, order)

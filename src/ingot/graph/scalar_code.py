@@ -95,7 +95,7 @@ class Code(ABC):
 
     @abstractmethod
     def narrow(self, text: str, to: str) -> str:
-        """An int32 that fits integer type ``to`` in that type."""
+        """The last bits of an int32 as an integer of type ``to``."""
 
     def magnitude(self, x: str) -> str:
         """Absolute value."""
@@ -108,8 +108,12 @@ class Code(ABC):
         """Nearest integral float, halves to even."""
 
     @abstractmethod
-    def quantized(self, x: str, low: int, high: int, zero: str) -> str:
-        """float32 ``x`` to the nearest integer, halves to even, plus ``zero``, within [low, high]; an int32."""
+    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str, *, positive: bool) -> str:
+        """float32 ``x`` within ``bounds``, times ``factor``, to the nearest integer, halves to even, plus ``zero``.
+
+        An int32 of which only the lower half is right: :meth:`narrow` takes it. ``positive``: x is not below 0,
+        and 0 within the bounds.
+        """
 
     def power(self, x: str, y: str, y_constant: float | None) -> str:
         """``x`` to the power ``y``, in the type of ``x``."""
@@ -205,10 +209,11 @@ class Cuda(Code):
     def nearest(self, x: str) -> str:
         return self.call("rint", x)
 
-    def quantized(self, x: str, low: int, high: int, zero: str) -> str:
-        if not zero and (low, high) in ((-128, 127), (0, 255)):
-            return f"{'ingot_round_s8' if low else 'ingot_round_u8'}({x})"
-        return f"ingot_quantized({x}, {low}, {high}, {zero or '0'})"
+    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str, *, positive: bool) -> str:
+        low, high = (self.number(bound) for bound in bounds)
+        if positive:
+            return f"ingot_quantized_up({x}, {self.number(factor)}, {high}, {zero or '0'})"
+        return f"ingot_quantized({x}, {self.number(factor)}, {low}, {high}, {zero or '0'})"
 
     def narrow(self, text: str, to: str) -> str:
         return f"({dtypes.TABLE[to].cuda})({text})"
@@ -293,11 +298,12 @@ class Triton(Code):
         magic, limit = (2.0**52 * 1.5, 2.0**51) if self.dtype == "float64" else (2.0**23 * 1.5, 2.0**22)
         return f"tl.where(tl.abs({x}) < {limit}, ({x} + {magic}) - {magic}, {x})"
 
-    def quantized(self, x: str, low: int, high: int, zero: str) -> str:
-        # The bounds are whole, so that rounding may come after them; the sum is as in `nearest`.
-        least, most = (f"({float(low)} - {zero})", f"({float(high)} - {zero})") if zero else (f"{low}.0", f"{high}.0")
-        rounded = f"(tl.minimum(tl.maximum({x}, {least}), {most}) + 12582912.0) - 12582912.0"
-        return f"(({rounded}).to(tl.int32){f' + {zero}' if zero else ''})"
+    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str, *, positive: bool) -> str:
+        low, high = (self.number(bound) for bound in bounds)
+        bounded = f"tl.minimum({x if positive else f'tl.maximum({x}, {low})'}, {high})"
+        # Beside 1.5 * 2^23 floats are whole, and their last bits those of the integer.
+        shifted = f"({bounded} * {self.number(factor)} + 12582912.0)"
+        return f"({shifted}.to(tl.int32, bitcast=True){f' + {zero}' if zero else ''})"
 
     def narrow(self, text: str, to: str) -> str:
         return f"{text}.to(tl.{to})"

@@ -18,6 +18,7 @@ from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.region import BodyOp
 from ingot.graph.scalar_code import Code, Cuda, Triton, compute_dtype, constant, infinite
+from ingot.graph.scalar_quantize import dequantize, quantize
 
 Language = Literal["triton", "cuda"]
 _Args = Sequence[str]
@@ -67,12 +68,15 @@ def result_dtype(op: BodyOp, operands: Sequence[str]) -> str:
             return operands[0]
 
 
-def expression(op: BodyOp, args: list[str], language: Language, dtype: str = "float32", to: str = "") -> str | No:
+def expression(
+    op: BodyOp, args: list[str], language: Language, dtype: str = "float32", to: str = "", *, narrow: bool = True
+) -> str | No:
     """Code of the op's first result, in its compute type.
 
     ``args``: code of the operands in compute type ("" for an absent optional one), names or literals.
     ``dtype``: type of the first operand (for Where: of the second); 16-bit floats mean float32.
-    ``to``: type of CastLike's second operand, of QuantizeLinear's result.
+    ``to``: type of CastLike's second operand, of QuantizeLinear's result. Unless ``narrow``, the integer that
+    QuantizeLinear gives is an int32 of which the last bits are right.
     """
     row = TABLE.get(op.op)
     if row is None or op.domain not in ("", "ai.onnx"):
@@ -92,22 +96,12 @@ def expression(op: BodyOp, args: list[str], language: Language, dtype: str = "fl
     if op.op == "CastLike":
         return code.convert(args[0], compute_dtype(to)) if to else No("CastLike to an unknown type")
     if op.op == "QuantizeLinear":
-        return _quantize(code, args, op, to)
+        return quantize(code, args, op, to, narrow=narrow)
     return row.write(code, args, op)
 
 
 NEEDS_RESULT_TYPE = frozenset({"CastLike", "QuantizeLinear"})
 """Ops whose code depends on the type of their result beside that of their operands (``to`` of :func:`expression`)."""
-
-
-def parameter_dtype(op: BodyOp, position: int) -> str:
-    """Arithmetic type of a literal operand where it is not that of the tensors beside it; "" where it is.
-
-    Scales are float32 beside integers, and zero points int32 beside floats.
-    """
-    if op.op not in ("QuantizeLinear", "DequantizeLinear") or not position:
-        return ""
-    return "float32" if position == 1 else "int32"
 
 
 def _number(op: BodyOp, name: str, default: float) -> float:
@@ -187,50 +181,6 @@ def _cast(code: Code, args: _Args, op: BodyOp) -> str | No:
     return No(f"Cast to ONNX type {op.attr('to')}") if target is None else code.convert(args[0], compute_dtype(target))
 
 
-LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-(1 << 15), (1 << 15) - 1), "uint16": (0, (1 << 16) - 1)}
-"""Least and largest number of the integer types that are quantized to."""
-
-
-def _zero_point(args: _Args) -> str:
-    """Code of a zero point; empty where there is none or it is 0."""
-    return "" if len(args) < 3 or not args[2] or constant(args[2].replace("(int)", "")) == 0 else f"({args[2]})"
-
-
-def _axis_or_block(op: BodyOp) -> No | None:
-    return No(f"{op.op} in blocks") if op.attr("block_size", 0) else None
-
-
-def _quantize(code: Code, args: _Args, op: BodyOp, to: str) -> str | No:
-    """x / scale, rounded, plus the zero point, within the result's type.
-
-    By a known scale it is divided through its reciprocal, which differs from a division where the
-    quotient is within a rounding error of a half.
-    """
-    if (refused := _axis_or_block(op)) is not None:
-        return refused
-    if code.dtype != "float32":
-        return No(f"{op.op} of {code.dtype}")
-    scale = constant(args[1])
-    if scale is not None and not (scale and math.isfinite(1 / scale)):
-        return No(f"{op.op} by a scale of {scale}")
-    quotient = f"({args[0]} / {args[1]})" if scale is None else f"({args[0]} * {code.number(1 / scale)})"
-    if to and dtypes.is_float(to):  # float8, or the type it is computed in
-        return quotient  # what stores it rounds it
-    if to not in LIMITS:
-        return No(f"{op.op} to {to or 'an unknown type'}")
-    return code.narrow(code.quantized(quotient, *LIMITS[to], _zero_point(args)), to)
-
-
-def _dequantize(code: Code, args: _Args, op: BodyOp) -> str | No:
-    """(x - zero point) * scale."""
-    if (refused := _axis_or_block(op)) is not None:
-        return refused
-    zero = "" if code.floating else _zero_point(args)
-    whole = code.convert(args[0], "int32") if zero else args[0]
-    wide: Code = type(code)("int32") if zero else code
-    return f"({wide.convert(f'({whole} - {zero})' if zero else whole, 'float32')} * {args[1]})"
-
-
 def _dropout(code: Code, args: _Args, op: BodyOp) -> str | No:
     if len(args) > 2 and args[2] and args[2].strip("()").lower() not in ("false", "0"):
         return No("Dropout in training mode")
@@ -247,7 +197,7 @@ def _clip(code: Code, args: _Args, op: BodyOp) -> str:
 
 def _relu(code: Code, args: _Args, op: BodyOp) -> str:
     x, zero = args[0], code.number(0)
-    return code.where(f"{x} < {zero}", zero, x) if isinstance(code, Cuda) else code.maximum(x, zero)
+    return code.maximum(x, zero)
 
 
 def _leaky(code: Code, args: _Args, op: BodyOp) -> str:
@@ -421,8 +371,8 @@ TABLE: dict[str, ScalarOp] = {
     "BitwiseNot": _unary(_bitwise_not, floating=False),
     "Cast": _unary(_cast, floating=False, result=Result.ATTRIBUTE),
     "CastLike": _binary(_same, Result.SECOND),
-    "QuantizeLinear": ScalarOp(2, 3, Result.THIRD, lambda code, args, op: _quantize(code, args, op, ""), floating=True),
-    "DequantizeLinear": ScalarOp(2, 3, Result.SECOND, _dequantize),
+    "QuantizeLinear": ScalarOp(2, 3, Result.THIRD, lambda code, args, op: quantize(code, args, op, ""), floating=True),
+    "DequantizeLinear": ScalarOp(2, 3, Result.SECOND, dequantize),
     "Identity": _unary(_same, floating=False),
     "Dropout": ScalarOp(1, 3, Result.FIRST, _dropout),
 }

@@ -80,35 +80,38 @@ struct bf16_t {
 """
 
 _QUANTIZED = r"""
-// Float to integer: to nearest, halves to even, within the bounds; NaN becomes what the bounds leave of 0.
-INGOT_INLINE int ingot_quantized(float x, int low, int high, int zero) {
+// Float times a factor to a narrow integer: bounded, then to nearest, halves to even, plus a zero point. Beside
+// 1.5 * 2^23 floats are whole, and their last bits those of the integer: two bytes of the result are right, what is
+// above them is to be cut off.
+INGOT_INLINE int ingot_rounded(float x, float factor) {
 #ifdef INGOT_HOST
-  const float rounded = rintf(x);
-  int whole = rounded >= 1e9f ? 1000000000 : rounded <= -1e9f ? -1000000000 : x != x ? 0 : (int)rounded;
+  const float product = x * factor;
 #else
-  int whole = __float2int_rn(x);
+  const float product = __fmul_rn(x, factor);  // rounded as a quotient is: halves are to be halves
 #endif
-  low -= zero;
-  high -= zero;
-  whole = whole < low ? low : whole;
-  return (whole > high ? high : whole) + zero;
+  return (int)__float_as_uint(product + 12582912.0f);
 }
-INGOT_INLINE int ingot_round_s8(float x) {
+INGOT_INLINE int ingot_quantized(float x, float factor, float low, float high, int zero) {
+  return ingot_rounded(fminf(fmaxf(x, low), high), factor) + zero;
+}
+INGOT_INLINE int ingot_quantized_up(float x, float factor, float high, int zero) {  // x is not negative
+  return ingot_rounded(fminf(x, high), factor) + zero;
+}
+// Byte k of a word, less the zero point: behind 2^23 the last byte of a float is a whole number.
+template <bool kSigned> INGOT_INLINE float ingot_byte(unsigned word, int k, int zero) {
 #ifdef INGOT_HOST
-  return ingot_quantized(x, -128, 127, 0);
+  const unsigned bits = 0x4b000000u | (((kSigned ? word ^ 0x80808080u : word) >> 8 * k) & 0xffu);
 #else
-  int whole;
-  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(whole) : "f"(x));
-  return whole;
+  const unsigned bits = __byte_perm(kSigned ? word ^ 0x80808080u : word, 0x4b000000u, 0x7440 + k);
 #endif
+  return __uint_as_float(bits) - (float)(8388608 + (kSigned ? 128 : 0) + zero);
 }
-INGOT_INLINE int ingot_round_u8(float x) {
+// Four bytes, each the last of an integer.
+INGOT_INLINE unsigned ingot_pack(int a, int b, int c, int d) {
 #ifdef INGOT_HOST
-  return ingot_quantized(x, 0, 255, 0);
+  return (a & 0xffu) | (b & 0xffu) << 8 | (c & 0xffu) << 16 | (unsigned)d << 24;
 #else
-  int whole;
-  asm("cvt.rni.sat.u8.f32 %0, %1;" : "=r"(whole) : "f"(x));
-  return whole;
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
 #endif
 }
 
@@ -129,10 +132,36 @@ INGOT_INLINE unsigned char ingot_e4m3_bits(float x) {
 #endif
 }
 INGOT_INLINE float ingot_e4m3_value(unsigned char bits) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  unsigned halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((unsigned short)bits));
+  return ingot_half_value((unsigned short)halves);
+#else
   const unsigned sign = (unsigned)(bits & 0x80u) << 24, rest = bits & 0x7fu;
   if (rest == 0x7fu) return NAN;
   if (rest < 8u) return (sign ? -0.001953125f : 0.001953125f) * (float)rest;
   return __uint_as_float(sign | ((rest << 20) + 0x3c000000u));
+#endif
+}
+// Two of them, the second in the upper byte.
+INGOT_INLINE unsigned ingot_e4m3_pair(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  unsigned short pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(b), "f"(a));
+  return pair;
+#else
+  return ingot_e4m3_bits(a) | (unsigned)ingot_e4m3_bits(b) << 8;
+#endif
+}
+// Number k of the four in a word.
+INGOT_INLINE float ingot_e4m3_of(unsigned word, int k) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  unsigned halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((unsigned short)(word >> 16 * (k / 2))));
+  return ingot_half_value((unsigned short)(halves >> 16 * (k % 2)));
+#else
+  return ingot_e4m3_value((unsigned char)(word >> 8 * k));
+#endif
 }
 struct e4m3_t {
   unsigned char bits;

@@ -9,7 +9,8 @@ from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Literal, Region
-from ingot.graph.scalar_ops import NEEDS_RESULT_TYPE, expression, parameter_dtype
+from ingot.graph.scalar_ops import NEEDS_RESULT_TYPE, expression
+from ingot.graph.scalar_quantize import parameter_dtype
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.triton.builder import KernelBuilder
 from ingot.kernels.triton.indexing import Offsets, Space, broadcast_strides, offsets
@@ -151,7 +152,8 @@ class Epilogue:
         at = self.place(spec)
         pointer, tile = self.k.input(name), at.tile()
         mask = self._mask(bool(at.row), bool(at.col))
-        guard = f", mask={mask}, other=0" if mask else ""
+        zero = "0.0" if dtypes.is_float(spec.dtype) else "0"
+        guard = f", mask={mask}, other={zero}" if mask else ""
         variable = self._fresh()
         self.k.line(f"{variable} = tl.load({pointer}{' + ' + tile if tile else ''}{guard})")
         return variable

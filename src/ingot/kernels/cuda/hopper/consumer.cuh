@@ -98,7 +98,8 @@ INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, 
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
 INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, const Problem& p, const Epilogue& epilogue,
                          sum_t* staging, const Corner& at, int lane) {
-  const int half = (lane >> 2) & 1;  // which half of its eight columns a lane reads first, so that no banks collide
+  // The halves of some groups of eight columns change places, so that no banks collide when a lane reads both.
+  const int half = (lane >> 2) & 1;
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
     if (at.row + chunk / kChunksWide * 64 >= p.rows) continue;
@@ -109,7 +110,8 @@ INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, con
 #pragma unroll
     for (int j = 0; j < kChunk / 8; ++j) {
       const sum_t* d = &acc[chunk / kChunksWide][(chunk % kChunksWide * (kChunk / 8) + j) * 4];
-      sum_t* to = staging + lane / 4 * kPitch + j * 8 + lane % 4 * 2;
+      const int swap = 4 * (kLanes == 8 ? j >> 2 & 1 : half);
+      sum_t* to = staging + lane / 4 * kPitch + j * 8 + (lane % 4 * 2 ^ swap);
       store_vec<2>(to, pair_t{{d[0], d[1]}});
       store_vec<2>(to + 8 * kPitch, pair_t{{d[2], d[3]}});
     }
@@ -119,12 +121,7 @@ INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, con
       const int line = pass * kPassRows + lane / kLanes;
       const sum_t* from = staging + line * kPitch + lane % kLanes * 8;
       const vec_t<sum_t, 4> x = load_vec<4>(from + 4 * half), y = load_vec<4>(from + 4 - 4 * half);
-      sum_t values[8];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        values[i] = half ? y.v[i] : x.v[i];
-        values[4 + i] = half ? x.v[i] : y.v[i];
-      }
+      const sum_t values[8] = {x.v[0], x.v[1], x.v[2], x.v[3], y.v[0], y.v[1], y.v[2], y.v[3]};
       epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
     }
     if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);

@@ -7,13 +7,14 @@ where an operand lay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, divisible, mul
 from ingot.graph.region import BodyOp, Literal, Region, Scalar
 from ingot.graph.scalar_code import compute_dtype
+from ingot.graph.scalar_quantize import POSITIVE
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.rows.text import CudaText, literal, literal_type, loaded, refusal, scalar_op, stored
@@ -187,7 +188,8 @@ class EpilogueText:
                     width, count = self._pieces(name)
                     number = self.number[name]
                     # What holds for whole columns is read by many rows: converted once.
-                    kind = f"vec_t<{self._kind(name)}, {width}>" if by_row else self._arithmetic(name)
+                    element = f"unsigned, {width // 4}" if self._in_words(name) else f"{self._kind(name)}, {width}"
+                    kind = f"vec_t<{element}>" if by_row else self._arithmetic(name)
                     self.out.line(f"{kind} x{number}[{count if by_row else count * width}];")
         self.out.lines[-1] += ";"
 
@@ -227,6 +229,8 @@ class EpilogueText:
                         column = "0" if stride == 0 else f"(long long)(col + i * {width})"
                         step = "" if stride in (0, 1) else f" * {out.number(stride, 8)}"
                         load = f"load_vec<{width}>(from + {column}{step})"
+                        if self._in_words(name):
+                            load = f"load_vec<{width // 4}>(reinterpret_cast<const unsigned*>(from + {column}))"
                         with out.block(f"if ({guard})" if guard else ""):
                             self._keep(name, load, width, by_row=by_row)
 
@@ -257,29 +261,73 @@ class EpilogueText:
         out, region = self.out, self.o.region
         values = list(self.kinds)
         raw = region.ops[0].outputs[0]
+        packed = self._packed()
         head = "finish(const Fetched& f, const Columns& c, const sum_t (&sums)[8], int row, int col, int z)"
         with out.block(f"INGOT_MEMBER void {head} const"):
             out.line("if (!has_result(row)) return;")
             for name in region.outputs:
                 width = self._width(name)
-                out.line(f"vec_t<{self._kind(name)}, {width}> y{self.number[name]}[{WIDTH // width}];")
+                if dtypes.itemsize(region.spec_of[name].dtype) == 1:
+                    kind = "int" if name in packed else self._arithmetic(name)
+                    out.line(f"{kind} y{self.number[name]}[{WIDTH}];")
+                else:
+                    out.line(f"vec_t<{self._kind(name)}, {width}> y{self.number[name]}[{WIDTH // width}];")
             with out.unrolled("j", WIDTH):
                 scale = self.o.normal.scale
                 factor = "" if scale == 1.0 else f" * {literal(scale, 'float32')}"
                 out.line(f"const sum_t e_{values.index(raw)} = sums[j]{factor};")
-                for name in self.tensors:
+                for name in (n for n in self.tensors if not self._in_words(n)):
                     self._loaded(name)
                 for op in self.o.normal.epilogue:
-                    code = scalar_op(op, [self._operand(n, op) for n in op.inputs], self.kinds, self.literals)
+                    whole = op.outputs[0] in packed
+                    code = self._code(op, narrow=not whole)
                     assert isinstance(code, str), code
-                    kind = self.kinds[op.outputs[0]]
-                    out.line(f"const {dtypes.TABLE[kind].cuda} e_{values.index(op.outputs[0])} = {code};")
+                    kind = "int" if whole else dtypes.TABLE[self.kinds[op.outputs[0]]].cuda
+                    out.line(f"const {kind} e_{values.index(op.outputs[0])} = {code};")
                 for name in region.outputs:
                     width, dtype = self._width(name), region.spec_of[name].dtype
+                    if dtypes.itemsize(dtype) == 1:
+                        out.line(f"y{self.number[name]}[j] = e_{values.index(name)};")
+                        continue
                     code = stored(f"e_{values.index(name)}", self.kinds[name], dtype)
                     out.line(f"y{self.number[name]}[j / {width}].v[j % {width}] = {code};")
             for name in region.outputs:
                 self._store(name)
+
+    def _code(self, op: BodyOp, *, narrow: bool) -> str | No:
+        maker = self.o.region.producer.get(op.inputs[0])
+        if op.op == "QuantizeLinear" and maker is not None and maker.op == "Relu":
+            op = replace(op, attrs=(*op.attrs, (POSITIVE, 1)))
+        if op.op == "DequantizeLinear" and self._in_words(op.inputs[0]):
+            return f"{self._from_word(op)} * {self._operand(op.inputs[1], op)}"
+        return scalar_op(op, [self._operand(n, op) for n in op.inputs], self.kinds, self.literals, narrow=narrow)
+
+    def _from_word(self, op: BodyOp) -> str:
+        """A dequantized element, less its zero point, out of the word that it was fetched in."""
+        name, width = op.inputs[0], self._width(op.inputs[0])
+        word = f"f.x{self.number[name]}[j / {width}].v[j % {width} / 4]"
+        if self._kind(name) == "e4m3_t":
+            return f"ingot_e4m3_of({word}, j % 4)"
+        zero = int(self.literals[op.inputs[2]]) if len(op.inputs) > 2 and op.inputs[2] else 0
+        return f"ingot_byte<{str(self._kind(name).startswith('signed')).lower()}>({word}, j % 4, {zero})"
+
+    def _in_words(self, name: str) -> bool:
+        """Whether a tensor's bytes are fetched as words: where they are only dequantized, several at a time."""
+        readers = [op for op in self.o.normal.epilogue if name in op.inputs]
+        if not all(op.op == "DequantizeLinear" and op.inputs[0] == name for op in readers):
+            return False
+        if any(n and n not in self.literals for op in readers for n in op.inputs[2:]):
+            return False
+        vectors = self._by_row(name) and self._col_stride(name) == 1 and self._width(name) >= 4
+        return vectors and dtypes.itemsize(self.o.region.spec_of[name].dtype) == 1
+
+    def _packed(self) -> set[str]:
+        """Quantized results that nothing here reads: their last byte is stored, and the rest need not be right."""
+        read = {name for op in self.o.normal.epilogue for name in op.inputs}
+        makers = (self.o.region.producer[name] for name in self.o.region.outputs if name not in read)
+        return {
+            op.outputs[0] for op in makers if op.op == "QuantizeLinear" and self._kind(op.outputs[0]).endswith("char")
+        }
 
     def _loaded(self, name: str) -> None:
         width, _ = self._pieces(name)
@@ -295,7 +343,33 @@ class EpilogueText:
         out, width = self.out, self._width(name)
         with out.block():
             out.line(f"{self._kind(name)}* to = {out.output(name)} + ({self._offset(name)});")
+            packed = dtypes.itemsize(self.o.region.spec_of[name].dtype) == 1
+            if packed:
+                self._pack(name)
             with out.unrolled("i", WIDTH // width):
                 guard = self._guard("i", width)
                 store = f"store_vec<{width}>(to + col + i * {width}, y{self.number[name]}[i]);"
+                store = _stored_bytes(width) if packed else store
                 out.line(f"if ({guard}) {store}" if guard else store)
+
+    def _pack(self, name: str) -> None:
+        """The results of a one-byte type as ``words``."""
+        y, dtype = f"y{self.number[name]}", self.o.region.spec_of[name].dtype
+        words = []
+        for i in (0, 4):
+            a, b, c, d = (f"{y}[{i + k}]" for k in range(4))
+            if dtype == "float8_e4m3fn":
+                words.append(f"ingot_e4m3_pair({a}, {b}) | ingot_e4m3_pair({c}, {d}) << 16")
+            else:
+                words.append(f"ingot_pack({a}, {b}, {c}, {d})")
+        self.out.line(f"const unsigned words[2] = {{{', '.join(words)}}};")
+
+
+def _stored_bytes(width: int) -> str:
+    """Statement that stores ``width`` bytes of ``words``, the i-th so many."""
+    if width == 8:
+        return "store_vec<2>(reinterpret_cast<unsigned*>(to + col), vec_t<unsigned, 2>{{words[0], words[1]}});"
+    kind = {4: "unsigned", 2: "unsigned short", 1: "unsigned char"}[width]
+    each = 4 // width
+    part = f"words[i / {each}] >> {8 * width} * (i % {each})" if each > 1 else "words[i]"
+    return f"*reinterpret_cast<{kind}*>(to + col + i * {width}) = ({kind})({part});"

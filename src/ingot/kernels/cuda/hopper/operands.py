@@ -165,6 +165,8 @@ def operands(region: Region) -> Operands | No:
     if isinstance(found, No):
         return found
     item = itemsize(a.dtype)
+    if found.gather and item == 1 and not divisible(found.channels, _ALIGN):
+        return No(f"channels that are no multiple of {_ALIGN}, of one byte each")  # the copy engine traps
     for what, tensor, (_, strides) in (("first", found.a, found.a_dims), ("second", found.b, found.b_dims)):
         if tensor.align % _ALIGN or not all(divisible(mul(stride, item), _ALIGN) for stride in strides):
             return No(f"the {what} operand is not aligned to {_ALIGN} bytes")

@@ -10,7 +10,8 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Dim, Shape
 from ingot.graph.region import BodyOp, Literal, Region, Scalar
 from ingot.graph.scalar_code import compute_dtype
-from ingot.graph.scalar_ops import expression, is_scalar_op, parameter_dtype
+from ingot.graph.scalar_ops import expression, is_scalar_op
+from ingot.graph.scalar_quantize import parameter_dtype
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.cuda.maps.emit import Emitter, Placed, Refused, Val, Varying
 from ingot.kernels.cuda.maps.index import ZERO, Coord, Digit, Index, Name, coord, linear

@@ -10,7 +10,8 @@ from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Region, Scalar
-from ingot.graph.scalar_ops import expression, parameter_dtype
+from ingot.graph.scalar_ops import expression
+from ingot.graph.scalar_quantize import parameter_dtype
 from ingot.kernels.api import Argument, Input, Output, Scratch, Value
 
 HELPERS = """
@@ -224,15 +225,23 @@ def literal_type(op: BodyOp, name: str, kinds: Mapping[str, str], literals: Mapp
 
 
 def scalar_op(
-    op: BodyOp, arguments: Sequence[str], kinds: Mapping[str, str], literals: Mapping[str, Scalar]
+    op: BodyOp,
+    arguments: Sequence[str],
+    kinds: Mapping[str, str],
+    literals: Mapping[str, Scalar],
+    *,
+    narrow: bool = True,
 ) -> str | No:
-    """Code of a scalar op, or why it has none; ``kinds`` gives the arithmetic type of its values by name."""
+    """Code of a scalar op, or why it has none; ``kinds`` gives the arithmetic type of its values by name.
+
+    ``narrow`` is that of :func:`ingot.graph.scalar_ops.expression`.
+    """
     position = 1 if op.op == "Where" and len(op.inputs) > 1 else 0
     source = literal_type(op, op.inputs[position], kinds, literals)
     to = literal_type(op, op.inputs[1], kinds, literals) if op.op == "CastLike" else ""
     if op.op == "QuantizeLinear":
         to = kinds[op.outputs[0]]
-    return expression(op, list(arguments), "cuda", source, to)
+    return expression(op, list(arguments), "cuda", source, to, narrow=narrow)
 
 
 def refusal(ops: Sequence[BodyOp], kinds: Mapping[str, str], literals: Mapping[str, Scalar]) -> No | None:
