@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ingot.errors import IngotError
 from ingot.options import BuildOptions, Profiles, Quantization, Range, Shapes, parse_shapes
+from ingot.plugins.api import Plugin
+from ingot.plugins.registry import using
 from ingot.runtime import session
 from ingot.runtime.engine import Engine
 
@@ -43,6 +45,7 @@ def build(
     accuracy_budget: float | str | None = "0.5%",
     metric: str = "cosine",
     progress: Callable[[str, int, int], None] | None = None,
+    plugins: Sequence[Plugin] = (),
 ) -> Engine:
     """Compiles an ONNX model (a path, the bytes of a file, or a ModelProto).
 
@@ -52,7 +55,8 @@ def build(
     optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.
     ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``int8`` or ``fp8``: layers become 8-bit first, as
     :func:`quantize` does it with ``calibration``; what stays is float16 on a GPU. ``progress(stage, done, total)``
-    is told the way. Raises IngotError for a model or options that are wrong.
+    is told the way. ``plugins``: those that the model needs beside the ones of installed packages (docs/plugins.md).
+    Raises IngotError for a model or options that are wrong.
     """
     _expect_build_extra()
     from ingot.builder.api import build_engine
@@ -76,7 +80,8 @@ def build(
         raise IngotError("int8 and fp8 are two precisions", fix="give one")
     if eight is None and calibration is not None:
         raise IngotError("calibration is for 8-bit layers", fix="add int8=True or fp8=True")
-    return Engine(build_engine(model, options, progress=progress or _silent, data=calibration))
+    with using(plugins):
+        return Engine(build_engine(model, options, progress=progress or _silent, data=calibration))
 
 
 def quantize(
@@ -139,6 +144,7 @@ class InferenceSession(session.InferenceSession):
     """``onnxruntime.InferenceSession``'s constructor and ``run``, for engine files and for ONNX models.
 
     A model is built first, for the GPU if there is one, with ``build_options`` (those of :func:`build`).
+    ``plugins`` among them count for engine files, too.
     """
 
     def __init__(
@@ -151,14 +157,15 @@ class InferenceSession(session.InferenceSession):
         device: int = 0,
         **build_options: Any,
     ) -> None:
-        super().__init__(
-            path_or_bytes,
-            sess_options,
-            providers,
-            provider_options,
-            build=lambda model: build(model, **build_options),
-            device=device,
-        )
+        with using(build_options.pop("plugins", ())):
+            super().__init__(
+                path_or_bytes,
+                sess_options,
+                providers,
+                provider_options,
+                build=lambda model: build(model, **build_options),
+                device=device,
+            )
 
 
 def _profiles(given: Mapping[str, InputShapes] | Sequence[InputShapes]) -> Profiles:

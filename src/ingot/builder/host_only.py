@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from ingot.builder.host_split import build_split_engine, has_plugins
 from ingot.builder.hosting import host
 from ingot.builder.provenance import provenance
 from ingot.builder.targets import Chosen
@@ -56,6 +57,8 @@ def build_host_engine(
     Raises IngotError when an input or output has no known type or rank, or neither ONNX Runtime nor ONNX's evaluator
     takes the model.
     """
+    if has_plugins(imported.model):
+        return build_split_engine(imported, options, progress, reasons)
     hosted, runtime = host(ir.to_proto(imported.model), _NAME, loosen=True)
     lowered = _one_step(imported, hosted.content, (*imported.notes, *hosted.notes, *reasons))
     if hosted.backend == "onnxruntime":

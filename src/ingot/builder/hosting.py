@@ -18,6 +18,7 @@ from ingot.graph.host_parts import HostPart, HostParts, encode
 from ingot.graph.lowered import Lowered
 from ingot.graph.ort_faults import distrust
 from ingot.plan.spec import ModelDecl
+from ingot.plugins.record import is_record
 from ingot.runtime.hostmodel import HostFunction, load_host_model
 
 EVALUATOR = "ONNX's evaluator"
@@ -66,6 +67,9 @@ def host_islands(lowered: Lowered) -> Lowered:
     """``lowered`` with every island's content and library settled. Raises what :func:`host` raises."""
     bodies, backends, notes = dict(lowered.host_bodies), dict[str, str](), list[str]()
     for region, content in lowered.host_bodies.items():
+        if is_record(content):
+            backends[region] = "plugin"
+            continue
         found, _ = host(onnx.load_model_from_string(content), region)
         bodies[region] = found.content
         if found.backend != "onnxruntime":

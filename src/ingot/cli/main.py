@@ -67,6 +67,21 @@ app.add_typer(library_app, name="library")
 app.add_typer(zoo_app, name="zoo")
 
 
+def _use_plugins(context: typer.Context, texts: list[str] | None) -> list[str] | None:
+    """Makes the plugins active until the command ends."""
+    if texts:
+        from ingot.plugins.registry import load_plugins, using
+
+        context.with_resource(using([plugin for text in texts for plugin in load_plugins(text)]))
+    return texts
+
+
+PluginTexts = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", callback=_use_plugins, help="MODULE:OBJECT, a plugin that the model needs. Repeatable."),
+]
+
+
 def _version(asked: bool) -> None:
     if asked:
         from ingot.cli.version import version
@@ -109,6 +124,7 @@ def build(
         list[str] | None, typer.Option("--dump-after", help="Write the graph after this pass, or all. Repeatable.")
     ] = None,
     dump_dir: Annotated[Path | None, typer.Option("--dump-dir", help="Where dumps go; the current folder.")] = None,
+    plugins: PluginTexts = None,
 ) -> None:
     """Compile a model into an engine."""
     from ingot.cli.build import Flags
@@ -162,6 +178,7 @@ def check(
         str, typer.Option("--target", help="sm_80 ... sm_120; the GPU that is there, else sm_90, if left out.")
     ] = "auto",
     json: Json = None,
+    plugins: PluginTexts = None,
 ) -> None:
     """Tell whether a model will run on the device, where, and why. Exit code 3 when a part stays on the host."""
     from ingot.cli.check import check as run_check
@@ -182,6 +199,7 @@ def run(
     tf32: Tf32 = False,
     timing_db: TimingDb = None,
     opt_level: OptLevel = 3,
+    plugins: PluginTexts = None,
 ) -> None:
     """Run once, on random or given inputs."""
     from ingot.cli.build import Flags
@@ -219,6 +237,7 @@ def bench(
     limit: Annotated[float | None, typer.Option("--limit", help="Seconds for the whole suite.")] = None,
     json_dir: Annotated[Path | None, typer.Option("--json-dir", help="One JSON file per row of the suite.")] = None,
     engine_dir: Annotated[Path | None, typer.Option("--engine-dir", help="Keep the suite's engines here.")] = None,
+    plugins: PluginTexts = None,
 ) -> None:
     """Measure latency, throughput and error, beside other runtimes. Exit code 1 when the results are wrong."""
     from ingot.cli.bench import BenchFlags
@@ -281,6 +300,7 @@ def compare(
     ] = False,
     target: TargetName = "auto",
     fp16: Fp16 = False,
+    plugins: PluginTexts = None,
 ) -> None:
     """Compare an engine with ONNX Runtime, Value by Value. Exit code 1 when one is beyond the tolerance."""
     from ingot.cli.compare import CompareFlags
@@ -316,6 +336,7 @@ def simulate(
     tolerance: Tolerance = None,
     shapes: ShapeTexts = None,
     seed: Seed = 0,
+    plugins: PluginTexts = None,
 ) -> None:
     """Prove an engine's plan on the host. Exit code 1 for a fault, or results beyond the tolerance."""
     from ingot.cli.simulate import simulate as run_simulation

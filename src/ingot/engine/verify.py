@@ -164,6 +164,11 @@ def _check_step(plan: Plan, index: int, step: Step) -> None:
             _check_kernel(plan, step, where)
         case "host":
             _check_host(plan, step, where)
+        case "call":
+            _check_host(plan, step, where)
+            _require(plan.target != "cpu", "an engine for the CPU has a call on a stream", where)
+            spaces = {plan.values[i].memory.space for i in (*step.reads, *step.writes)}
+            _require("host" not in spaces, "a call on a stream touches host memory", where)
         case "copy":
             _check_copy(plan, step, where)
         case _:

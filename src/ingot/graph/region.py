@@ -40,6 +40,8 @@ class Kind(StrEnum):
     """One sliding-window pooling, with pointwise epilogue."""
     MAP = "map"
     """Any DAG of scalar ops and index maps (transpose, slice, pad, gather, concat, resize ...)."""
+    PLUGIN = "plugin"
+    """One op of a plugin: its own kernels, or its Python function on the stream."""
     VIEW = "view"
     """No work: the output is a window on the input's memory."""
     HOST = "host"

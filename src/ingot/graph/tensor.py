@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-from ingot.graph.dims import Dim, Shape, mul
+from ingot.graph import dtypes
+from ingot.graph.dims import Dim, Shape, divisible, mul
 
 Order = tuple[int, ...]
 """A Layout: logical dimensions from outermost to innermost in memory. (0, 2, 3, 1) is NHWC."""
@@ -59,6 +61,14 @@ class TensorSpec:
         """
         want = strides_of(self.shape, order or row_major(self.rank))
         return all(size == 1 or have == need for size, have, need in zip(self.shape, self.strides, want, strict=True))
+
+    def part_align(self, offset: Dim) -> int:
+        """Bytes that the address of a part, which begins ``offset`` elements in, is certainly a multiple of."""
+        size = dtypes.itemsize(self.dtype)
+        if isinstance(offset, int):
+            return math.gcd(self.align, offset * size)
+        known = (unit for unit in (16, 8, 4, 2) if divisible(mul(offset, size), unit))
+        return math.gcd(self.align, next(known, size))
 
     def ordered(self, order: Order) -> TensorSpec:
         """The same tensor, dense in ``order``."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from ingot.errors import No
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
+from ingot.plugins.registry import active
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,6 @@ def coverage(model: ir.Model) -> tuple[OpCount, ...]:
 
 
 def _counted(op: str, domain: str, count: int) -> OpCount:
-    kind = kind_of(op, domain)
+    kind = Kind.PLUGIN if active().find(domain, op) is not None else kind_of(op, domain)
     reason = No(f"{f'{domain}.{op}' if domain else op} has no device kernel") if kind is Kind.HOST else None
     return OpCount(op, domain, count, kind, reason)

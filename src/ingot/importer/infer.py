@@ -8,6 +8,7 @@ from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceError, infer_symbol
 from ingot.errors import IngotError
 from ingot.importer import shape_rules
 from ingot.importer.messages import first_line, quiet
+from ingot.importer.plugin_nodes import install_rules
 
 _HIDDEN = "ingot.hidden"
 """Domain of nodes that inference passes over."""
@@ -23,10 +24,13 @@ def infer_shapes(model: ir.Model) -> None:
     Raises IngotError for a node whose inputs or attributes do not fit its op.
     """
     shape_rules.install()
+    install_rules()
     declared = {value: _numbers(value.shape) for graph in model.graph.subgraphs() for value in graph.inputs}
     try:
         with quiet("onnx_shape_inference"):
             _infer(model)
+    except IngotError:  # a plugin's rule
+        raise
     except ShapeInferenceError as error:
         raise IngotError(f"its shape cannot be inferred: {first_line(error)}", node=error.node_name or "") from None
     except Exception as error:  # rules index into inputs and attributes that a damaged model lacks

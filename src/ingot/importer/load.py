@@ -16,6 +16,7 @@ from ingot.importer.external import load_external
 from ingot.importer.infer import infer_noting_outputs, without_shape
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
+from ingot.importer.plugin_nodes import check_plugin_nodes, plugin_of
 from ingot.importer.read import Source, read
 from ingot.importer.schemas import check_nodes
 from ingot.importer.structure import check_structure
@@ -53,6 +54,7 @@ def import_model(
     model = _checked(origin)
     notes = _simplify(model)
     check_nodes(model)
+    check_plugin_nodes(model)
     ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
     notes += more + infer_noting_outputs(model)
     if not any_size:
@@ -113,5 +115,5 @@ def _tidy(model: ir.Model) -> None:
 def _foreign(model: ir.Model) -> list[str]:
     """Notes about ops of domains that ONNX does not define."""
     nodes = ir.traversal.RecursiveGraphIterator(model.graph)
-    names = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain})
+    names = sorted({f"{n.domain}.{n.op_type}" for n in nodes if n.domain and plugin_of(n) is None})
     return [f"ops of other domains: {', '.join(names)}"] if names else []

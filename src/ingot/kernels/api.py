@@ -145,11 +145,13 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Program:
-    """What a compiled variant runs: kernels in order, each depending on the one before."""
+    """What a compiled variant runs: kernels in order, each depending on the one before; or a plugin's function."""
 
     kernels: tuple[Kernel, ...]
     workspaces: tuple[Workspace, ...] = ()
     deterministic: bool = True
+    call: bytes = b""
+    """Instead of kernels: the record (:mod:`ingot.plugins.record`) of a plugin whose Python function does the work."""
 
 
 @dataclass(frozen=True, order=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,9 @@ from ingot.graph.dims import Dim, symbols
 from ingot.graph.op_table import PARAMETERS, WEIGHTS, kind_of
 from ingot.graph.region import Attr, BodyOp, Kind, Literal, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
-from ingot.graph.tensor import TensorSpec, spec
+from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
+from ingot.plugins.api import Layout, Plugin
+from ingot.plugins.registry import active
 
 _MAX_PARAMETER = 256
 """Longest integer vector that is still a parameter rather than data."""
@@ -40,6 +42,19 @@ class FlatOp:
     reason: No | None = None
     origin: str = ""
     """The node that this op was made from, where it is not that node itself."""
+    plugin: Plugin | None = None
+    """Whose op it is: of kind PLUGIN on the device, of kind HOST where the reference runs."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """How a plugin's op on the device wants its tensors to lie; None for all else."""
+        return self.plugin.layout if self.plugin is not None and self.kind is Kind.PLUGIN else None
+
+    def order(self, rank: int) -> Order | None:
+        """The only order in which the op reads and writes dense tensors of ``rank``: a plugin's and the host's."""
+        if self.kind is Kind.HOST or self.layout is Layout.ROW_MAJOR:
+            return row_major(rank)
+        return channels_last(rank) if self.layout is Layout.CHANNELS_LAST else None
 
 
 @dataclass(frozen=True)
@@ -53,12 +68,16 @@ class FlatGraph:
     constants: Mapping[str, np.ndarray]
     literals: Mapping[str, Literal]
     opset: int
+    plugin_ops: frozenset[tuple[str, str]] = frozenset()
+    """Domain and name of the ops that plugins run."""
 
     def is_literal(self, op: BodyOp, position: int) -> bool:
         """Whether input ``position`` of ``op`` is folded into a Region instead of being read.
 
-        Parameters always are; operands only when they are one known number.
+        Parameters always are; operands only when they are one known number. Plugins read all of their inputs.
         """
+        if (op.domain, op.op) in self.plugin_ops:
+            return False
         literal = self.literals.get(op.inputs[position])
         if literal is None or position in PARAMETERS.get(op.op, ()):
             return literal is not None
@@ -103,14 +122,16 @@ def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[
     outputs = tuple(str(v.name) for v in graph.outputs)
     for name in (*inputs, *outputs):
         if name not in values:
-            return No("its type or its rank is not known", node=name)
+            fixes = (op.reason.fix for op in ops if op.reason is not None and op.reason.fix)
+            return No("its type or its rank is not known", node=name, fix=next(fixes, ""))
     if len(set(outputs)) != len(outputs) or any(o in constants or o in inputs for o in outputs):
         return No("an output is an input, a constant, or another output", node=str(graph.name))
     foreign = [name for name in (*inputs, *outputs) if not dtypes.on_device(values[name].dtype)]
     if foreign and all(op.kind is Kind.HOST for op in ops):
         return No(f"it is of type {values[foreign[0]].dtype}, and no op of the model has a device kernel", foreign[0])
     opset = model.opset_imports.get("", 21)
-    return without_dead_ops(FlatGraph(inputs, outputs, tuple(ops), values, constants, literals, opset))
+    plugin_ops = frozenset((op.body.domain, op.body.op) for op in ops if op.plugin is not None)
+    return without_dead_ops(FlatGraph(inputs, outputs, tuple(ops), values, constants, literals, opset, plugin_ops))
 
 
 def _all_values(graph: ir.Graph) -> list[ir.Value]:
@@ -198,17 +219,30 @@ def _flat_op(
     attrs, unknown = _attrs(node)
     captures = _captures(node)
     kind = kind_of(node.op_type, node.domain)
+    plugin = active().find(node.domain, node.op_type)
+    if plugin is not None:
+        kind, attrs = Kind.PLUGIN, tuple(sorted(plugin.filled(dict(attrs), name).items()))
     body = BodyOp(node.op_type, inputs, outputs, attrs, node.domain)
     reason = force_host.get(name)
     if reason is None and kind is Kind.HOST:
-        reason = No(f"{node.domain + '.' if node.domain else ''}{node.op_type} has no device kernel", node=name)
+        reason = _no_kernel(node, name)
     if reason is None and unknown:
         reason = No(f"attribute {unknown} of {node.op_type} has no device form", node=name)
     if reason is None:
-        reason = _refusal(body, name, values, constants, literals)
+        reason = _refusal(body, name, values, constants, literals if plugin is None else {})
     if reason is not None:
-        return FlatOp(name, body, Kind.HOST, captures, reason)
-    return FlatOp(name, body, kind)
+        return FlatOp(name, body, Kind.HOST, captures, reason, plugin=plugin)
+    return FlatOp(name, body, kind, plugin=plugin)
+
+
+def _no_kernel(node: ir.Node, name: str) -> No:
+    if node.domain in ("", "ai.onnx"):
+        return No(f"{node.op_type} has no device kernel", node=name)
+    return No(
+        f"{node.domain}.{node.op_type} has no device kernel",
+        node=name,
+        fix=f"give a plugin for {node.domain}.{node.op_type}",
+    )
 
 
 def _refusal(
@@ -222,7 +256,8 @@ def _refusal(
     for value in (*op.inputs, *op.outputs):
         if value and value not in values and value not in literals:
             return No(f"value {value!r} has no device type, or its shape depends on data", node=name)
-    for position in PARAMETERS.get(op.op, ()):
+    parameters = PARAMETERS.get(op.op, ()) if kind_of(op.op, op.domain) is not Kind.HOST else ()
+    for position in parameters:
         value = op.inputs[position] if position < len(op.inputs) else ""
         if not value or value in literals or (op.op in ("Shape", "Size")):
             continue
@@ -288,4 +323,4 @@ def without_dead_ops(flat: FlatGraph) -> FlatGraph:
             kept.append(op)
             live.update(flat.tensor_inputs(op))
     kept.reverse()
-    return FlatGraph(flat.inputs, flat.outputs, tuple(kept), flat.values, flat.constants, flat.literals, flat.opset)
+    return replace(flat, ops=tuple(kept))

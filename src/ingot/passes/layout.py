@@ -6,7 +6,6 @@ cannot read through strides. A concat is written in place by the Regions that ma
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 from ingot.graph import dtypes
@@ -19,6 +18,7 @@ from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
 from ingot.passes.flatten import FlatGraph
 from ingot.passes.partition import Group
 from ingot.passes.views import RESHAPES, view_of
+from ingot.plugins.api import Layout as PluginLayout
 
 _SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.POOL}
 _FEW_CHANNELS = 8
@@ -87,15 +87,17 @@ class _Assigner:
         rank = {name: value.rank for name, value in self.flat.values.items()}
         for group in reversed(self.groups):
             inputs, outputs = self._ends(group)
+            first = self.flat.ops[group.ops[0]]
             if group.kind in _SPATIAL_KINDS:
                 spatial.update(n for n in (*inputs[:1], *outputs) if rank[n] >= 3)
-            elif self.flat.ops[group.ops[0]].body.op == WINDOW:
+            elif first.body.op == WINDOW or first.layout is PluginLayout.CHANNELS_LAST:
                 spatial.update(inputs)  # it exists only over channels-last memory
-            elif group.kind is Kind.MAP and any(n in spatial for n in outputs):
+            elif (group.kind is Kind.MAP or first.layout is PluginLayout.ANY) and any(n in spatial for n in outputs):
                 spatial.update(n for n in inputs if rank[n] == rank[outputs[0]] >= 3)
         for group in self.groups:
             inputs, outputs = self._ends(group)
             follows = group.kind in (Kind.MAP, Kind.REDUCE, Kind.ROWWISE)
+            follows |= self.flat.ops[group.ops[0]].layout is PluginLayout.ANY
             if follows and any(n in spatial and rank[n] == rank[outputs[0]] for n in inputs):
                 spatial.update(n for n in outputs if rank[n] >= 3)
         return spatial
@@ -104,6 +106,8 @@ class _Assigner:
         inside = set(group.ops)
         made = {n for i in group.ops for n in self.flat.ops[i].body.outputs if n}
         inputs = dict.fromkeys(n for i in group.ops for n in self.flat.tensor_inputs(self.flat.ops[i]) if n not in made)
+        if group.kind is Kind.PLUGIN:  # its kernels write all that they are told of
+            return list(inputs), [n for i in sorted(inside) for n in self.flat.ops[i].body.outputs if n]
         final = set(self.flat.outputs)
         outputs = [
             n
@@ -126,7 +130,7 @@ class _Assigner:
         maker = self.maker.get(name)
         if maker is None or maker.kind in (Kind.VIEW, Kind.HOST) or name in self.placed or name in self.flat.outputs:
             return False
-        return maker.ident not in self.in_place
+        return self.flat.ops[maker.ops[0]].order(1) is None and maker.ident not in self.in_place
 
     def _place_reshaped_output(self, group: Group) -> None:
         op = self.flat.ops[group.ops[0]].body
@@ -197,25 +201,18 @@ class _Assigner:
             window = self.placed[name]
             parent = self._own_spec(window.parent)
             if parent.rank == value.rank:
-                align = self._align(parent, window.offset)
+                align = parent.part_align(window.offset)
                 if self.maker[window.parent].ident in self.in_place and self._is_concat(self.maker[window.parent]):
                     return TensorSpec(value.dtype, value.shape, parent.strides, align)
             return value
         return value.ordered(self._order(name))
 
-    @staticmethod
-    def _align(whole: TensorSpec, offset: Dim) -> int:
-        """Bytes that the address of a part, ``offset`` elements into ``whole``, is certainly a multiple of."""
-        size = dtypes.itemsize(whole.dtype)
-        if isinstance(offset, int):
-            return math.gcd(whole.align, offset * size)
-        known = (unit for unit in (_VECTOR, 8, 4, 2) if divisible(mul(offset, size), unit))
-        return math.gcd(whole.align, next(known, size))
-
     def _order(self, name: str) -> Order:
         value = self.flat.values[name]
         if name in self.flat.outputs:
             return row_major(value.rank)
+        if (asked := self.flat.ops[self.maker[name].ops[0]].order(value.rank)) is not None:
+            return asked
         if name in self.spatial and self.maker[name].kind not in (Kind.GEMM, Kind.ATTENTION, Kind.HOST):
             return channels_last(value.rank)
         readers = self.readers.get(name, [])
@@ -279,7 +276,7 @@ class _Assigner:
                 parts.append(name)
                 continue
             part = f"{op.outputs[0]}/part{position}"
-            align = self._align(whole, offset)
+            align = whole.part_align(offset)
             self.out.values[part] = TensorSpec(whole.dtype, self.flat.values[name].shape, whole.strides, align)
             self.out.windows[part] = Window(op.outputs[0], offset)
             self._emit_copy(name, part)
@@ -306,8 +303,8 @@ class _Assigner:
         return renames
 
     def _wanted(self, group: Group, op: BodyOp, name: str, have: TensorSpec) -> Order | None:
-        if group.kind is Kind.HOST:
-            return None if have.dense() else row_major(have.rank)
+        if (asked := self.flat.ops[group.ops[0]].order(have.rank)) is not None:
+            return None if have.dense(asked) else asked
         if have.constant or not have.rank:
             return None
         unit = [have.shape[a] == 1 or have.strides[a] == 1 for a in range(have.rank)]

@@ -18,6 +18,9 @@ from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
 from ingot.passes.stem import mark_stems, widen_stems
+from ingot.plugins.api import Layout as PluginLayout
+from ingot.plugins.record import is_record, record
+from ingot.plugins.registry import active
 
 Accepts = Callable[[Region], Answer]
 _ROUNDS = 64
@@ -40,6 +43,7 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
     known = frozenset(r.symbol for r in ranges)
     ranks = {value: len(value.shape) for value in model.graph.outputs if value.shape is not None}
     _forget_foreign_shapes(model, known)
+    _free_outputs(model)
     infer_shapes(model)
     for value, rank in ranks.items():
         if value.shape is None:
@@ -67,6 +71,21 @@ def _forget_foreign_shapes(model: ir.Model, known: frozenset[str]) -> None:
             dims = value.shape or ()
             if any(not isinstance(d, int) and not (d.value is not None and symbols(str(d)) <= known) for d in dims):
                 value.shape = None
+
+
+def _free_outputs(model: ir.Model) -> None:
+    """A plugin that wants channels last cannot write an output of the engine, which is row-major: a copy follows it."""
+    for node in list(model.graph):
+        plugin = active().find(node.domain, node.op_type)
+        if plugin is None or plugin.layout is not PluginLayout.CHANNELS_LAST:
+            continue
+        for value in [v for v in node.outputs if v.is_graph_output()]:
+            copy = ir.node("Identity", [value], name=f"{value.name}/output")
+            model.graph.insert_after(node, copy)
+            final, inner = copy.outputs[0], value
+            final.name, inner.name = value.name, f"{value.name}/channels_last"
+            final.type, final.shape = value.type, value.shape
+            model.graph.outputs[list(model.graph.outputs).index(value)] = final
 
 
 def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: set[str]) -> bool:
@@ -108,7 +127,13 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Low
         missing = [n for n in (*region.inputs, *region.outputs) if n not in layout.values]
         refusals[region.name] = tuple(no for i in group.ops if (no := flat.ops[i].reason) is not None)
         if missing:
-            return No(f"value {missing[0]!r} between host and device has no device type", node=region.name)
+            fix = next((no.fix for no in refusals[region.name] if no.fix), "")
+            return No(f"value {missing[0]!r} between host and device has no device type", node=region.name, fix=fix)
+        first = flat.ops[group.ops[0]]
+        if first.plugin is not None:
+            types = [layout.values[n].dtype for n in region.outputs]
+            bodies[region.name] = record(first.plugin, region.ops[0], region.inputs, region.outputs, types)
+            continue
         bodies[region.name] = host_model(
             model, [nodes[flat.ops[i].name] for i in group.ops], region, flat.constants, layout.copies
         )
@@ -129,7 +154,8 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Low
 
 
 def _used_constants(constants: Mapping, used: set[str], bodies: dict[str, bytes], layout: Layout) -> dict:  # type: ignore[type-arg]
-    """Constants that device Regions read (islands carry their own copy)."""
-    read = {n for region in layout.regions if region.kind is not Kind.HOST for n in region.inputs}
+    """Constants that device Regions and plugins read (islands carry their own copy)."""
+    carry = {name for name, body in bodies.items() if not is_record(body)}
+    read = {n for region in layout.regions if region.name not in carry for n in region.inputs}
     read |= {window.parent for window in layout.windows.values()}
     return {name: array for name, array in constants.items() if name in read & used}

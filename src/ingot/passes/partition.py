@@ -156,8 +156,8 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
         _place_host(parts, index)
         return
     shape = flat.values[op.body.outputs[0]].shape
-    pointwise = is_scalar_op(op.body.op)
-    light = op.body.op == "DequantizeLinear" and _belongs_to_reader(parts, op)
+    pointwise = op.plugin is None and is_scalar_op(op.body.op)
+    light = pointwise and op.body.op == "DequantizeLinear" and _belongs_to_reader(parts, op)
     if pointwise and not light and op.name not in solo:
         producers = parts.op_producers(index)
         for group in producers:
@@ -169,7 +169,7 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
                 parts.join(index, group)
                 group.pointwise = group.pointwise and pointwise
                 return
-    if op.body.op == "MaxPool" and op.name not in solo and _pools_stem(parts, index, solo):
+    if op.kind is Kind.POOL and op.body.op == "MaxPool" and op.name not in solo and _pools_stem(parts, index, solo):
         return
     kind = op.kind
     space = flat.values[op.body.inputs[0]].shape if kind is Kind.ROWWISE else shape
@@ -194,7 +194,7 @@ def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:
             continue
         reader = parts.flat.ops[readers[0]]
         goal = parts.groups[parts.group_of[readers[0]]]
-        if not is_scalar_op(reader.body.op) or goal.kind is Kind.HOST or reader.name in solo:
+        if not is_scalar_op(reader.body.op) or goal.kind in (Kind.HOST, Kind.PLUGIN) or reader.name in solo:
             continue
         if parts.fits([*goal.ops, index]):
             parts.merge(goal, group)
@@ -242,7 +242,10 @@ def _makes_rows(parts: Partition, group: Group, shape: Shape) -> bool:
 
 def _place_host(parts: Partition, index: int) -> None:
     producers = parts.op_producers(index)
-    hosts = [g for g in producers if g.kind is Kind.HOST]
+    if parts.flat.ops[index].plugin is not None:  # its reference runs by itself
+        parts.add(index, Kind.HOST, None)
+        return
+    hosts = [g for g in producers if g.kind is Kind.HOST and parts.flat.ops[g.ops[0]].plugin is None]
     for group in hosts:
         if not any(parts.reaches(group, other) for other in producers if other is not group):
             parts.join(index, group)
@@ -272,6 +275,8 @@ def _absorb_prologues(parts: Partition, solo: frozenset[str]) -> None:
         if group is None or any(parts.flat.ops[i].name in solo for i in group.ops):
             continue
         anchor = parts.flat.ops[min(group.ops)].body
+        if group.kind is Kind.PLUGIN:
+            continue
         if group.kind not in _ABSORBS_PROLOGUE and anchor.op not in _MOVES_ONCE:
             continue
         source = anchor.inputs[0]

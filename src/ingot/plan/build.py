@@ -20,6 +20,7 @@ from ingot.plan.roofline import fewest_bytes, flops
 from ingot.plan.segments import CubinTable, ModelTable, island_inputs
 from ingot.plan.steps import Launch, Launches, argument, make_launches
 from ingot.plan.weights import Weights, pack
+from ingot.plugins.record import is_record
 from ingot.tune.choice import Choice
 
 _FREE_BYTES: Final = 32 << 20
@@ -89,6 +90,8 @@ def build_plan(lowered: Lowered, choices: Sequence[Choice], target: str, *, bodi
 
 def _island_reads(lowered: Lowered, region: Region) -> tuple[str, ...]:
     """What an island is fed: its Region's inputs without the constants that its model carries."""
+    if is_record(lowered.host_bodies[region.name]):
+        return region.inputs
     return island_inputs(lowered.host_bodies[region.name])
 
 
@@ -266,9 +269,13 @@ def _step(
     scratch = [index[w] for w in launch.workspaces]
     reads = [index[n] for n in launch.reads] + scratch
     writes = [index[n] for n in launch.writes] + scratch
+    if launch.call:
+        model = models.add(launch.call, launch.reads, region.outputs)
+        return spec.Step("call", name, launch.region, after, reads, writes, model=model, backend="plugin")
     if kernel is None:
-        model = models.add(lowered.host_bodies[region.name], launch.reads, region.outputs)
-        backend = lowered.host_backends.get(region.name, "onnxruntime")
+        body = lowered.host_bodies[region.name]
+        model = models.add(body, launch.reads, region.outputs)
+        backend = "plugin" if is_record(body) else lowered.host_backends.get(region.name, "onnxruntime")
         return spec.Step("host", name, launch.region, after, reads, writes, model=model, backend=backend)
     return spec.Step(
         kind="kernel",

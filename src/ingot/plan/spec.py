@@ -84,7 +84,8 @@ class Cubin(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One unit of work. ``kind``: ``kernel``, ``host`` or ``copy`` (values[reads[0]] to values[writes[0]]).
+    """One unit of work. ``kind``: ``kernel``, ``host``, ``copy`` (values[reads[0]] to values[writes[0]]) or ``call``
+    (a plugin's Python function, which submits work to the stream).
 
     ``after`` lists the steps that must have finished (true dependencies, transitively reduced);
     ``programmatic`` the one among them, if any, whose edge is a programmatic one.
@@ -107,10 +108,11 @@ class Step(msgspec.Struct, frozen=True):
     arguments: list[Argument] = []
     pdl: str = "none"
     model: int = -1
-    """Host steps: index into Plan.models; reads and writes are its inputs and outputs, in order."""
+    """Host steps and calls: index into Plan.models; reads and writes are its inputs and outputs, in order."""
     backend: str = "onnxruntime"
     """Host steps: ``onnxruntime``, ``openvino`` (computes in float32), ``openvino:bf16``, ``reference`` (ONNX's
-    evaluator) or ``parts`` (the model is :class:`ingot.graph.host_parts.HostParts`)."""
+    evaluator), ``parts`` (the model is :class:`ingot.graph.host_parts.HostParts`) or ``plugin`` (a plugin's NumPy
+    reference; the model is its :class:`ingot.plugins.record.Record`). Calls: ``plugin``."""
 
 
 class RegionDecl(msgspec.Struct, frozen=True):

@@ -28,6 +28,8 @@ class Launch:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     workspaces: tuple[str, ...] = ()
+    call: bytes = b""
+    """The record of a plugin whose Python function is called; ``kernel`` is None then, too."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def make_launches(
         region, program = lowered.regions[index], choices[index].program
         if region.kind is Kind.HOST:
             made = [Launch(index, 0, None, host_reads[index], region.outputs)]
+        elif program is not None and program.call:
+            made = [Launch(index, 0, None, region.inputs, region.outputs, call=program.call)]
         else:
             assert program is not None and program.kernels, f"{region.name}: no program was chosen"
             made = [

@@ -318,7 +318,9 @@ class DeviceContext(Context):
             if self._table is None:
                 self._table = LaunchTable(engine.numbers, engine.function)
             weights = memoryview(engine.file.weights)
-            program = Program(self._table, engine.schedule, bindings, bases, engine.models, weights)
+            program = Program(
+                self._table, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
+            )
             self._programs[key] = program
             if len(self._programs) > _PROGRAMS:
                 self._programs.popitem(last=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
@@ -16,9 +16,13 @@ from ingot.engine.file import EngineFile
 from ingot.engine.numbers import PlanNumbers
 from ingot.errors import IngotError
 from ingot.plan.spec import Binding, Dim, Plan, Step
+from ingot.plugins.api import Plugin
+from ingot.plugins.record import read_record, reference
+from ingot.plugins.registry import Plugins, active, using
 from ingot.runtime.choose import common_shape, named
 from ingot.runtime.hostmodel import HostFunction, load_host_model
 from ingot.runtime.stages import Stage, stages
+from ingot.runtime.stream_call import StreamFunction, stream_function
 
 if TYPE_CHECKING:
     from ingot.runtime.context import Context
@@ -36,9 +40,14 @@ class IO:
     shape: tuple[Dim, ...]
 
 
-def load(path: str | os.PathLike[str]) -> Engine:
-    """The engine in the file ``path``. Raises IngotError when it is missing, damaged or foreign."""
-    return Engine(EngineFile.read(path))
+def load(path: str | os.PathLike[str], *, plugins: Sequence[Plugin] = ()) -> Engine:
+    """The engine in the file ``path``.
+
+    ``plugins``: those that it needs beside the ones of installed packages. Raises IngotError when the file is
+    missing, damaged or foreign, or a plugin is missing.
+    """
+    with using(plugins):
+        return Engine(EngineFile.read(path))
 
 
 @dataclass
@@ -55,10 +64,14 @@ class _OnDevice:
 class Engine:
     """A built model. Contexts run it; all of them share its weights."""
 
-    def __init__(self, file: EngineFile, there: _OnDevice | None = None) -> None:
-        """``there``: what an Engine with the same segments has on the device already."""
+    def __init__(self, file: EngineFile, there: _OnDevice | None = None, plugins: Plugins | None = None) -> None:
+        """``there``: what an Engine with the same segments has on the device already.
+
+        Raises IngotError when the engine needs a plugin that is not among ``plugins``, the active ones if None.
+        """
         self.file = file
         self._there = there or _OnDevice()
+        self._plugins = _needed(file, plugins or active())
 
     @property
     def plan(self) -> Plan:
@@ -95,7 +108,7 @@ class Engine:
         """An Engine for each profile alone, by name; weights and machine code are on the device once."""
         if not self.file.others:
             return {self.plan.name: self}
-        return {plan.name: Engine(self.file.alone(plan), self._there) for plan in self.file.plans}
+        return {plan.name: Engine(self.file.alone(plan), self._there, self._plugins) for plan in self.file.plans}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the engine file in one step. Raises IngotError when it cannot be written."""
@@ -132,10 +145,21 @@ class Engine:
     @cached_property
     def models(self) -> dict[int, HostFunction]:
         """The host steps' models, loaded, by step."""
+        return {index: self._model(step) for index, step in enumerate(self.plan.steps) if step.kind == "host"}
+
+    def _model(self, step: Step) -> HostFunction:
+        content = self.file.model(step.model)
+        if step.backend == "plugin":
+            return reference(content, self._plugins, step.name)
+        return load_host_model(content, self.plan.models[step.model], step.backend, step.name)
+
+    @cached_property
+    def calls(self) -> dict[int, StreamFunction]:
+        """The plugins' Python functions, by step."""
         return {
-            index: load_host_model(self.file.model(step.model), self.plan.models[step.model], step.backend, step.name)
+            index: stream_function(self.file.model(step.model), self._plugins, step.name)
             for index, step in enumerate(self.plan.steps)
-            if step.kind == "host"
+            if step.kind == "call"
         }
 
     def open_device(self, ordinal: int) -> Device:
@@ -184,6 +208,15 @@ def check_architecture(target: str, device: Device) -> None:
         f"this engine was built for {target}, but GPU {device.ordinal} ({device.info.name}) is {device.info.target}",
         fix=f"build it again with --target {device.info.target}",
     )
+
+
+def _needed(file: EngineFile, plugins: Plugins) -> Plugins:
+    """Those of ``plugins`` that the engine's steps call. Raises IngotError where one is missing."""
+    found: dict[tuple[str, str], Plugin] = {}
+    for step in (step for plan in file.plans for step in plan.steps if step.backend == "plugin"):
+        r = read_record(file.model(step.model))
+        found[r.domain, r.name] = plugins.require(r.domain, r.name, r.version, step.name)
+    return Plugins(tuple(found.values()))
 
 
 def _io(bindings: tuple[Binding, ...]) -> IO:

@@ -16,7 +16,6 @@ from ingot.plan.spec import Step
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.host_context import HostContext
-from ingot.runtime.island import Island
 from ingot.runtime.places import Places
 from ingot.runtime.program import Program
 
@@ -68,8 +67,8 @@ def _profile_device(context: DeviceContext, feeds: Mapping[str, Any]) -> list[St
     program, steps = job.program, context.engine.plan.steps
     probes = {i: _probe(program, i) for stage in context.engine.schedule if not stage.host for i in stage.steps}
     hosted: dict[int, list[float]] = {}
-    islands = iter(part for part in program.parts if isinstance(part, Island))
-    by_step = {i: next(islands) for stage in context.engine.schedule if stage.host for i in stage.steps}
+    turns = iter(part for part in program.parts if not isinstance(part, Graph))
+    by_step = {i: next(turns) for stage in context.engine.schedule if stage.host for i in stage.steps}
     order = [i for stage in context.engine.schedule for i in stage.steps]
     for _ in range(_ROUNDS):
         context.put(job)

@@ -16,6 +16,7 @@ from ingot.runtime.island import HostArrays, Island
 from ingot.runtime.places import Base, Places
 from ingot.runtime.segment import SegmentBuilder
 from ingot.runtime.stages import Stage
+from ingot.runtime.stream_call import StreamCall, StreamFunction
 from ingot.runtime.table import LaunchTable
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +32,9 @@ class Program:
         bindings: Bindings,
         bases: Mapping[Base, int],
         models: Mapping[int, HostFunction],
+        calls: Mapping[int, StreamFunction],
         weights: memoryview,
+        ordinal: int = 0,
     ) -> None:
         """Builds the graphs. ``bases``: device address of every memory; a missing one is on the host.
 
@@ -49,15 +52,17 @@ class Program:
         if any(stage.host for stage in schedule):
             self._host_inputs = _host_inputs(plan, self.places, self.at)
             self._constants = _host_constants(plan, self.places, weights)
-        self.parts: list[Graph | Island] = []
+        self.parts: list[Graph | Island | StreamCall] = []
         table.fill(self._found, self._addresses)
         for stage in schedule:
-            if stage.host:
-                self.parts += [
-                    Island(plan, plan.steps[i], models[i], self.places, self._at_island) for i in stage.steps
-                ]
-            else:
+            if not stage.host:
                 self.parts.append(self._segment(stage))
+                continue
+            for i in stage.steps:
+                if i in calls:
+                    self.parts.append(StreamCall(plan, plan.steps[i], calls[i], self.places, self.at, ordinal))
+                else:
+                    self.parts.append(Island(plan, plan.steps[i], models[i], self.places, self._at_island))
         self.host: HostArrays = dict(self._constants)
         self._only = self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], Graph) else None
 

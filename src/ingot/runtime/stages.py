@@ -10,7 +10,7 @@ from ingot.plan.spec import Step
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of one side. Everything in earlier stages has finished."""
+    """Steps of one side: graphs of the device, or the host's (islands and calls). Earlier stages come before."""
 
     host: bool
     steps: tuple[int, ...]
@@ -21,7 +21,7 @@ def stages(steps: Sequence[Step]) -> tuple[Stage, ...]:
     """The fewest alternating stages: every step runs in the earliest one its dependencies allow."""
     level: list[int] = []  # even: device, odd: host
     for step in steps:
-        host = step.kind == "host"
+        host = step.kind in ("host", "call")
         earliest = 1 if host else 0
         for before in step.after:
             earliest = max(earliest, level[before] + ((level[before] % 2 == 1) != host))

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ingot.device.graph import Graph
 from ingot.device.stream import Stream
 from ingot.plan.spec import Plan
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
-from ingot.runtime.island import Island
 from ingot.runtime.program import Program
 
 Array = np.ndarray[Any, Any]
@@ -34,14 +34,14 @@ def step_values(context: Context, feeds: Mapping[str, Any]) -> Iterator[tuple[in
 def _device_values(context: DeviceContext, feeds: Mapping[str, Any]) -> Iterator[tuple[int, Array]]:
     job = context.prepare(feeds)
     program, plan = job.program, context.engine.plan
-    islands = iter(part for part in program.parts if isinstance(part, Island))
+    turns = iter(part for part in program.parts if not isinstance(part, Graph))
     context.put(job)
     left = _steps_by_region(plan)
     for stage in context.engine.schedule:
         for index in stage.steps:
             step = plan.steps[index]
             if stage.host:
-                next(islands).run(context.stream, program.host)
+                next(turns).run(context.stream, program.host)
             else:
                 builder = program.segment_builder()
                 builder.add(index)

@@ -10,7 +10,10 @@ from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.graph.dims import Bindings
 from ingot.plan.bodies import is_region, read_region
+from ingot.plugins.record import is_record, reference
+from ingot.plugins.registry import active
 from ingot.runtime.hostmodel import load_host_model
+from ingot.runtime.island import call
 from ingot.runtime.ortmodel import HostFunction, ort_function
 
 
@@ -18,7 +21,7 @@ class Bodies:
     """Bodies of one engine; sessions are made once per model."""
 
     def __init__(self, engine: EngineFile) -> None:
-        self.engine = engine
+        self.engine, self._plugins = engine, active()
         self._functions: dict[int, HostFunction] = {}
 
     def kernel(self, model: int, inputs: Sequence[np.ndarray], bindings: Bindings) -> list[np.ndarray]:
@@ -29,6 +32,8 @@ class Bodies:
         from ingot.graph.reference import run_model, run_region
 
         content = self.engine.model(model)
+        if is_record(content):
+            return self.island(model, "plugin", inputs)
         if is_region(content):
             region = read_region(content)
             made = run_region(region, dict(zip(region.inputs, inputs, strict=True)), bindings)
@@ -45,12 +50,16 @@ class Bodies:
     def island(self, model: int, backend: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Outputs of a host step's model, in the declared orders. Raises IngotError when ``backend`` refuses it."""
         function = self._function(model, backend)
+        if backend == "plugin":
+            return call(function, [np.asarray(array, order="C") for array in inputs], f"models[{model}]")
         try:
             return [_dense(a) for a in function([_dense(a) for a in inputs])]
         except Exception as error:  # onnxruntime raises its own, undocumented types
             raise IngotError(f"{backend} fails on models[{model}] of the engine: {error}") from None
 
     def _function(self, model: int, backend: str) -> HostFunction:
+        if model not in self._functions and backend == "plugin":
+            self._functions[model] = reference(self.engine.model(model), self._plugins, f"models[{model}]")
         if model not in self._functions:
             decl = self.engine.plan.models[model]
             if backend != "onnxruntime":

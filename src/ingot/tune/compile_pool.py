@@ -12,6 +12,7 @@ from ingot import env
 from ingot.errors import No
 from ingot.graph.region import Region
 from ingot.kernels.api import Program, Tactic, Target, Variant
+from ingot.kernels.plugin import PluginTactic
 from ingot.tune.worker import Worker, one_line
 
 TIMEOUT = 120.0
@@ -35,7 +36,7 @@ Result = tuple[int, Program | No]
 class CompilePool:
     """Up to ``jobs`` compiling processes (``env.compile_jobs()`` if None), kept between calls.
 
-    With one job everything happens in this process. Leaving the ``with`` block, also by
+    With one job everything happens in this process, plugins' kernels always. Leaving the ``with`` block, also by
     KeyboardInterrupt, kills the processes.
     """
 
@@ -56,17 +57,18 @@ class CompilePool:
     def compile(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """Compile every task, yielding results as they come; each task yields exactly once."""
         order = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
-        if not self._workers:
-            for index in order:
-                yield index, self._here(tasks[index])
-            return
+        # A plugin's code may live where no other process can import it: in a script, in a notebook.
+        here = [i for i in order if not self._workers or isinstance(tasks[i].tactic, PluginTactic)]
+        order = [i for i in order if i not in set(here)]
         pending: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index in order:
             pending.put(index)
         done: queue.SimpleQueue[Result] = queue.SimpleQueue()
-        for worker in self._workers[: len(tasks)]:
+        for worker in self._workers[: len(order)]:
             threading.Thread(target=self._drain, args=(worker, tasks, pending, done), daemon=True).start()
-        for _ in tasks:
+        for index in here:
+            yield index, self._here(tasks[index])
+        for _ in order:
             yield done.get()
 
     def _drain(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ingot.errors import IngotError, No
-from ingot.graph.region import Region
+from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program
 from ingot.tune.candidates import Candidate, Candidates
 from ingot.tune.choice import Choice
@@ -97,8 +97,9 @@ class Job:
     def failure(self) -> NoKernel:
         """The error when nothing is left to try."""
         reasons = [*(str(r) for r in self.candidates.refusals), *(f"{t}: {r}" for t, r in sorted(self.refused.items()))]
+        plugin = self.region.kind is Kind.PLUGIN
         return NoKernel(
             f"no kernel can run this {self.region.kind.value}: " + ("; ".join(reasons[:6]) or "no tactic is for it"),
             node=self.name,
-            fix="report the model as a bug of Ingot",
+            fix=f"mend the plugin {self.region.ops[0].op}" if plugin else "report the model as a bug of Ingot",
         )

@@ -7,10 +7,11 @@ from typing import Protocol
 
 from ingot.errors import No
 from ingot.graph.dims import Bindings
-from ingot.graph.region import Region
+from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program
 from ingot.tune.setting import PRECISE, QUICK, Effort, Setting, Timing
-from ingot.tune.worker import Worker
+from ingot.tune.truth import Expected, plugin_truth
+from ingot.tune.worker import Worker, one_line
 
 FINALISTS = 4
 """Variants measured precisely."""
@@ -59,6 +60,8 @@ class DeviceMeasurer:
         """See :class:`Measurer`."""
         self._ages = tuple(ages)
         self._opened = -1
+        if any(program.call for program in programs.values()):
+            return No("a plugin's Python function runs where the engine runs, not here")
         results: Measured = {}
         for text, program in programs.items():
             refusal = self._ready(region, bindings)
@@ -81,8 +84,14 @@ class DeviceMeasurer:
         """Open the Region unless the living process has it open."""
         if self._opened == self._worker.starts and self._worker.alive:
             return None
+        truth: Expected | None = None
+        if region.kind is Kind.PLUGIN:
+            try:
+                truth = plugin_truth(region, bindings)
+            except Exception as error:  # the plugin's own code
+                return No(f"the reference of the plugin fails: {one_line(error)}")
         answer = self._worker.call(
-            f"{_SESSION}:open_session", region, dict(bindings), self._setting, self._ages, timeout=_OPEN_TIMEOUT
+            f"{_SESSION}:open_session", region, dict(bindings), self._setting, self._ages, truth, timeout=_OPEN_TIMEOUT
         )
         self._opened = self._worker.starts
         return answer if isinstance(answer, No) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from ingot.tune.gate import OutputGate, outliers, tolerance
 from ingot.tune.samples import flops, random_inputs
 from ingot.tune.slicing import restricted, sliced_names
 from ingot.tune.storage import Array, Stored
+from ingot.tune.truth import Expected
 
 _HOST_FLOPS = 1.5e9
 """Beyond this the reference is evaluated at some indices of the leading dimension only, if that is sound."""
@@ -21,14 +21,6 @@ _HOST_BYTES = 2 << 20
 """The same, for the bytes of the outputs."""
 _RUNS = 32
 """Most runs of neighbouring indices that are evaluated: each costs a copy from the device."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Inputs as they lie in memory, and one gate per output."""
-
-    inputs: tuple[Array, ...]
-    gates: tuple[OutputGate, ...]
 
 
 def expected(region: Region, bindings: Bindings, *, tf32: bool) -> Expected:

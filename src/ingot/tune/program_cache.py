@@ -31,7 +31,7 @@ from ingot.kernels.api import (
     Workspace,
 )
 
-_FORMAT = 2
+_FORMAT = 3
 SUFFIX = ".program"
 
 
@@ -74,6 +74,7 @@ class _Header(msgspec.Struct, frozen=True):
     kernels: list[_Kernel]
     workspaces: list[_Workspace]
     deterministic: bool
+    call: bytes
     kind: str
     """Kind of the Region, and the variant: for listings."""
     variant: str
@@ -106,7 +107,7 @@ def load(path: Path) -> Program | None:
             Kernel(kernel.entry, cubin, kernel.grid, kernel.block, kernel.shared, arguments, kernel.pdl, kernel.cluster)
         )
     workspaces = tuple(Workspace(w.bytes, w.zeroed) for w in header.workspaces)
-    return Program(tuple(kernels), workspaces, header.deterministic)
+    return Program(tuple(kernels), workspaces, header.deterministic, header.call)
 
 
 def save(path: Path, program: Program, region: Region, variant: str, target: Target) -> None:
@@ -116,6 +117,7 @@ def save(path: Path, program: Program, region: Region, variant: str, target: Tar
         kernels=[_encoded_kernel(kernel) for kernel in program.kernels],
         workspaces=[_Workspace(w.bytes, w.zeroed) for w in program.workspaces],
         deterministic=program.deterministic,
+        call=program.call,
         kind=region.kind.value,
         variant=variant,
         target=target.name,

@@ -30,6 +30,7 @@ from ingot.tune.reuse import LEAST_SETS, sets_for
 from ingot.tune.setting import Effort, Setting, Timing
 from ingot.tune.storage import Array, Stored
 from ingot.tune.timer import Arguments, Launch, Timer
+from ingot.tune.truth import Expected
 
 _GUARD = 4096
 """Bytes of poison before and after every buffer. Reading them shows as NaN, writing them as damage."""
@@ -78,15 +79,23 @@ class Guarded:
 class Session:
     """Buffers and expected results of one Region at one shape."""
 
-    def __init__(self, region: Region, bindings: Bindings, setting: Setting, ages: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        region: Region,
+        bindings: Bindings,
+        setting: Setting,
+        ages: Sequence[int] = (),
+        truth: Expected | None = None,
+    ) -> None:
         """``ages``: bytes touched since each input was written (see ``reuse``); none for just now.
 
-        Raises IngotError when the device has too little memory or the reference cannot be computed.
+        ``truth``: what it should compute, where the caller knows it. Raises IngotError when the device has too little
+        memory or the reference cannot be computed.
         """
         self.ordinal, self._bindings = setting.ordinal, dict(bindings)
         self._device = Device.open(setting.ordinal)
         self._stream = Stream()
-        self._expected = expected(region, bindings, tf32=setting.tf32)
+        self._expected = truth or expected(region, bindings, tf32=setting.tf32)
         self._stored = [Stored.of(tensor, bindings) for tensor in region.input_specs]
         self._outputs = [Stored.of(tensor, bindings) for tensor in region.output_specs]
         constant = sum(s.nbytes for s in self._stored if s.constant)
@@ -230,11 +239,20 @@ _current: list[Session] = []
 """The helper process works on one Region at a time."""
 
 
-def open_session(region: Region, bindings: dict[str, int], setting: Setting, ages: tuple[int, ...] = ()) -> Answer:
-    """Start with a Region. What this raises is about the Region, not about a variant."""
+def open_session(
+    region: Region,
+    bindings: dict[str, int],
+    setting: Setting,
+    ages: tuple[int, ...] = (),
+    truth: Expected | None = None,
+) -> Answer:
+    """Start with a Region, and with what it should compute if the caller knows it (a plugin's code stays with him).
+
+    What this raises is about the Region, not about a variant.
+    """
     while _current:
         _current.pop().close()
-    _current.append(Session(region, bindings, setting, ages))
+    _current.append(Session(region, bindings, setting, ages, truth))
     return YES
 
 

