@@ -20,6 +20,7 @@ from ingot.passes.group_norm import fuse_group_norms
 from ingot.passes.normalize import fuse_normalisations
 from ingot.passes.qkv import fuse_siblings
 from ingot.passes.quantized_moves import move_quantized
+from ingot.passes.quantized_ops import spell_out_quantized
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
@@ -47,6 +48,7 @@ class Canonical:
 
 PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
+    Pass("quantized_ops", spell_out_quantized),
     Pass("fold", fold),
     Pass("decompose", decompose),
     # Before other rewrites move what stands between quantizations.

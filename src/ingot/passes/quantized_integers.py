@@ -1,0 +1,122 @@
+"""Integer products with zero points as products without them, and what makes up for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ingot.errors import YES, Answer, No
+from ingot.graph.edit import Array, Attribute, Editor, constant_of, is_op, operand, shape_of
+
+_FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
+
+
+def elements(value: ir.Value | None) -> int | None:
+    """Number of elements; None where it is not known."""
+    shape = shape_of(value)
+    if shape is None or not all(isinstance(d, int) for d in shape):
+        return None
+    return int(np.prod([int(d) for d in shape if isinstance(d, int)], dtype=np.int64))
+
+
+def kept(node: ir.Node, *dropped: str) -> dict[str, Attribute]:
+    """The node's attributes, without some."""
+    return {name: attribute.value for name, attribute in node.attributes.items() if name not in dropped}
+
+
+def integer_product(editor: Editor, node: ir.Node) -> Answer:
+    """MatMulInteger and ConvInteger with zero points: x (w - zw) - zx * sum of (w - zw)."""
+    x, w, zero_x, zero_w = (operand(node, i) for i in range(4))
+    if zero_x is None and zero_w is None:
+        return No("")
+    weight, offset = constant_of(w), constant_of(zero_w) if zero_w is not None else np.zeros((), np.int8)
+    if x is None or weight is None or offset is None or not (zero_x is None or elements(zero_x) == 1):
+        return No("its second operand is computed, or its first has several zero points", node=node.name or "")
+    conv = is_op(node, "ConvInteger")
+    across = offset.reshape(-1, *(1,) * (weight.ndim - 1)) if conv and offset.size > 1 else offset
+    whole = weight.astype(np.int16) - across.astype(np.int16)
+    if whole.size and (whole.min() < -128 or whole.max() > 127):
+        return No("weights less their zero points are no bytes", node=node.name or "")
+    whole = whole.astype(np.int8)
+    y, attributes = node.outputs[0], kept(node)
+    if conv and zero_x is not None:
+        padded = _padded(editor, node, x, zero_x)
+        if padded is None:
+            return No("its padding is not written out", node=node.name or "")
+        x = padded
+        attributes = kept(node, "pads", "auto_pad")
+    inputs = [x, editor.constant(whole, f"{node.name}/weight")]
+    result = editor.op(node.op_type, inputs, attributes, before=node, like=y)
+    if zero_x is not None and not (constant_of(zero_x) is not None and not np.any(constant_of(zero_x))):
+        axes = tuple(range(1, whole.ndim)) if conv else (-2,)
+        sums = whole.sum(axis=axes, dtype=np.int32)
+        sums = sums.reshape(-1, *(1,) * (whole.ndim - 2)) if conv else sums
+        result = _corrected(editor, node, result, zero_x, sums)
+    editor.substitute(node, result)
+    return YES
+
+
+def _corrected(editor: Editor, node: ir.Node, product: ir.Value, zero: ir.Value, sums: Array) -> ir.Value:
+    y = node.outputs[0]
+    wide = editor.value(f"{zero.name}/wide", _INT32, shape_of(zero))
+    editor.ops("Cast", [zero], {"to": int(_INT32)}, [wide], before=node)
+    excess = editor.value(f"{node.name}/excess", _INT32, sums.shape)
+    editor.ops("Mul", [editor.constant(sums, f"{node.name}/sums"), wide], None, [excess], before=node)
+    return editor.op("Sub", [product, excess], before=node, like=y)
+
+
+def _padded(editor: Editor, node: ir.Node, x: ir.Value, zero: ir.Value) -> ir.Value | None:
+    """x with its border filled by what stands for zero; None where the padding follows from sizes."""
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pads = [int(p) for p in node.attributes.get_ints("pads", ())]
+    if not any(pads):
+        return x
+    rank, shape = len(pads) // 2 + 2, shape_of(x)
+    amount = editor.constant(np.asarray([0, 0, *pads[: rank - 2], 0, 0, *pads[rank - 2 :]], np.int64), "pads")
+    scalar = constant_of(zero)
+    fill = zero if scalar is None else editor.constant(scalar.reshape(()), f"{node.name}/fill")
+    grown = None
+    if shape is not None:
+        grown = [d + pads[i] + pads[i + rank - 2] if isinstance(d, int) else None for i, d in enumerate(shape[2:])]
+    out = editor.value(f"{x.name}/padded", x.dtype, None if shape is None or grown is None else [*shape[:2], *grown])
+    editor.ops("Pad", [x, amount, fill], {"mode": "constant"}, [out], before=node)
+    return out
+
+
+def scaled_product(editor: Editor, node: ir.Node) -> Answer:
+    """MatMulIntegerToFloat(a, b, a_scale, b_scale, a_zero, b_zero, bias)."""
+    a, b, a_scale, b_scale, a_zero, b_zero, bias = (operand(node, i) for i in range(7))
+    if a is None or b is None or a_scale is None or b_scale is None:
+        return No("an operand is absent", node=node.name or "")
+    return float_product(editor, node, (a, a_scale, a_zero), (b, b_scale, b_zero), bias)
+
+
+def float_product(
+    editor: Editor,
+    node: ir.Node,
+    a: tuple[ir.Value, ir.Value, ir.Value | None],
+    b: tuple[ir.Value, ir.Value, ir.Value | None],
+    bias: ir.Value | None,
+) -> Answer:
+    """The node becomes a product of (stored tensor, scale, zero point) twice, scaled, with a bias."""
+    y = node.outputs[0]
+    sums = editor.value(f"{y.name}/sums", _INT32, shape_of(y))
+    editor.ops("MatMulInteger", [a[0], b[0], a[2], b[2]], None, [sums], before=node)
+    result = _scale_sums(editor, node, sums, a[1], b[1], bias)
+    product = sums.producer()
+    editor.substitute(node, result)
+    assert product is not None
+    answer = integer_product(editor, product)
+    return answer if isinstance(answer, No) and answer.reason else YES
+
+
+def _scale_sums(
+    editor: Editor, node: ir.Node, sums: ir.Value, x_scale: ir.Value, w_scale: ir.Value, bias: ir.Value | None
+) -> ir.Value:
+    y = node.outputs[0]
+    real = editor.op("Cast", [sums], {"to": int(_FLOAT)}, before=node, like=y)
+    scale = editor.value(f"{node.name}/scale", _FLOAT, shape_of(w_scale))
+    editor.ops("Mul", [x_scale, w_scale], None, [scale], before=node)
+    result = editor.op("Mul", [real, scale], before=node, like=y)
+    return result if bias is None else editor.op("Add", [result, bias], before=node, like=y)
