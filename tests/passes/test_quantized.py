@@ -156,3 +156,36 @@ def test_unsigned_weights_that_do_not_fit_stay_floats() -> None:
         lowered = lowered_of(model)
         assert [ops[0] for ops in products(lowered)] == [op]
         check(model, lowered, 1e-3)
+
+
+def test_poolings_and_moves_stay_on_bytes() -> None:
+    """Max pooling, slices, transposes, concats and nearest resizes move bytes; an average reads them."""
+    net = QuantizedNet()
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("x", 0.03), (32, 16, 3, 3))), 0.02)
+    pooled = net.quantized(net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), 0.02)
+    sizes = net.const(np.asarray([1, 1, 2, 2], np.float32))
+    empty = ""
+    grown = net.node("Resize", pooled, empty, sizes, mode="nearest", coordinate_transformation_mode="asymmetric",
+                     nearest_mode="floor")  # fmt: skip
+    both = net.quantized(net.node("Concat", x, net.quantized(grown, 0.02), axis=1), 0.02)
+    y = net.conv(both, (16, 64, 1, 1))
+    averaged = net.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+    model = net.model({"x": [2, 16, 12, 12]}, y, averaged)
+    lowered = lowered_of(model, accepts=accepted)
+    made = {n: lowered.values[n].dtype for r in lowered.regions for n in r.outputs}
+    floats = [name for name, dtype in made.items() if dtype.startswith("float")]
+    assert set(floats) <= {y, averaged}
+    assert [ops[0] for ops in products(lowered)] == ["ConvInteger"] * 2
+    check(model, lowered, 0.02)
+
+
+def test_first_convolution_of_16_bit_floats() -> None:
+    """An image's convolution stays with the kernels for images; what follows is of bytes, the last result a float."""
+    net = QuantizedNet()
+    first = net.node("Relu", net.conv(net.quantized("x", 0.03), (32, 3, 3, 3), strides=[2, 2]))
+    y = net.conv(net.quantized(first, 0.02), (16, 32, 3, 3))
+    model = net.model({"x": [1, 3, 32, 32]}, y)
+    halves = lowered_of(model, accepts=accepted, fp16=True)
+    assert [ops[0] for ops in products(halves)] == ["Conv", "ConvInteger"]
+    assert [ops[0] for ops in products(lowered_of(model, accepts=accepted))] == ["ConvInteger"] * 2
+    check(model, halves, 0.05, shares=1.0)

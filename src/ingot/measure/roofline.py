@@ -8,6 +8,7 @@ from ingot.kernels.api import Target
 _PRODUCTS = frozenset({"conv", "gemm", "attention"})
 _NO_WORK = frozenset({"view", "host"})
 _HALF = ("float16", "bfloat16")
+_BYTE = ("int8", "uint8", "float8_e4m3fn")
 
 
 def layer_seconds(layer: Layer, target: Target) -> float:
@@ -22,6 +23,8 @@ def peak(layer: Layer, target: Target) -> float:
     if layer.kind not in _PRODUCTS:
         return target.flops_fp32
     reads = layer.precision.partition(" -> ")[0]
+    if any(name in reads.split(",") for name in _BYTE):
+        return 2 * target.flops
     if any(name in reads for name in _HALF):
         return target.flops
     return target.flops / 2 if target.tf32 else target.flops_fp32

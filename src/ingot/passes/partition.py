@@ -181,11 +181,11 @@ def _belongs_to_reader(parts: Partition, op: FlatOp) -> bool:
     if len(parts.readers[op.body.inputs[0]]) > 1:
         return True
     readers = [parts.flat.ops[i] for i in parts.readers[op.body.outputs[0]]]
-    return len(readers) == 1 and readers[0].kind in _ABSORBS_PROLOGUE
+    return len(readers) == 1 and readers[0].kind in (*_ABSORBS_PROLOGUE, Kind.POOL)
 
 
 def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:
-    """Moves lone dequantizations into the group of the scalar op that reads them."""
+    """Moves lone dequantizations into the group of the scalar op or pooling that reads them."""
     for group in [g for g in parts.groups.values() if g.light]:
         (index,) = group.ops
         op = parts.flat.ops[index]
@@ -194,7 +194,8 @@ def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:
             continue
         reader = parts.flat.ops[readers[0]]
         goal = parts.groups[parts.group_of[readers[0]]]
-        if not is_scalar_op(reader.body.op) or goal.kind in (Kind.HOST, Kind.PLUGIN) or reader.name in solo:
+        takes = is_scalar_op(reader.body.op) or reader.kind is Kind.POOL
+        if not takes or goal.kind in (Kind.HOST, Kind.PLUGIN) or reader.name in solo:
             continue
         if parts.fits([*goal.ops, index]):
             parts.merge(goal, group)

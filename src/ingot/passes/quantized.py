@@ -28,6 +28,8 @@ _BYTES = ("int8", "uint8")
 _FLOAT8 = "float8_e4m3fn"
 _FLOAT = 1
 """ONNX's number of float32."""
+_IMAGE = 4
+"""Most channels of an image."""
 _SAME_SCALE = 1e-5
 """Relative difference up to which the scale of an int32 bias is that of the sums."""
 
@@ -85,6 +87,8 @@ class _Rewriter:
 
     def _convolution(self, op: FlatOp, x: Quantized, w: Quantized) -> _Product | None:
         weight, y = self.known.constants.get(w.name), self.known.values[op.body.outputs[0]]
+        if y.dtype in ("float16", "bfloat16") and self.known.values[x.name].shape[1] in range(1, _IMAGE + 1):
+            return None  # kernels for images read 16-bit floats
         if weight is None or (w.scale.size != 1 and w.axis % weight.ndim != 0):
             return None
         if x.dtype == w.dtype == _FLOAT8:
@@ -269,6 +273,6 @@ def _dequantizing(makers: dict[str, FlatOp], name: str) -> FlatOp | None:
 
 def _takes_in(op: FlatOp, position: int) -> bool:
     """Whether the kernel of ``op`` also computes what makes its operand."""
-    if op.kind in (Kind.ROWWISE, Kind.REDUCE):
+    if op.kind in (Kind.ROWWISE, Kind.REDUCE, Kind.POOL):
         return position == 0
     return op.kind is Kind.MAP and op.body.op != "Cast" and is_scalar_op(op.body.op)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Editor, constant_of, operand, shape_of
+from ingot.graph.edit import Editor, constant_of, maker, operand, shape_of
 from ingot.passes.quantized_integers import elements, float_product
 
 _FLOAT = ir.DataType.FLOAT
@@ -80,7 +80,9 @@ def _arithmetic(
 
 def _needs_arithmetic(node: ir.Node) -> bool:
     """Whether a QuantizeLinear or DequantizeLinear of an activation is none by one known zero point."""
-    if constant_of(operand(node, 0)) is not None or "block_size" in node.attributes:
+    source = maker(operand(node, 0), "QuantizeLinear")
+    weight = operand(node, 0) if source is None else operand(source, 0)
+    if constant_of(weight) is not None or "block_size" in node.attributes:
         return False
     zero = operand(node, 2)
     many = any(elements(operand(node, i)) not in (None, 1) for i in (1, 2))

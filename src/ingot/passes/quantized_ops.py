@@ -64,7 +64,14 @@ def _real(editor: Editor, node: ir.Node, at: int, axis: int | None = None) -> ir
 
 
 def _flat(editor: Editor, node: ir.Node, value: ir.Value | None, *, vector: bool) -> ir.Value | None:
-    """A constant scale or zero point of rank 0, or 1 where it is one of many; others as they are."""
+    """A constant scale or zero point of rank 0, or 1 where it is one of many; others as they are, scales in float32."""
+    if value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        known = constant_of(value)
+        if known is None:
+            wide = _value(editor, value, _FLOAT, f"{value.name}/wide")
+            editor.ops("Cast", [value], {"to": int(_FLOAT)}, [wide], before=node)
+            return wide
+        value = editor.constant(known.astype(np.float32), f"{value.name}/wide")
     array = constant_of(value)
     if value is None or array is None:
         return value
@@ -81,7 +88,11 @@ def _stored(editor: Editor, node: ir.Node, real: ir.Value, at: int) -> None:
         dtype = next(v.dtype for v in (node.outputs[0], *node.inputs) if v is not None and v.dtype in _BYTES)
         assert dtype is not None
         zero = editor.constant(np.zeros((), dtype.numpy()), f"{node.name}/zero")
-    editor.substitute(node, editor.op("QuantizeLinear", [real, scale, zero], before=node, like=node.outputs[0]))
+    result = editor.op("QuantizeLinear", [real, scale, zero], before=node, like=node.outputs[0])
+    editor.substitute(node, result)
+    made = result.producer()
+    assert made is not None
+    quantize(editor, made)  # where the zero point is computed
 
 
 def _float_result(editor: Editor, node: ir.Node) -> ir.Value:
