@@ -13,13 +13,16 @@ from support.rewrites import Net, run_ort
 from ingot.precision.formats import FORMATS, FP8, INT8
 from ingot.precision.placement import place
 from ingot.precision.qdq import insert
+from ingot.precision.ranges import Threshold
 from ingot.precision.weights import quantize_weight
 
 
 def _written(net: Net, form: str = "int8", threshold: float = 3.0) -> tuple[ir.Model, onnx.ModelProto]:
     model = prepared(net)
     placed = place(model)
-    made = insert(model, placed, dict.fromkeys(placed.groups(), threshold), FORMATS[form])
+    made = insert(
+        model, placed, {group: Threshold(threshold, "", 1.0, FORMATS[form]) for group in placed.groups()}, FORMATS[form]
+    )
     proto = ir.to_proto(made)
     onnx.checker.check_model(proto, full_check=True)
     return model, proto

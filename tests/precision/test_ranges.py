@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ingot.errors import IngotError
-from ingot.precision.formats import FP8, INT8, Format
+from ingot.precision.formats import FP8, INT8, UINT8, Format
 from ingot.precision.histogram import Histogram
 from ingot.precision.ranges import METHODS, Seen, Weighting, choose, errors, result_error
 
@@ -69,12 +69,23 @@ def test_auto_errs_least_and_says_by_which_method() -> None:
 
 def test_clipping_counts_more_where_it_adds_up() -> None:
     """Errors of one sign add up over many inputs: a layer of equal weights wants a wider range."""
-    relu = np.maximum(np.concatenate([NORMAL, np.random.default_rng(2).exponential(3, 500)]), 0)
-    noise = choose([_seen(relu, Weighting(1.0, 0.0))], INT8, "mse")
-    tensors = [_seen(relu, Weighting(1.0, 1e5))]
+    skewed = np.concatenate([NORMAL, np.random.default_rng(2).exponential(3, 50) + 5])
+    noise = choose([_seen(skewed, Weighting(1.0, 0.0))], INT8, "mse")
+    tensors = [_seen(skewed, Weighting(1.0, 1e5))]
     auto = choose(tensors, INT8, "auto")
     assert auto.value > noise.value
     assert result_error(tensors, auto.value, INT8) < result_error(tensors, noise.value, INT8)
+
+
+def test_numbers_without_a_sign_have_twice_the_resolution() -> None:
+    relu = np.maximum(NORMAL, 0)
+    found = [choose([_seen(numbers)], INT8, "minmax") for numbers in (relu, NORMAL)]
+    assert [threshold.form for threshold in found] == [UINT8, INT8]
+    assert found[0].scale == pytest.approx(relu.max() / 255) and found[1].scale == pytest.approx(
+        np.abs(NORMAL).max() / 127
+    )
+    assert choose([_seen(relu), _seen(NORMAL)], INT8, "mse").form is INT8
+    assert choose([_seen(relu)], FP8, "mse").form is FP8
 
 
 def test_a_shared_threshold_covers_all() -> None:

@@ -52,11 +52,7 @@ class Draft:
         means: dict[str, Array] | None = None
         if self.corrected:
             means = {name: channels.mean for name, channels in self.statistics.channels.items()}
-        return insert(self.model, placed, self.values(placed), self.form, means)
-
-    def values(self, placed: Placement) -> dict[str, float]:
-        """The numbers of :meth:`shared`."""
-        return {group: threshold.value for group, threshold in self.shared(placed).items()}
+        return insert(self.model, placed, self.shared(placed), self.form, means)
 
 
 def draft_of(

@@ -1,4 +1,4 @@
-"""The 8-bit number formats that tensors are quantized to, all symmetric: zero is exact and in the middle."""
+"""The 8-bit number formats that tensors are quantized to. Zero is exact, and stored as zero."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ class Format:
     """One format: a number x is stored as the grid point next to x / scale."""
 
     name: str
+    smallest: float
     largest: float
-    """Largest grid point; a tensor's scale is its threshold over this."""
+    """Ends of the grid; a tensor's scale is its threshold over the largest."""
     dtype: ir.DataType
-    per_channel: bool
-    """Whether weights have a scale for each output channel."""
+    stored_dtype: Any
+    """NumPy's type."""
+
+    @property
+    def integer(self) -> bool:
+        """Whether grid points are whole numbers; then weights have a scale for each output channel."""
+        return self.name != "fp8"
 
     def scale(self, threshold: float) -> float:
         """Scale at which ``threshold`` is the largest number that is not clipped; 1 for a tensor of zeros."""
@@ -29,18 +35,24 @@ class Format:
 
     def grid(self, scaled: Array) -> Array:
         """Grid points next to ``scaled`` numbers, in float32; ties to even, clipped at the ends."""
-        clipped = np.clip(scaled, -self.largest, self.largest)
-        if self is INT8:
+        clipped = np.clip(scaled, self.smallest, self.largest)
+        if self.integer:
             return np.asarray(np.rint(clipped), np.float32)
-        return clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        return clipped.astype(self.stored_dtype).astype(np.float32)
 
     def stored(self, scaled: Array) -> Array:
         """As :meth:`grid`, in the type that a model keeps."""
-        points = self.grid(scaled)
-        return points.astype(np.int8 if self is INT8 else ml_dtypes.float8_e4m3fn)
+        return self.grid(scaled).astype(self.stored_dtype)
+
+    def for_activation(self, lowest: float) -> Format:
+        """The form for an activation whose numbers start at ``lowest``: without a sign where none is negative."""
+        return UINT8 if self is INT8 and lowest >= 0 else self
 
 
-INT8 = Format("int8", 127.0, ir.DataType.INT8, per_channel=True)
-FP8 = Format("fp8", 448.0, ir.DataType.FLOAT8E4M3FN, per_channel=False)
+INT8 = Format("int8", -127.0, 127.0, ir.DataType.INT8, np.int8)
+UINT8 = Format("uint8", 0.0, 255.0, ir.DataType.UINT8, np.uint8)
+"""What follows a ReLU: twice the resolution of INT8, and still zero is stored as zero."""
+FP8 = Format("fp8", -448.0, 448.0, ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn)
 """E4M3 without infinities: 3 bits of mantissa, so the relative error hardly depends on the scale."""
 FORMATS = {"int8": INT8, "fp8": FP8}
+"""What weights are stored in, by the name of the precision."""

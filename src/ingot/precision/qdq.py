@@ -15,6 +15,7 @@ from ingot.graph.edit import Editor
 from ingot.precision.formats import Array, Format
 from ingot.precision.layers import Layer, layer_of
 from ingot.precision.placement import Placement
+from ingot.precision.ranges import Threshold
 from ingot.precision.weights import Quantized, bias_of, has_int_bias, mean_shift, quantize_bias, quantize_weight
 
 _OPSETS = {"int8": 13, "fp8": 19}
@@ -24,7 +25,7 @@ _OPSETS = {"int8": 13, "fp8": 19}
 def insert(
     model: ir.Model,
     placed: Placement,
-    thresholds: Mapping[str, float],
+    thresholds: Mapping[str, Threshold],
     form: Format,
     means: Mapping[str, Array] | None = None,
 ) -> ir.Model:
@@ -34,8 +35,7 @@ def insert(
     input: with them biases make up for the mean error of rounded weights.
     """
     copy = model.clone()
-    scales = {name: form.scale(thresholds[placed.group(name)]) for name in placed.values}
-    writer = _Writer(copy, form, scales)
+    writer = _Writer(copy, form, {name: thresholds[placed.group(name)] for name in placed.values})
     nodes = {str(node.name): node for node in copy.graph}
     for name in (layer.name for layer in placed.layers):
         layer = layer_of(nodes[name])
@@ -50,14 +50,14 @@ def insert(
 class _Writer:
     """Changes to one model. Values of one name share a Q/DQ pair, uses of one weight its numbers."""
 
-    def __init__(self, model: ir.Model, form: Format, scales: Mapping[str, float]) -> None:
-        self.model, self.form, self.scales = model, form, scales
+    def __init__(self, model: ir.Model, form: Format, ranges: Mapping[str, Threshold]) -> None:
+        self.model, self.form, self.ranges = model, form, ranges
         self.editor = Editor(model)
         self.editor.needs_opset(_OPSETS[form.name])
         model.ir_version = max(model.ir_version, 9)  # FP8 tensors exist from there on
         self._pairs: dict[str, ir.Value] = {}
         self._stored: dict[tuple[str, int, bytes], ir.Value] = {}
-        self._zero: ir.Value | None = None
+        self._zeros: dict[str, ir.Value] = {}
 
     def activation(self, node: ir.Node, position: int, name: str) -> None:
         """Lets input ``position`` of ``node`` read 8-bit numbers."""
@@ -69,28 +69,34 @@ class _Writer:
 
     def _pair(self, value: ir.Value) -> ir.Value:
         first = min((use.node for use in value.uses()), key=self._order().__getitem__)
-        scale = self.editor.constant(np.asarray(self.scales[str(value.name)], np.float32), f"{value.name}/scale")
-        if self._zero is None:
-            zero = ir.tensor(self.form.stored(np.zeros((), np.float32)), name=self.editor.name("ingot/zero_point"))
-            self._zero = ir.Value(
-                name=zero.name, type=ir.TensorType(self.form.dtype), shape=ir.Shape([]), const_value=zero
-            )  # fmt: skip
-            self.model.graph.register_initializer(self._zero)
+        found = self.ranges[str(value.name)]
+        scale = self.editor.constant(np.asarray(found.scale, np.float32), f"{value.name}/scale")
+        zero = self._zero(found.form)
         shape = None if value.shape is None else list(value.shape)
-        stored = self.editor.value(f"{value.name}/quantized", self.form.dtype, None)
+        stored = self.editor.value(f"{value.name}/quantized", found.form.dtype, None)
         real = self.editor.value(f"{value.name}/dequantized", ir.DataType.FLOAT, None)
         for made in (stored, real):
             made.shape = None if shape is None else ir.Shape(shape)
-        self.editor.ops("QuantizeLinear", [value, scale, self._zero], None, [stored], before=first)
-        self.editor.ops("DequantizeLinear", [stored, scale, self._zero], None, [real], before=first)
+        self.editor.ops("QuantizeLinear", [value, scale, zero], None, [stored], before=first)
+        self.editor.ops("DequantizeLinear", [stored, scale, zero], None, [real], before=first)
         return real
+
+    def _zero(self, form: Format) -> ir.Value:
+        """The zero point, which also says how numbers are stored."""
+        if form.name not in self._zeros:
+            name = self.editor.name(f"ingot/zero_{form.name}")
+            tensor = ir.tensor(form.stored(np.zeros((), np.float32)), name=name)
+            kind = ir.TensorType(form.dtype)
+            self._zeros[form.name] = ir.Value(name=name, type=kind, shape=ir.Shape([]), const_value=tensor)
+            self.model.graph.register_initializer(self._zeros[form.name])
+        return self._zeros[form.name]
 
     def _order(self) -> dict[ir.Node, int]:
         return {node: index for index, node in enumerate(self.model.graph)}
 
     def weights(self, layer: Layer, means: Array | None) -> None:
         """Replaces the weights and the bias of ``layer``."""
-        scale = self.scales[str(layer.x.name)]
+        scale = self.ranges[str(layer.x.name)].scale
         bias, weight = bias_of(layer), quantize_weight(layer, self.form, scale)
         if means is not None and (bias is not None or layer.node.op_type != "MatMul"):
             shift = mean_shift(layer, weight.real.astype(np.float64) - layer.array, means)

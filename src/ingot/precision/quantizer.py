@@ -20,7 +20,7 @@ from ingot.precision.search import Outcome, search, without_budget
 from ingot.precision.settings import Settings
 from ingot.precision.summary import layer_reports
 
-_SAMPLE = 32
+_SAMPLE = 16
 """Samples that alternatives are tried on."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ingot.errors import IngotError
-from ingot.precision.formats import INT8, Array, Format
+from ingot.precision.formats import Array, Format
 from ingot.precision.histogram import BINS, Histogram
 
 _PERCENTILE = 99.99
@@ -21,7 +21,6 @@ _STEPS = 48
 _PER_OCTAVE = 8
 """Thresholds that ``mse`` tries: ``_STEPS`` from the largest number down, so many for each factor of two."""
 _COARSE = 2048
-_LEVELS = 128
 _STRIDE = 16
 
 
@@ -54,28 +53,39 @@ class Threshold:
     method: str
     error: float
     """Estimated squared error of the results, over what errors without clipping (``minmax``) would give."""
+    form: Format
+    """How numbers are stored."""
+
+    @property
+    def scale(self) -> float:
+        """The step of the grid."""
+        return self.form.scale(self.value)
 
 
 def choose(tensors: Sequence[Seen], form: Format, method: str) -> Threshold:
     """One threshold for ``tensors``, by ``method``: a key of ``METHODS``, or ``auto``.
 
+    Tensors none of which is ever negative are stored without a sign.
+
     Raises IngotError for an unknown method, and for ``entropy`` with a format that is not INT8.
     """
     if method != "auto" and method not in METHODS:
         raise IngotError(f"there is no calibration method {method!r}", fix=f"take auto, {', '.join(METHODS)}")
-    if method == "entropy" and form is not INT8:
+    if method == "entropy" and not form.integer:
         raise IngotError("entropy calibration counts levels of equal width, which FP8 has not", fix="take auto or mse")
     tensors = [t for t in tensors if t.histogram.largest > 0]
+    form = form.for_activation(min((t.histogram.lowest for t in tensors), default=0.0))
     if not tensors:
-        return Threshold(0.0, "zeros", 1.0)
-    tried = [m for m in METHODS if m != "entropy" or form is INT8] if method == "auto" else [method]
+        return Threshold(0.0, "zeros", 1.0, form)
+    tried = [m for m in METHODS if m != "entropy" or form.integer] if method == "auto" else [method]
     full = max(t.histogram.largest for t in tensors)
     plain = result_error(tensors, full, form)
     found = []
     for name in tried:
         value = max(METHODS[name](t.histogram, form) for t in tensors)
         value = min(max(value, full / 1024), full)
-        found.append(Threshold(value, name, result_error(tensors, value, form) / plain if plain else 1.0))
+        error = result_error(tensors, value, form)
+        found.append(Threshold(value, name, error / plain if plain else 1.0, form))
     # The first of equals: minmax clips nothing.
     return min(found, key=lambda threshold: threshold.error)
 
@@ -129,26 +139,26 @@ def entropy(histogram: Histogram, form: Format) -> float:
     """The threshold at which the quantized distribution diverges least from the clipped one (Kullback-Leibler).
 
     The procedure of Migacz, "8-bit inference with TensorRT", GTC 2017: for each candidate the outliers join the last
-    bin of the reference, and the numbers within it are spread over 128 levels. It is known to cost accuracy on
-    some networks, so it is only ever used by name or when it has the least error.
+    bin of the reference, and the numbers within it are spread over the levels of the format. It is known to cost
+    accuracy on some networks, so it is only ever used by name or when it has the least error.
     """
-    del form
+    levels = int(form.largest) + 1
     counts = histogram.magnitudes(_COARSE).astype(np.float64)
     # The spike of exact zeros says nothing about where to clip.
     counts[0] = counts[1]
     best, least = _COARSE, np.inf
-    for bins in range(_LEVELS, _COARSE + 1, _STRIDE):
-        found = _divergence(counts, bins)
+    for bins in range(levels, _COARSE + 1, _STRIDE):
+        found = _divergence(counts, bins, levels)
         if found < least:
             best, least = bins, found
     return float(best * histogram.limit / _COARSE)
 
 
-def _divergence(counts: Array, bins: int) -> float:
+def _divergence(counts: Array, bins: int, levels: int) -> float:
     inside = counts[:bins]
     reference = inside.copy()
     reference[-1] += counts[bins:].sum()
-    edges = np.linspace(0, bins, _LEVELS + 1).astype(int)[:-1]
+    edges = np.linspace(0, bins, levels + 1).astype(int)[:-1]
     filled = (inside > 0).astype(np.float64)
     sums, spread = np.add.reduceat(inside, edges), np.add.reduceat(filled, edges)
     widths = np.diff([*edges, bins])

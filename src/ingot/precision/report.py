@@ -21,6 +21,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     largest: float = 0.0
     """Largest magnitude that was seen of its input."""
     scale: float = 0.0
+    stored: str = ""
+    """How its input is stored: ``int8``, ``uint8`` where it is never negative, or ``fp8``."""
     sqnr_db: float | None = None
     """Signal to noise of its result in the quantized model, errors of earlier layers included."""
     cosine: float | None = None

@@ -33,7 +33,7 @@ class Settings:
     """Quantize both inputs of residual adds."""
     cache: Path | None = None
     """The calibration cache: read if it is there, written otherwise."""
-    evaluate: int | None = 256
+    evaluate: int | None = 128
     """Samples that the loss is measured on; None for all."""
 
     def __post_init__(self) -> None:

@@ -65,7 +65,8 @@ def _ranged(line: LayerReport, draft: Draft, placed: Placement, shared: Mapping[
         method=threshold.method,
         threshold=threshold.value,
         largest=draft.statistics.histograms[value].largest,
-        scale=draft.form.scale(threshold.value),
+        scale=threshold.scale,
+        stored=threshold.form.name,
     )
 
 

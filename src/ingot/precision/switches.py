@@ -15,6 +15,7 @@ from ingot.precision.host import HostRuns
 from ingot.precision.layers import layer_of
 from ingot.precision.metrics import Evaluator
 from ingot.precision.placement import Placement
+from ingot.precision.ranges import Threshold
 from ingot.precision.weights import quantize_weight
 
 _INPUT = "ingot/switch"
@@ -25,7 +26,7 @@ _BATCHES = 2
 def sensitivities(
     model: ir.Model,
     placed: Placement,
-    thresholds: Mapping[str, float],
+    thresholds: Mapping[str, Threshold],
     form: Format,
     evaluator: Evaluator,
     progress: Progress = silent,
@@ -51,7 +52,7 @@ def _adds(placed: Placement, name: str) -> bool:
 
 
 def _switched(
-    model: ir.Model, placed: Placement, thresholds: Mapping[str, float], form: Format, units: Sequence[str]
+    model: ir.Model, placed: Placement, thresholds: Mapping[str, Threshold], form: Format, units: Sequence[str]
 ) -> ir.Model:
     copy = model.clone()
     editor = Editor(copy)
@@ -67,25 +68,25 @@ def _switched(
         for position in (p for n, p in placed.edges if n == name):
             value = node.inputs[position]
             assert value is not None
-            scale = form.scale(thresholds[placed.group(str(value.name))])
+            found = thresholds[placed.group(str(value.name))]
             if name in {layer.name for layer in placed.layers}:
                 layer = layer_of(node)
                 assert not isinstance(layer, No)
-                weight = quantize_weight(layer, form, scale).real
+                weight = quantize_weight(layer, form, found.scale).real
                 _switch(editor, node, 1, switch, editor.constant(weight, f"{name}/weights"))
-            _switch(editor, node, position, switch, _rounded(editor, node, value, scale, form))
+            _switch(editor, node, position, switch, _rounded(editor, node, value, found))
     return copy
 
 
-def _rounded(editor: Editor, node: ir.Node, value: ir.Value, scale: float, form: Format) -> ir.Value:
+def _rounded(editor: Editor, node: ir.Node, value: ir.Value, found: Threshold) -> ir.Value:
     """``value`` quantized and back."""
-    factor = editor.constant(np.asarray(scale, np.float32), f"{value.name}/scale")
-    zero: Array = form.stored(np.zeros((), np.float32))
-    name, kind = editor.name(f"{value.name}/zero"), ir.TensorType(form.dtype)
+    factor = editor.constant(np.asarray(found.scale, np.float32), f"{value.name}/scale")
+    zero: Array = found.form.stored(np.zeros((), np.float32))
+    name, kind = editor.name(f"{value.name}/zero"), ir.TensorType(found.form.dtype)
     point = ir.Value(name=name, type=kind, shape=ir.Shape([]), const_value=ir.tensor(zero, name=name))
     editor.graph.register_initializer(point)
     stored = editor.op("QuantizeLinear", [value, factor, point], before=node, like=value)
-    stored.type = ir.TensorType(form.dtype)
+    stored.type = ir.TensorType(found.form.dtype)
     return editor.op("DequantizeLinear", [stored, factor, point], before=node, like=value)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ingot.graph.edit import constant_of, operand
-from ingot.precision.formats import INT8, Array, Format
+from ingot.precision.formats import Array, Format
 from ingot.precision.layers import Layer
 from ingot.precision.ranges import Weighting
 
@@ -45,7 +45,7 @@ def quantize_weight(layer: Layer, form: Format, input_scale: float) -> Quantized
     A channel's scale grows where its bias would not fit 32 bits at ``input_scale`` times the scale.
     """
     array = layer.array
-    if not form.per_channel:
+    if not form.integer:
         scale = np.float32(form.scale(float(np.abs(array).max(initial=0.0))))
         return Quantized(form.stored(array / scale), np.asarray(scale), layer.axis)
     others = tuple(i for i in range(array.ndim) if i != layer.axis)
@@ -71,7 +71,7 @@ def quantize_bias(bias: Array, input_scale: float, weight: Quantized) -> tuple[A
 
 def has_int_bias(form: Format, bias: Array | None, weight: Quantized) -> bool:
     """Whether a bias is stored as int32: FP8 products are real numbers, and so are their biases."""
-    return form is INT8 and bias is not None and weight.scale.shape == bias.shape
+    return form.integer and bias is not None and weight.scale.shape == bias.shape
 
 
 def weighting(layer: Layer) -> Weighting:
