@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from support.host_cuda import needs_compiler, run_on_host
-from support.quantized import FLOAT8, quantized_conv, quantized_inputs, quantized_matmul
+from support.quantized import FLOAT8, assert_quantized, quantized_conv, quantized_inputs, quantized_matmul
 from support.regions import build_region
 from support.strided import bound, scatter
 from support.tma import Loader
@@ -14,7 +14,7 @@ from support.tma import Loader
 from ingot.graph.reference import run_region
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec, channels_last, spec
-from ingot.kernels.api import Tactic, Target
+from ingot.kernels.api import Kernel, Tactic, Target
 from ingot.kernels.cuda.hopper.operands import Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate
 from ingot.kernels.cuda.hopper.tactic import HopperTactic, candidates
@@ -22,6 +22,8 @@ from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.map import TACTICS as MAPS
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.pool import TACTICS as POOLS
+from ingot.kernels.cuda.stem.tactic import TACTICS as STEMS
+from ingot.kernels.cuda.stem.tile import StemTile
 from ingot.kernels.triton.conv import ConvTactic
 from ingot.kernels.triton.depthwise import DepthwiseTactic
 from ingot.kernels.triton.gemm import GemmTactic
@@ -205,3 +207,46 @@ def test_pooling_of_bytes_compiles(dtype: str) -> None:
     source = POOLS[0].source(region, variant, SM90)
     (got,) = run_on_host(source, POOLS[0].compile(region, variant, SM90), region, inputs)
     np.testing.assert_array_equal(got, run_region(region, {"x": inputs[0]}, {})["y"])
+
+
+@needs_compiler
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", FLOAT8])
+def test_stems_quantize_their_results(dtype: str, pooled: bool) -> None:
+    """A first convolution of 16-bit floats, its pooling, and quantization in one kernel."""
+    last = channels_last(4)
+    small = (1, 16, 8, 9) if pooled else (1, 16, 16, 18)
+    inner = {"acc": spec("float16", (1, 16, 16, 18), last), "relu": spec("float16", (1, 16, 16, 18), last)}
+    ops = [
+        BodyOp("Conv", ("x", "w"), ("acc",), (("pads", (1, 1, 1, 1)), ("strides", (2, 2)))),
+        BodyOp("Relu", ("acc",), ("relu",)),
+    ]
+    if pooled:
+        window = (("kernel_shape", (3, 3)), ("pads", (1, 1, 1, 1)), ("strides", (2, 2)))
+        ops.append(BodyOp("MaxPool", ("relu",), ("pooled",), window))
+        inner["pooled"] = spec("float16", small, last)
+    names = ("scale", "zero") if dtype != FLOAT8 else ("scale",)
+    ops.append(BodyOp("QuantizeLinear", (ops[-1].outputs[0], *names), ("q",)))
+    inputs = {
+        "x": spec("float16", (1, 3, 32, 36)),
+        "w": spec("float16", (16, 3, 3, 3), (2, 3, 1, 0), constant=True),
+    }
+    literals = {"scale": 0.03} | ({"zero": 1 if dtype == "uint8" else 0} if dtype != FLOAT8 else {})
+    region = build_region(Kind.STEM, inputs, ops, inner | {"q": spec(dtype, small, last)}, ["q"], literals)
+    tactic = STEMS[0]
+    answer = tactic.accepts(region, SM90)
+    assert answer, answer
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal((1, 3, 32, 36)), rng.standard_normal((16, 3, 3, 3)) / 5]
+    arrays = [array.astype(np.float16) for array in arrays]
+    variant = tactic.variants(region, SM90, {})[0]
+    assert tactic.compile(region, variant, SM90).kernels[0].cubin
+    source = tactic.source(region, variant, Target(80))  # the same but for the multiplication
+    kernel = Kernel("ingot_stem", b"", (source.grid, 1, 1), StemTile.of(variant).threads, 0, source.arguments)
+    (got,) = run_on_host(source.text, kernel, region, arrays)
+    want = run_region(region, dict(zip(region.inputs, arrays, strict=True)), {})["q"]
+    if dtype == FLOAT8:
+        assert_quantized(got, want)
+    else:  # sums and poolings of 16-bit floats are near a half more often
+        off = np.abs(got.astype(int) - want.astype(int))
+        assert off.max() <= 1 and np.mean(off) < 0.03

@@ -189,3 +189,28 @@ def test_first_convolution_of_16_bit_floats() -> None:
     assert [ops[0] for ops in products(halves)] == ["Conv", "ConvInteger"]
     assert [ops[0] for ops in products(lowered_of(model, accepts=accepted))] == ["ConvInteger"] * 2
     check(model, halves, 0.05, shares=1.0)
+
+
+def test_of_two_results_that_are_added_the_quantized_one_is_stored() -> None:
+    """A block whose shortcut is a convolution too: the branch that is quantized is written, the other adds it."""
+    net = QuantizedNet()
+    x = net.quantized("x", 0.03)
+    main = net.quantized(net.conv(x, (32, 16, 3, 3)), 0.02)
+    y = net.node("Relu", net.node("Add", main, net.conv(x, (32, 16, 1, 1))))
+    model = net.model({"x": [2, 16, 9, 9]}, net.conv(net.quantized(y, 0.03), (16, 32, 1, 1)))
+    lowered = lowered_of(model, accepts=accepted)
+    assert len(products(lowered)) == 3
+    made = [lowered.values[n].dtype for r in lowered.regions for n in r.outputs]
+    assert made == ["int8"] * 3 + ["float32"]
+    check(model, lowered, 0.01)
+
+
+def test_first_convolution_with_its_pooling_is_one_kernel() -> None:
+    net = QuantizedNet()
+    weight = net.const((net.random.standard_normal((32, 3, 3, 3)) / 5).astype(np.float32))
+    first = net.node("Relu", net.node("Conv", "x", weight, strides=[2, 2], pads=[1] * 4))
+    pooled = net.node("MaxPool", net.quantized(first, 0.02), kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    model = net.model({"x": [1, 3, 32, 32]}, net.conv(pooled, (16, 32, 3, 3)))
+    lowered = lowered_of(model, accepts=accepted, fp16=True)
+    assert [(r.kind, r.ops[-1].op) for r in lowered.regions] == [(Kind.STEM, "QuantizeLinear"), (Kind.CONV, "Add")]
+    check(model, lowered, 0.05, shares=1.0)

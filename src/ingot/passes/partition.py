@@ -181,7 +181,35 @@ def _belongs_to_reader(parts: Partition, op: FlatOp) -> bool:
     if len(parts.readers[op.body.inputs[0]]) > 1:
         return True
     readers = [parts.flat.ops[i] for i in parts.readers[op.body.outputs[0]]]
-    return len(readers) == 1 and readers[0].kind in (*_ABSORBS_PROLOGUE, Kind.POOL)
+    if len(readers) != 1:
+        return False
+    return readers[0].kind in (*_ABSORBS_PROLOGUE, Kind.POOL) or _meets_a_product(parts, op, readers[0])
+
+
+def _meets_a_product(parts: Partition, op: FlatOp, reader: FlatOp) -> bool:
+    """Whether the reader combines it with the result of another product, whose kernel can do that.
+
+    Of two results one is written to memory: then it is the quantized one.
+    """
+    shape, own = parts.flat.values[op.body.outputs[0]].shape, parts.producer.get(op.body.inputs[0])
+    if own is None or not is_scalar_op(reader.body.op):
+        return False
+    for name in parts.flat.tensor_inputs(reader):
+        index = None if name == op.body.outputs[0] else parts.producer.get(name)
+        while index is not None and is_scalar_op(parts.flat.ops[index].body.op):
+            before = parts.flat.ops[index].body
+            index = None if before.op == "DequantizeLinear" else parts.producer.get(before.inputs[0])
+        if index is None or parts.flat.ops[index].kind not in (Kind.CONV, Kind.GEMM):
+            continue
+        if parts.flat.values[parts.flat.ops[index].body.outputs[0]].shape != shape:
+            continue
+        known = index in parts.group_of and own in parts.group_of
+        if not known:
+            return True
+        there, here = parts.groups[parts.group_of[index]], parts.groups[parts.group_of[own]]
+        if there is not here and not parts.reaches(there, here):
+            return True
+    return False
 
 
 def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:

@@ -23,6 +23,8 @@ _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 _FLOAT8 = ir.DataType.FLOAT8E4M3FN
 _ORDERING = frozenset({"MaxPool", "Resize"})
 """Moves that ONNX defines for bytes, but not for FP8."""
+_IMAGE = 4
+"""Most channels of an image."""
 _ROUNDS = 64
 
 
@@ -103,6 +105,8 @@ def _sink(editor: Editor, node: ir.Node) -> bool:
     if constant_of(first.inputs[0]) is not None:
         return _turn_weight(editor, node, first)
     step = step_of(first)
+    if is_op(node, "MaxPool") and _pool_first(editor, node, first):
+        return True
     if step is None or not _carries(node, step.dtype) or any(step_of(m) != step for m in makers):
         return False
     inputs = list(node.inputs)
@@ -110,6 +114,31 @@ def _sink(editor: Editor, node: ir.Node) -> bool:
         assert made is not None
         inputs[position] = made.inputs[0]
     _rewrite(editor, node, inputs, step.dtype, first)
+    return True
+
+
+def _pool_first(editor: Editor, pool: ir.Node, dequantize: ir.Node) -> bool:
+    """Quantization between a convolution of an image and a pooling goes below the pooling: one kernel does both."""
+    quantize = maker(dequantize.inputs[0], "QuantizeLinear")
+    x = operand(quantize, 0) if quantize is not None else None
+    if quantize is None or x is None or len(pool.outputs) != 1 or step_of(quantize) is None:
+        return False
+    if step_of(quantize) != step_of(dequantize) or any(len(v.uses()) != 1 for v in (x, *quantize.outputs)):
+        return False
+    convolution = x.producer()
+    while convolution is not None and is_op(convolution, "Relu", "Clip", "LeakyRelu"):
+        convolution = None if convolution.inputs[0] is None else convolution.inputs[0].producer()
+    weight = shape_of(operand(convolution, 1)) if convolution is not None and is_op(convolution, "Conv") else None
+    if weight is None or weight[1] not in range(1, _IMAGE + 1) or len(dequantize.outputs[0].uses()) != 1:
+        return False
+    y = pool.outputs[0]
+    pooled = editor.op("MaxPool", [x], _attributes(pool), before=pool, like=y)
+    stored = editor.value(f"{y.name}/stored", quantize.outputs[0].dtype, shape_of(y))
+    editor.ops("QuantizeLinear", [pooled, *quantize.inputs[1:]], _attributes(quantize), [stored], before=pool)
+    editor.substitute(
+        pool,
+        editor.op("DequantizeLinear", [stored, *dequantize.inputs[1:]], _attributes(dequantize), before=pool, like=y),
+    )
     return True
 
 

@@ -60,27 +60,6 @@ INGOT_INLINE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-typedef vec_t<sum_t, 2> pair_t;
-
-// Adds eight sums at the same address of another block's shared memory.
-INGOT_INLINE void add_shared(sum_t (&to)[8], unsigned at, unsigned rank) {
-  unsigned there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
-#pragma unroll
-  for (int i = 0; i < 8; i += 4) {
-    union {
-      unsigned bits[4];
-      sum_t sums[4];
-    } x;
-    asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x.bits[0]), "=r"(x.bits[1]), "=r"(x.bits[2]), "=r"(x.bits[3])
-                 : "r"(there + 4 * i)
-                 : "memory");
-#pragma unroll
-    for (int j = 0; j < 4; ++j) to[i + j] += x.sums[j];
-  }
-}
-
 // ---- the copy engine
 
 INGOT_INLINE void map_prefetch(const tensor_map_t& map) {

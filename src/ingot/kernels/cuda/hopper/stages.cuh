@@ -75,3 +75,24 @@ INGOT_INLINE unsigned empty_barrier(unsigned base, int stage) { return base + kO
 INGOT_INLINE unsigned turn_barrier(unsigned base, int group) {
   return base + kOffsetBarriers + 8 * (2 * kStages + group);
 }
+
+typedef vec_t<sum_t, 2> pair_t;
+
+// Adds eight sums at the same address of another block's shared memory.
+INGOT_INLINE void add_shared(sum_t (&to)[8], unsigned at, unsigned rank) {
+  unsigned there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    union {
+      unsigned bits[4];
+      sum_t sums[4];
+    } x;
+    asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.bits[0]), "=r"(x.bits[1]), "=r"(x.bits[2]), "=r"(x.bits[3])
+                 : "r"(there + 4 * i)
+                 : "memory");
+#pragma unroll
+    for (int j = 0; j < 4; ++j) to[i + j] += x.sums[j];
+  }
+}

@@ -20,7 +20,7 @@ MOST_OUTPUTS = 128
 MOST_TAPS = 7
 _MOST_STRIDE = 4
 _TYPES = ("float16", "bfloat16")
-_RESULTS = (*_TYPES, "float32")
+_RESULTS = (*_TYPES, "float32", "int8", "uint8", "float8_e4m3fn")
 _INDEX_LIMIT = 1 << 30
 """Elements of one image above which offsets within it would not fit an int."""
 
@@ -173,7 +173,9 @@ def _planned(region: Region, conv: BodyOp, g: Geometry, pool: Pooling | None, po
     unwritten = refusal([*before, *middle, *after], kinds, literals)
     if unwritten is not None:
         return unwritten
-    if any(kinds[op.outputs[0]] != "float32" for op in (*before, *middle, *after)):
+    read = {name for op in region.ops for name in op.inputs}
+    last = {op.outputs[0] for op in (*middle, *after) if op.op == "QuantizeLinear"} - read  # bytes are only stored
+    if any(kinds[op.outputs[0]] != "float32" and op.outputs[0] not in last for op in (*before, *middle, *after)):
         return No("arithmetic in another type than float32")
     split = _split_inputs(region, conv, before, middle, after, literals)
     if isinstance(split, No):
