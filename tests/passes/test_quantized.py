@@ -212,5 +212,5 @@ def test_first_convolution_with_its_pooling_is_one_kernel() -> None:
     pooled = net.node("MaxPool", net.quantized(first, 0.02), kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
     model = net.model({"x": [1, 3, 32, 32]}, net.conv(pooled, (16, 32, 3, 3)))
     lowered = lowered_of(model, accepts=accepted, fp16=True)
-    assert [(r.kind, r.ops[-1].op) for r in lowered.regions] == [(Kind.STEM, "QuantizeLinear"), (Kind.CONV, "Add")]
+    assert [(r.kind, r.ops[-1].op) for r in lowered.regions] == [(Kind.STEM, "QuantizeLinear"), (Kind.CONV, "Cast")]
     check(model, lowered, 0.05, shares=1.0)

@@ -239,10 +239,6 @@ def _spread(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
     A residual is then read as the integers it is, instead of being written out as floats by its maker.
     """
     makers = {name: op for op in flat.ops for name in op.body.outputs}
-    readers: dict[str, int] = {}
-    for op in flat.ops:
-        for name in flat.tensor_inputs(op):
-            readers[name] = readers.get(name, 0) + 1
     values = dict(flat.values)
     ops: list[FlatOp] = []
     for op in flat.ops:
@@ -250,8 +246,6 @@ def _spread(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
         for position, name in enumerate(body.inputs):
             source = _dequantizing(makers, name)
             if source is None or source.name in plain or not _takes_in(op, position):
-                continue
-            if readers.get(source.body.inputs[0], 0) < 2 and source.body.inputs[0] in makers:
                 continue
             own = f"{name}/for/{op.name}"
             if own not in values:

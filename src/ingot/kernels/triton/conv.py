@@ -93,8 +93,10 @@ class ConvTactic:
     def accepts(self, region: Region, target: Target) -> Answer:
         """Any geometry that the depthwise tactic does not take."""
         answer = accepts_conv(region, target)
+        if not answer:
+            return answer
         g = geometry(region)
-        if answer and isinstance(g, Geometry) and g.depthwise and g.out_channels == 1 and g.taps <= MAX_DEPTHWISE_TAPS:
+        if isinstance(g, Geometry) and g.depthwise and g.out_channels == 1 and g.taps <= MAX_DEPTHWISE_TAPS:
             return No("a depthwise convolution has a kernel of its own")
         return answer
 
