@@ -129,6 +129,7 @@ _RULES: dict[str, dict[str, _Rule]] = {
         "GridSample": sampling.grid_sample,
         "Hardmax": indexing.hardmax,
         "LRN": _response_normalisation,
+        "MaxUnpool": indexing.max_unpool,
         "OptionalGetElement": indexing.optional_content,
         "ReverseSequence": indexing.reverse_sequence,
         "RoiAlign": sampling.roi_align,

@@ -161,6 +161,28 @@ def columns_to_image(editor: Editor, node: ir.Node) -> Answer:
     return YES
 
 
+def max_unpool(editor: Editor, node: ir.Node) -> Answer:
+    """MaxUnpool: a scatter into zeros of the pooled tensor's size, at the front of the wanted output."""
+    x, places, shape = node.inputs[0], node.inputs[1], fixed_shape(node.inputs[0])
+    wanted = ints_of(operand(node, 2))
+    if shape is None or x is None or x.dtype is None or (operand(node, 2) is not None and wanted is None):
+        return No("its shape, or that of its output, is not known", node=node.name or "")
+    kernel = list(node.attributes.get_ints("kernel_shape", ()))
+    strides = list(node.attributes.get_ints("strides", (1,) * len(kernel)))
+    pads = list(node.attributes.get_ints("pads", (0,) * 2 * len(kernel)))
+    sizes = [(size - 1) * strides[i] - pads[i] - pads[len(kernel) + i] + kernel[i] for i, size in enumerate(shape[2:])]
+    pooled = [*shape[:2], *sizes]
+    w = Writer(editor, node)
+    zeros = w.const(np.zeros(int(np.prod(pooled))), x.dtype.numpy())
+    flat = w("ScatterElements", zeros, w("Reshape", places, w.ints(-1)), w("Reshape", x, w.ints(-1)), axis=0)
+    made = w("Reshape", flat, w.ints(*pooled))
+    if wanted is not None and list(wanted) != pooled:
+        behind = [want - have for want, have in zip(wanted, pooled, strict=True)]
+        made = w("Pad", made, w.ints(*[0] * len(pooled), *behind))
+    w.done(made)
+    return YES
+
+
 def optional_content(editor: Editor, node: ir.Node) -> Answer:
     """OptionalGetElement of what is no optional, or was one just now: the value itself."""
     x = node.inputs[0]
