@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Attribute, Editor, operand, rank_of, shape_of
+from ingot.passes import contrib_attention, contrib_weights
 
 _MICROSOFT = "com.microsoft"
 _Rule = Callable[[Editor, ir.Node], Answer]
@@ -188,4 +189,8 @@ _RULES: dict[str, _Rule] = {
     "FusedMatMul": _fused_matmul,
     "FusedConv": _fused_conv,
     "FusedGemm": _fused_gemm,
+    "GroupQueryAttention": contrib_attention.grouped,
+    "MatMulNBits": contrib_weights.matmul_nbits,
+    "MultiHeadAttention": contrib_attention.multi_head,
+    "RotaryEmbedding": contrib_attention.rotary,
 }

@@ -75,7 +75,7 @@ def _top_one(editor: Editor, node: ir.Node) -> Answer:
     """TopK of one: the largest or smallest, and where it is."""
     k, shape = ints_of(operand(node, 1)), shape_of(node.inputs[0])
     if k != (1,) or shape is None:
-        return No("more than the first is wanted", node=node.name or "")
+        return No("more than the first is wanted: it keeps its own kernel", node=node.name or "")
     axis = node.attributes.get_int("axis", -1) % len(shape)
     side = "Max" if node.attributes.get_int("largest", 1) else "Min"
     where = editor.constant(np.asarray([axis], np.int64), f"{node.name}/axis")
