@@ -10,6 +10,7 @@ import onnx_ir as ir
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Attribute, Editor, operand, rank_of, shape_of
 from ingot.passes import contrib_attention, contrib_weights
+from ingot.plugins.registry import active
 
 _MICROSOFT = "com.microsoft"
 _Rule = Callable[[Editor, ir.Node], Answer]
@@ -22,7 +23,7 @@ def standardise(model: ir.Model) -> list[str]:
     counts: dict[str, int] = {}
     for node in list(model.graph):
         rule = _RULES.get(node.op_type) if node.domain == _MICROSOFT else _ANY_DOMAIN.get(node.op_type)
-        if rule is None or node.graph is not model.graph:
+        if rule is None or node.graph is not model.graph or active().find(node.domain, node.op_type) is not None:
             continue
         answer = rule(editor, node)
         if isinstance(answer, No):

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ingot.errors import No
+from ingot.plugins.registry import active
 
 _OPS: dict[str, frozenset[str]] = {
     "": frozenset({
@@ -27,7 +28,7 @@ def expand_functions(model: ir.Model) -> list[str]:
     counts: dict[str, int] = {}
     notes: list[str] = []
     for index, node in enumerate(list(model.graph)):
-        if node.op_type not in _OPS.get(node.domain, ()):
+        if node.op_type not in _OPS.get(node.domain, ()) or active().find(node.domain, node.op_type) is not None:
             continue
         answer = _name_function(model, node, f"{node.op_type}_{index}")
         if isinstance(answer, No):
