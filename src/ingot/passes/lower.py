@@ -14,6 +14,7 @@ from ingot.graph.region import Kind, Region
 from ingot.importer.infer import infer_shapes
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
+from ingot.passes.islands import cheaper_on_host
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
@@ -59,8 +60,12 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         groups = partition(flat, frozenset(solo))
         cut = _Cut(flat, groups, assign_layout(flat, groups))
-        if not _settle(cut, accepts, host, solo, plain):
+        if _settle(cut, accepts, host, solo, plain):
+            continue
+        moved = cheaper_on_host(flat, groups, {r.symbol: r.opt for r in ranges})
+        if not moved.keys() - host.keys():
             return _lowered(model, cut, ranges)
+        host |= moved
     raise AssertionError("partitioning did not settle")
 
 
