@@ -18,12 +18,12 @@ import numpy as np
 
 from ingot.device.driver import available
 from ingot.engine.file import EngineFile
-from ingot.graph.dtypes import itemsize
 from ingot.graph.tensor import strides_of
 from ingot.plan.spec import (
     Argument,
     Binding,
     Cubin,
+    DataSize,
     Dim,
     Memory,
     ModelDecl,
@@ -122,6 +122,7 @@ class TinyPlan:
         self.models: list[bytes] = []
         self.decls: list[ModelDecl] = []
         self.weights = b""
+        self.data: list[DataSize] = []
 
     def value(
         self,
@@ -142,7 +143,7 @@ class TinyPlan:
         if rows is not None and not binding:
             binding = name
             rows.append(Binding(name, dtype, list(shape), len(self.values)))
-        memory = Memory(space, offset, size if rows is None else _bytes(shape, dtype), binding)
+        memory = Memory(space, offset, size if rows is None else _bytes(shape), binding)
         self.values.append(ValueDecl(name, dtype, list(shape), list(strides), memory))
         self.names[name] = len(self.values) - 1
         return self.names[name]
@@ -203,6 +204,7 @@ class TinyPlan:
         plan = Plan(
             self.target, self.profiles, self.inputs, self.outputs, self.values, [region],
             [Cubin(0, len(code))] if code else [], self.decls, self.steps, arena, persistent, len(self.weights),
+            data=self.data,
         )  # fmt: skip
         return Engine(EngineFile.from_bytes(EngineFile(plan, self.weights, code, b"".join(self.models)).to_bytes()))
 
@@ -212,8 +214,8 @@ def number(dim: Dim, size: int = 4) -> Argument:
     return Argument("dim", dim=dim, bytes=size)
 
 
-def _bytes(shape: Sequence[Dim], dtype: str) -> Dim:
-    return "*".join([str(itemsize(dtype)), *(f"({d})" for d in shape)])
+def _bytes(shape: Sequence[Dim]) -> Dim:
+    return "*".join(["4", *(f"({d})" for d in shape)])
 
 
 def model(

@@ -15,12 +15,10 @@ from ingot.builder.provenance import provenance, quantized_provenance
 from ingot.builder.quantizing import quantize
 from ingot.builder.reading import read_model
 from ingot.builder.stages import Dumper
-from ingot.builder.strict import refuse_islands, refuse_whole
 from ingot.builder.targets import Chosen, choose_target
 from ingot.engine.file import EngineFile
-from ingot.errors import No
+from ingot.errors import IngotError, No
 from ingot.graph.lowered import Lowered
-from ingot.importer.coverage import coverage
 from ingot.importer.load import Imported
 from ingot.importer.versions import refusal
 from ingot.kernels.api import Target
@@ -66,13 +64,7 @@ def build_engine(
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
     if options.quantization is not None:
-        made = quantize(
-            model,
-            replace(options.quantization, host=chosen.target is None),
-            data,
-            shapes=options.shapes,
-            progress=progress,
-        )
+        made = quantize(model, options.quantization, data, shapes=options.shapes, progress=progress)
         if told is not None:
             told(made.report)
         engine = build_engine(made.model, replace(options, quantization=None), progress=progress)
@@ -114,11 +106,13 @@ def _built(
     found = _lowered(model, chosen.target, options, progress)
     if isinstance(found.lowered, No):
         if options.strict:
-            refuse_whole(found.lowered, coverage(_imported(model, options, progress).model))
+            raise IngotError(f"nothing of this model runs on the GPU: {found.lowered.reason}", node=found.lowered.node)
         reasons = (f"the whole model runs on the host: {found.lowered}",)
         return build_host_engine(_imported(model, options, progress), options, progress, reasons)
-    if options.strict:
-        refuse_islands(found.lowered)
+    if options.strict and found.lowered.reasons:
+        raise IngotError(
+            "these parts have no device kernel: " + "; ".join(found.lowered.reasons), fix="build without --strict"
+        )
     hosted = host_islands(found.lowered)
     choices = kernels(hosted, chosen.target)
     return _device_engine(hosted, choices, found, chosen, options, progress)

@@ -21,13 +21,19 @@ _FIX = "build the engine again, or keep the shapes within its profile"
 
 
 def known_symbols(plan: Plan) -> frozenset[str]:
-    """The symbolic dimensions that a Context binds."""
-    return frozenset(p.symbol for p in plan.profiles)
+    """The symbolic dimensions that a Context binds: from inputs, and while it runs from what host steps make."""
+    return frozenset(p.symbol for p in plan.profiles) | frozenset(d.symbol for d in plan.data)
+
+
+def corner(plan: Plan, which: str) -> dict[str, int]:
+    """Values of all symbols at ``min``, ``opt`` or ``max``. The least size that data decides is taken as 1."""
+    inputs = {p.symbol: int(getattr(p, which)) for p in plan.profiles}
+    return inputs | {d.symbol: 1 if which == "min" else int(getattr(d, which)) for d in plan.data}
 
 
 def data_dependent(value: ValueDecl, known: frozenset[str]) -> bool:
     """Whether a Value's shape is known only when a host step has made it, or it is no tensor at all."""
-    return dtypes.nested(value.dtype) is not None or any(_symbols(dim, value.name) - known for dim in value.shape)
+    return dtypes.nested(value.dtype) is not None or any(symbols_of(dim, value.name) - known for dim in value.shape)
 
 
 def check_at(plan: Plan, bindings: Bindings, known: frozenset[str] | None = None) -> None:
@@ -67,7 +73,8 @@ def _refuse(what: str, where: str) -> IngotError:
     return IngotError(f"invalid engine: {what}", node=where[:200], fix=_FIX)
 
 
-def _symbols(dim: Dim, where: str) -> frozenset[str]:
+def symbols_of(dim: Dim, where: str) -> frozenset[str]:
+    """The symbols of an expression that may come from anywhere. Raises IngotError for a malformed one."""
     try:
         return symbols(dim)
     except IngotError as error:

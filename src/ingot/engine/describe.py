@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ingot.engine.bounds import data_dependent, extent, known_symbols
+from ingot.engine.bounds import corner, data_dependent, extent, known_symbols
 from ingot.engine.file import EngineFile
 from ingot.engine.format import Provenance
 from ingot.errors import IngotError
@@ -123,7 +123,7 @@ def describe(engine: EngineFile, bindings: Bindings | None = None, plan: Plan | 
     Raises IngotError when a symbolic dimension has no value.
     """
     plan = engine.plan if plan is None else plan
-    at = {p.symbol: p.opt for p in plan.profiles} if bindings is None else bindings
+    at = {**corner(plan, "opt"), **(bindings or {})}
     known = known_symbols(plan)
     loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
     layers = [_layer(plan, i, region, at, loose) for i, region in enumerate(plan.regions)]

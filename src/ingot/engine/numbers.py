@@ -96,7 +96,9 @@ class PlanNumbers:
 
     def _compile(self) -> None:
         texts = [dim for dim in self._slots.rows if isinstance(dim, str)]
-        self._compute = compile_all(texts, [p.symbol for p in self.plan.profiles])
+        self._compute = compile_all(
+            texts, [*(p.symbol for p in self.plan.profiles), *(d.symbol for d in self.plan.data)]
+        )
         self._constants = np.array([0 if isinstance(dim, str) else dim for dim in self._slots.rows], np.int64)
         self._symbolic = self._slots.column(texts)
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ingot.engine.bounds import check_at, known_symbols
+from ingot.engine.bounds import check_at, corner, known_symbols, symbols_of
 from ingot.errors import IngotError
 from ingot.graph import dtypes
 from ingot.plan.spec import Argument, Binding, Plan, Step
@@ -66,9 +66,10 @@ def verify(plan: Plan, sizes: Mapping[str, int]) -> None:
     for index, step in enumerate(plan.steps):
         _check_step(plan, index, step)
     _check_outputs_written(plan)
-    symbols = known_symbols(plan)
-    for which in dict.fromkeys(tuple(getattr(p, w) for p in plan.profiles) for w in ("max", "opt", "min")):
-        check_at(plan, dict(zip((p.symbol for p in plan.profiles), which, strict=True)), symbols)
+    known = known_symbols(plan)
+    _check_data(plan)
+    for bindings in {tuple(corner(plan, w).items()): corner(plan, w) for w in ("max", "opt", "min")}.values():
+        check_at(plan, bindings, known)
 
 
 def _refuse(what: str, where: str = "") -> IngotError:
@@ -94,6 +95,37 @@ def _check_profiles(plan: Plan) -> None:
     for p in plan.profiles:
         _require(p.symbol.isidentifier(), f"profile symbol {p.symbol[:40]!r} is not a name")
         _require(1 <= p.min <= p.opt <= p.max <= _MAX_DIM, f"profile range {p.min}:{p.opt}:{p.max}", p.symbol)
+
+
+def _check_data(plan: Plan) -> None:
+    """Sizes that data decides: each read off a host step's result, before any device step needs it."""
+    _unique((*(p.symbol for p in plan.profiles), *(d.symbol for d in plan.data)), "symbol")
+    before: list[int] = []
+    for step in plan.steps:
+        mask = 0
+        for i in step.after:
+            mask |= before[i] | 1 << i
+        before.append(mask)
+    for d in plan.data:
+        _require(d.symbol.isidentifier(), f"symbol {d.symbol[:40]!r} is not a name")
+        _require(1 <= d.opt <= d.max <= _MAX_DIM, f"sizes up to {d.max}, best {d.opt}", d.symbol)
+        _require(0 <= d.value < len(plan.values), "the size of a value that does not exist", d.symbol)
+        shape = plan.values[d.value].shape
+        _require(0 <= d.axis < len(shape) and shape[d.axis] == d.symbol, "not the size of its value", d.symbol)
+        maker = next((i for i, s in enumerate(plan.steps) if s.kind == "host" and d.value in s.writes), None)
+        if maker is None:
+            raise _refuse("no host step makes the value that tells a size", d.symbol)
+        for i, step in enumerate(plan.steps):
+            if step.kind != "host" and d.symbol in step_symbols(plan, step):
+                _require(bool(before[i] >> maker & 1), "a step needs a size before it is known", d.symbol)
+
+
+def step_symbols(plan: Plan, step: Step) -> frozenset[str]:
+    """The symbols that the numbers of a step depend on."""
+    dims: list[int | str] = [*step.grid, *(a.dim for a in step.arguments)]
+    for i in (*step.reads, *step.writes):
+        dims += [*plan.values[i].shape, *plan.values[i].strides, plan.values[i].memory.offset]
+    return frozenset(name for dim in dims for name in symbols_of(dim, step.name))
 
 
 def _check_segments(plan: Plan, sizes: Mapping[str, int]) -> None:

@@ -33,6 +33,15 @@ class SymbolRange:
 
 
 @dataclass(frozen=True)
+class DataSize:
+    """A symbol whose value is known when a host Region has run: the size of ``value`` along ``axis``."""
+
+    symbol: str
+    value: str
+    axis: int
+
+
+@dataclass(frozen=True)
 class Lowered:
     """What the tuner and the plan work on.
 
@@ -49,6 +58,7 @@ class Lowered:
     """Weights by value name, in logical shape (``values[name]`` says how they lie in memory)."""
     windows: Mapping[str, Window] = field(default_factory=dict)
     ranges: tuple[SymbolRange, ...] = ()
+    """Of the inputs' symbols, and of those in ``data``."""
     host_bodies: Mapping[str, bytes] = field(default_factory=dict)
     """For HOST Regions (by name): the serialised ONNX model, inputs and outputs in the Region's order."""
     host_backends: Mapping[str, str] = field(default_factory=dict)
@@ -56,6 +66,8 @@ class Lowered:
     reasons: tuple[str, ...] = ()
     refusals: Mapping[str, tuple[No, ...]] = field(default_factory=dict)
     """For HOST Regions (by name): why each of their ops has no kernel; ``reasons`` has the same as text."""
+    data: tuple[DataSize, ...] = ()
+    """Sizes that depend on data and have a bound."""
 
     def bindings(self, which: str = "opt") -> dict[str, int]:
         """Values of the symbolic dimensions at ``min``, ``opt`` or ``max``."""

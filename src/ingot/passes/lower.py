@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ingot.errors import Answer, No
+from ingot.errors import YES, Answer, No
 from ingot.graph.dims import symbols
-from ingot.graph.lowered import Lowered, SymbolRange
+from ingot.graph.lowered import DataSize, Lowered, SymbolRange
 from ingot.graph.region import Kind, Region
 from ingot.importer.infer import infer_shapes
+from ingot.passes.data_sizes import HEAVY, accepts_sizes, data_sizes, sources
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
-from ingot.passes.islands import cheaper_on_host
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
@@ -41,14 +41,45 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
     A fused Region that is refused is tried again op by op; a single op that is refused goes to a
     host island with the reason. Returns No when the whole graph must run on the host.
     """
-    known = frozenset(r.symbol for r in ranges)
+    inputs = frozenset(r.symbol for r in ranges)
     ranks = {value: len(value.shape) for value in model.graph.outputs if value.shape is not None}
-    _forget_foreign_shapes(model, known)
+    _forget_foreign_shapes(model, inputs)
     _free_outputs(model)
     infer_shapes(model)
     for value, rank in ranks.items():
         if value.shape is None:
             value.shape = ir.Shape([None] * rank)
+    data = data_sizes(model, ranges)
+    while True:
+        cut = _cut(model, (*ranges, *data), frozenset(r.symbol for r in data), accepts)
+        if isinstance(cut, No):
+            return cut
+        wanted = _on_device(cut, data)
+        found = sources(tuple(cut.layout.regions), tuple(r.symbol for r in wanted))
+        if isinstance(found, str):
+            wanted = tuple(r for r in wanted if r.symbol != found)
+        if wanted == data:
+            assert not isinstance(found, str)
+            return _lowered(model, cut, (*ranges, *data), found)
+        data = wanted  # without those that gain nothing, or are not to be had
+
+
+def _on_device(cut: _Cut, data: tuple[SymbolRange, ...]) -> tuple[SymbolRange, ...]:
+    """Those of ``data`` that a heavy Region on the device has to do with."""
+    regions = [r for r in cut.layout.regions if r.kind is not Kind.HOST and any(op.op in HEAVY for op in r.ops)]
+    dims = {dim for region in regions for spec in region.spec_of.values() for dim in spec.shape if isinstance(dim, str)}
+    used = {symbol for dim in dims for symbol in symbols(dim)}
+    return tuple(r for r in data if r.symbol in used)
+
+
+def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str], accepts: Accepts) -> _Cut | No:
+    """The graph cut into Regions that ``accepts`` takes, and islands. ``data``: symbols that are known late."""
+    known = frozenset(r.symbol for r in ranges)
+
+    def takes(region: Region) -> Answer:
+        answer = accepts_sizes(region, data, known) if data else YES
+        return accepts(region) if answer else answer
+
     host: dict[str, No] = {}
     solo: set[str] = set()
     plain: set[str] = set()
@@ -60,12 +91,8 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         groups = partition(flat, frozenset(solo))
         cut = _Cut(flat, groups, assign_layout(flat, groups))
-        if _settle(cut, accepts, host, solo, plain):
-            continue
-        moved = cheaper_on_host(flat, groups, {r.symbol: r.opt for r in ranges})
-        if not moved.keys() - host.keys():
-            return _lowered(model, cut, ranges)
-        host |= moved
+        if not _settle(cut, takes, host, solo, plain):
+            return cut
     raise AssertionError("partitioning did not settle")
 
 
@@ -120,7 +147,7 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], pl
     return again
 
 
-def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Lowered | No:
+def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...], data: tuple[DataSize, ...]) -> Lowered | No:
     layout, flat = cut.layout, cut.flat
     nodes = {node.name or f"{node.op_type}_{i}": node for i, node in enumerate(model.graph)}
     bodies: dict[str, bytes] = {}
@@ -152,6 +179,7 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...]) -> Low
         constants=_used_constants(flat.constants, used, bodies, layout),
         windows={n: w for n, w in layout.windows.items() if n in used},
         ranges=ranges,
+        data=data,
         host_bodies=bodies,
         reasons=tuple(str(no) for refused in refusals.values() for no in refused),
         refusals=refusals,

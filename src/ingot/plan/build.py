@@ -72,7 +72,11 @@ def build_plan(lowered: Lowered, choices: Sequence[Choice], target: str, *, bodi
     ]
     plan = spec.Plan(
         target=target,
-        profiles=[spec.Profile(r.symbol, r.min, r.opt, r.max) for r in lowered.ranges],
+        profiles=[
+            spec.Profile(r.symbol, r.min, r.opt, r.max)
+            for r in lowered.ranges
+            if r.symbol not in {d.symbol for d in lowered.data}
+        ],
         inputs=[_binding(name, lowered, index) for name in lowered.inputs],
         outputs=[_binding(name, lowered, index) for name in lowered.outputs],
         values=values,
@@ -84,6 +88,7 @@ def build_plan(lowered: Lowered, choices: Sequence[Choice], target: str, *, bodi
         persistent_bytes=memory.persistent_bytes,
         weights_bytes=len(weights.data),
         reasons=list(lowered.reasons),
+        data=_data(lowered, launches, index),
     )
     return PlanBundle(plan, weights.data, cubins.data, models.data, memory.bound)
 
@@ -203,6 +208,14 @@ def _value(name: str, memory: _Memory, places: Places, weights: Weights) -> spec
 def _binding(name: str, lowered: Lowered, index: Mapping[str, int]) -> spec.Binding:
     tensor = lowered.values[name]
     return spec.Binding(name, tensor.dtype, list(tensor.shape), index[name])
+
+
+def _data(lowered: Lowered, launches: Launches, index: Mapping[str, int]) -> list[spec.DataSize]:
+    """Sizes that host steps tell, in the order of these."""
+    made = {name: step for step, launch in enumerate(launches.items) for name in launch.writes}
+    bounds = {r.symbol: r for r in lowered.ranges}
+    rows = sorted(lowered.data, key=lambda row: (made[row.value], row.symbol))
+    return [spec.DataSize(r.symbol, bounds[r.symbol].opt, bounds[r.symbol].max, index[r.value], r.axis) for r in rows]
 
 
 # -- regions and steps

@@ -22,6 +22,19 @@ class Profile(msgspec.Struct, frozen=True):
     max: int
 
 
+class DataSize(msgspec.Struct, frozen=True):
+    """A symbol that no input gives: the size of values[value] along ``axis``, known when its host step has run.
+
+    At most ``max``, for which memory is planned; tactics are chosen at ``opt``.
+    """
+
+    symbol: str
+    opt: int
+    max: int
+    value: int
+    axis: int
+
+
 class Memory(msgspec.Struct, frozen=True):
     """Where a Value lives. ``offset`` and ``bytes`` count bytes.
 
@@ -177,5 +190,7 @@ class Plan(msgspec.Struct, frozen=True):
     persistent_bytes: int
     weights_bytes: int
     reasons: list[str] = []
+    data: list[DataSize] = []
+    """Sizes that depend on data, in the order in which they become known."""
     name: str = ""
     """Of the optimization profile that it is for, where the engine has several."""

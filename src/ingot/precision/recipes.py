@@ -36,7 +36,7 @@ class Prepared:
 
 def wanted_of(model: ir.Model, settings: Settings) -> Wanted:
     """All that may be quantized, and the channels of what layers read."""
-    placed = place(model, both_branches=settings.host)
+    placed = place(model, both_branches=settings.both_branches)
     return Wanted(placed.values, {str(layer.x.name): layer.channel_axis for layer in placed.layers})
 
 
@@ -67,7 +67,7 @@ def calibrated(
         before = _seen(model, sample, settings)
         other, names = equalise(model, before.channels)
         errors = [
-            _error(draft_of(m, s, settings.form, "auto", both_branches=settings.host), evaluator)
+            _error(draft_of(m, s, settings.form, "auto", both_branches=settings.both_branches), evaluator)
             for m, s in ((model, before), (other, _seen(other, sample, settings)))
         ]
         better = errors[1] < _GAIN * errors[0]
@@ -93,7 +93,7 @@ def best_draft(prepared: Prepared, evaluator: Evaluator, settings: Settings) -> 
 
     def drafted(method: str) -> Draft:
         return draft_of(
-            prepared.model, prepared.statistics, settings.form, method, both_branches=settings.host
+            prepared.model, prepared.statistics, settings.form, method, both_branches=settings.both_branches
         )  # fmt: skip
 
     methods = ("auto", *_RIVALS) if settings.method == "auto" else (settings.method,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +27,9 @@ from ingot.runtime.feeds import (
     shape_of,
 )
 from ingot.runtime.host_context import empty_value, write_into
+from ingot.runtime.job import Job
 from ingot.runtime.lane import Lane
+from ingot.runtime.open_program import OpenProgram
 from ingot.runtime.places import Base, capacity
 from ingot.runtime.program import Program
 from ingot.runtime.slots import Slots
@@ -44,24 +45,6 @@ _ALIGN = 256
 _Key = tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: a Program and what goes through it."""
-
-    program: Program
-    arrays: Mapping[str, Array]
-    """Inputs on the host."""
-    copies: tuple[tuple[int, int, int], ...]
-    """(to, from, bytes): inputs on the device that are not where a kernel may read them."""
-    views: tuple[View, ...]
-    """Keeps the caller's device arrays alive."""
-    targets: Mapping[str, Any]
-    """Outputs that the caller wants written into arrays of his own."""
-    placed: Mapping[str, View]
-    """Those among the targets that lie in CUDA memory."""
-    device_results: bool
-
-
 class DeviceContext(Context):
     """Per-execution memory on one GPU (arena, counters, I/O), a stream, and the graphs bound so far."""
 
@@ -74,7 +57,7 @@ class DeviceContext(Context):
         self._lane = lane or Lane(plan.arena_bytes, plan.persistent_bytes)
         self._stream = self._lane.stream
         self._slots = Slots(capacity(plan, dims.at(plan, "max")), self._stream)
-        self._programs: OrderedDict[_Key, Program] = OrderedDict()
+        self._programs: OrderedDict[_Key, Program | OpenProgram] = OrderedDict()
         self._jobs: OrderedDict[tuple[tuple[int, ...], ...], Job] = OrderedDict()
         """What shapes on the Context's own arrays were bound to."""
         self._best: dict[str, tuple[int, ...]] | None = None
@@ -288,7 +271,7 @@ class DeviceContext(Context):
         return self._stream
 
     @property
-    def bound(self) -> Program:
+    def bound(self) -> Program | OpenProgram:
         """The Program that :meth:`enqueue` replays."""
         return self._need_bound().program
 
@@ -300,7 +283,7 @@ class DeviceContext(Context):
 
     # Programs.
 
-    def _program(self, given: Shapes, external: Mapping[Base, int]) -> Program:
+    def _program(self, given: Shapes, external: Mapping[Base, int]) -> Program | OpenProgram:
         plan = self.engine.plan
         names = [b.name for b in plan.inputs]
         bases = {
@@ -318,7 +301,8 @@ class DeviceContext(Context):
             if self._table is None:
                 self._table = LaunchTable(engine.numbers, engine.function)
             weights = memoryview(engine.file.weights)
-            program = Program(
+            kind = OpenProgram if plan.data else Program
+            program = kind(
                 self._table, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
             )
             self._programs[key] = program
@@ -336,7 +320,9 @@ class DeviceContext(Context):
             if b.name in outputs and on_device(outputs[b.name])
         }
 
-    def _check_targets(self, program: Program, outputs: Mapping[str, Any], placed: Mapping[str, View]) -> None:
+    def _check_targets(
+        self, program: Program | OpenProgram, outputs: Mapping[str, Any], placed: Mapping[str, View]
+    ) -> None:
         """Before anything runs, so that a wrong target leaves no half-done work."""
         for binding in self.engine.plan.outputs:
             place = program.places[binding.value]
@@ -374,9 +360,10 @@ class DeviceContext(Context):
         check_names([name], rows, what)
         return next(b for b in rows if b.name == name)
 
-    def _device_array(self, binding: Binding, space: str, program: Program) -> DeviceArray:
+    def _device_array(self, binding: Binding, space: str, program: Program | OpenProgram) -> DeviceArray:
         place = program.places[binding.value]
-        assert place is not None
+        if place is None:
+            raise IngotError("its size depends on data", node=f"{space} {binding.name!r}", fix="run once before")
         base = (space, binding.name)
         own = self._slots.buffer(base)
         if program.bases[base] != own.pointer:

@@ -18,6 +18,12 @@ from ingot.runtime.places import Places
 Array = np.ndarray[Any, Any]
 HostArrays = dict[int, Array]
 """Values that lie on the host, by index: fed inputs and what host steps have made."""
+Shapes = Callable[[int], tuple[int, ...] | None]
+"""The real shape of a Value by index, None where it is the one bound."""
+
+
+def _as_bound(index: int) -> None:
+    """Every Value has the shape that is bound."""
 
 
 @dataclass
@@ -49,26 +55,40 @@ class Island:
         pinned = PinnedBuffer(place.span, f"host step {step.name}")
         return _Transfer(index, address, pinned, place.view(pinned.memory), place.span)
 
-    def run(self, stream: Stream, host: HostArrays) -> None:
-        """Wait for the device, run the model, send its outputs. ``host`` gains the outputs that stay."""
+    def run(self, stream: Stream, host: HostArrays, shapes: Shapes = _as_bound) -> None:
+        """Wait for the device, run the model, send its outputs. ``host`` gains the outputs that stay.
+
+        ``shapes`` gives the real shape of a Value where it is smaller than the one bound.
+        """
         for down in (*self._down, *self._around):
             stream.copy(down.pinned.pointer, down.address, down.size)
         if self._down or self._up:
             stream.synchronize()
-        local = {down.index: np.ascontiguousarray(down.view).reshape(down.view.shape) for down in self._down}
+        local = {down.index: _array(down.view, shapes(down.index)) for down in self._down}
         arrays = [local[i] if i in local else host[i] for i in self._step.reads]
         results = call(self._function, arrays, self._step.name)
         for index, result in zip(self._step.writes, results, strict=True):
             place = self._places[index]
-            if place is not None and (result.shape != place.shape or result.dtype != place.dtype):
-                made, want = f"{result.dtype}{list(result.shape)}", f"{place.dtype}{list(place.shape)}"
+            shape = place and (shapes(index) or place.shape)
+            if place is not None and (result.shape != shape or result.dtype != place.dtype):
+                made, want = f"{result.dtype}{list(result.shape)}", f"{place.dtype}{list(shape or ())}"
                 raise IngotError(f"the host model made {made}, the plan says {want}", node=self._step.name)
             up = self._up.get(index)
             if up is None:
                 host[index] = result
             else:
-                up.view[...] = result
+                if result.shape == up.view.shape:
+                    up.view[...] = result
+                else:  # a size of nothing
+                    up.view[...] = 0
+                    up.view[tuple(slice(0, size) for size in result.shape)] = result
                 stream.copy(up.address, up.pinned.pointer, up.size)
+
+
+def _array(view: Array, shape: tuple[int, ...] | None) -> Array:
+    """What came from the device, contiguous, cut to ``shape``."""
+    part = view if shape is None else view[tuple(slice(0, size) for size in shape)]
+    return np.ascontiguousarray(part).reshape(part.shape)
 
 
 def call(function: Callable[[Sequence[Array]], list[Array]], arrays: Sequence[Array], name: str) -> list[Array]:

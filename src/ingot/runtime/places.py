@@ -54,14 +54,14 @@ def base_of(value: ValueDecl) -> Base:
 class Places:
     """Place of every Value, made when it is asked for; None where the shape depends on data (it lives on the host)."""
 
-    def __init__(self, numbers: PlanNumbers, found: Ints) -> None:
-        """``found``: what ``numbers`` gives for the shapes."""
-        self._numbers, self._found = numbers, found
+    def __init__(self, numbers: PlanNumbers, found: Ints, hidden: frozenset[int] = frozenset()) -> None:
+        """``found``: what ``numbers`` gives for the shapes; ``hidden``: Values whose shape is not known yet."""
+        self._numbers, self._found, self._hidden = numbers, found, hidden
         self._made: dict[int, Place] = {}
 
     def __getitem__(self, index: int) -> Place | None:
         row = self._numbers.row_of.get(index)
-        if row is None:
+        if row is None or index in self._hidden:
             return None
         if index not in self._made:
             self._made[index] = self._place(index, row)

@@ -16,6 +16,7 @@ from ingot.plan.spec import Step
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.host_context import HostContext
+from ingot.runtime.open_program import stepwise
 from ingot.runtime.places import Places
 from ingot.runtime.program import Program
 
@@ -64,7 +65,7 @@ class _Probe:
 
 def _profile_device(context: DeviceContext, feeds: Mapping[str, Any]) -> list[StepTime]:
     job = context.prepare(feeds)
-    program, steps = job.program, context.engine.plan.steps
+    program, steps = stepwise(job.program), context.engine.plan.steps
     probes = {i: _probe(program, i) for stage in context.engine.schedule if not stage.host for i in stage.steps}
     hosted: dict[int, list[float]] = {}
     turns = iter(part for part in program.parts if not isinstance(part, Graph))

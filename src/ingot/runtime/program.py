@@ -35,8 +35,10 @@ class Program:
         calls: Mapping[int, StreamFunction],
         weights: memoryview,
         ordinal: int = 0,
+        hidden: frozenset[int] = frozenset(),
     ) -> None:
         """Builds the graphs. ``bases``: device address of every memory; a missing one is on the host.
+        ``hidden``: Values whose shape is not known yet, which stay on the host.
 
         Raises IngotError when a size, grid or number is out of bounds at ``bindings``, or the
         device has no room.
@@ -45,13 +47,14 @@ class Program:
         plan = numbers.plan
         self.plan, self.bindings, self.bases = plan, dict(bindings), dict(bases)
         self._table, self._found = table, numbers.at(bindings)
-        self.places = Places(numbers, self._found)
+        self._hidden = hidden
+        self.places = Places(numbers, self._found, hidden)
         self._addresses = table.addresses(self._found, bases)
         self._host_inputs: list[tuple[int, str, int]] = []
-        self._constants: HostArrays = {}
+        self.constants: HostArrays = {}
         if any(stage.host for stage in schedule):
             self._host_inputs = _host_inputs(plan, self.places, self.at)
-            self._constants = _host_constants(plan, self.places, weights)
+            self.constants = _host_constants(plan, self.places, weights)
         self.parts: list[Graph | Island | StreamCall] = []
         table.fill(self._found, self._addresses)
         for stage in schedule:
@@ -63,17 +66,17 @@ class Program:
                     self.parts.append(StreamCall(plan, plan.steps[i], calls[i], self.places, self.at, ordinal))
                 else:
                     self.parts.append(Island(plan, plan.steps[i], models[i], self.places, self._at_island))
-        self.host: HostArrays = dict(self._constants)
+        self.host: HostArrays = dict(self.constants)
         self._only = self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], Graph) else None
 
     def at(self, index: int) -> int:
         """Device address of a Value; 0 for one on the host."""
         row = self._table.numbers.row_of.get(index)
-        return 0 if row is None else int(self._addresses[row])
+        return 0 if row is None or index in self._hidden else int(self._addresses[row])
 
     def _at_island(self, index: int) -> int:
         """As :meth:`at` for host steps, which read weights from the file, never back from the device."""
-        return 0 if index in self._constants else self.at(index)
+        return 0 if index in self.constants else self.at(index)
 
     def _segment(self, stage: Stage) -> Graph:
         builder = SegmentBuilder(self.plan, self._table, self.places, self._addresses)

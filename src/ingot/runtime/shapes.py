@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.graph.dims import evaluate, evaluate_shape, symbols
 from ingot.graph.dtypes import nested
@@ -43,7 +44,7 @@ def solve(plan: Plan, shapes: Shapes) -> dict[str, int]:
 
 def at(plan: Plan, which: str) -> dict[str, int]:
     """Values of the symbolic dimensions at ``min``, ``opt`` or ``max`` of the profile."""
-    return {p.symbol: int(getattr(p, which)) for p in plan.profiles}
+    return corner(plan, which)
 
 
 def _gather(binding: Binding, shape: tuple[int, ...], found: dict[str, int]) -> None:

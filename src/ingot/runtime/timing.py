@@ -10,7 +10,8 @@ import msgspec
 
 from ingot.device.stream import Event
 from ingot.runtime.context import Context
-from ingot.runtime.device_context import DeviceContext, Job
+from ingot.runtime.device_context import DeviceContext
+from ingot.runtime.job import Job
 
 _MOST_SPLIT = 200
 """Runs with events in between: enough for the shares, which vary little."""

@@ -12,6 +12,7 @@ from ingot.device.stream import Stream
 from ingot.plan.spec import Plan
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
+from ingot.runtime.open_program import stepwise
 from ingot.runtime.program import Program
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +34,7 @@ def step_values(context: Context, feeds: Mapping[str, Any]) -> Iterator[tuple[in
 
 def _device_values(context: DeviceContext, feeds: Mapping[str, Any]) -> Iterator[tuple[int, Array]]:
     job = context.prepare(feeds)
-    program, plan = job.program, context.engine.plan
+    program, plan = stepwise(job.program), context.engine.plan
     turns = iter(part for part in program.parts if not isinstance(part, Graph))
     context.put(job)
     left = _steps_by_region(plan)

@@ -9,7 +9,7 @@ checked to see exactly the bytes of the Value it names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,14 @@ from ingot.simulate.memory import Memory
 from ingot.simulate.races import check_races
 
 Observer = Callable[[int, np.ndarray], None]
+
+
+class _OtherSize(Exception):
+    """A size that depends on data is not the one that was assumed."""
+
+    def __init__(self, symbol: str, size: int) -> None:
+        super().__init__(symbol)
+        self.symbol, self.size = symbol, size
 
 
 class Simulator:
@@ -51,7 +59,20 @@ class Simulator:
         plan = self.engine.plan
         _check_feeds(plan, feeds)
         bindings = solve(plan, {name: shape_of(value) for name, value in feeds.items()})
-        check_at(plan, bindings)
+        bindings |= {d.symbol: d.opt for d in plan.data}
+        for _ in range(len(plan.data) + 1):
+            try:
+                return self._run(feeds, bindings, seed, observe)
+            except _OtherSize as other:  # now that it is known, from the start
+                bindings[other.symbol] = other.size
+        raise PlanFault("sizes that depend on data do not settle")
+
+    def _run(
+        self, feeds: Mapping[str, np.ndarray], bindings: Mapping[str, int], seed: int, observe: Observer | None
+    ) -> dict[str, np.ndarray]:
+        """One run at the values of all symbols. Raises _OtherSize where a host step tells another value of one."""
+        plan = self.engine.plan
+        check_at(plan, {name: max(size, 1) for name, size in bindings.items()})
         known = known_symbols(plan)
         loose = frozenset(
             i
@@ -138,11 +159,21 @@ class _Run:
             self._put(step.writes[0], _copied(self.memory.get(step.reads[0])))
         elif step.kind == "host":
             self._check_reads(step.reads, step)
-            self._put_all(
-                step.writes, self.bodies.island(step.model, step.backend, [self.memory.get(i) for i in step.reads])
-            )
+            made = self.bodies.island(step.model, step.backend, [self.memory.get(i) for i in step.reads])
+            self._check_sizes(step, made)
+            self._put_all(step.writes, made)
         else:
             self._kernel(step)
+
+    def _check_sizes(self, step: Step, made: Sequence[Any]) -> None:
+        """Sizes that the step tells, against those assumed."""
+        for d in self.plan.data:
+            if d.value in step.writes:
+                size = int(made[step.writes.index(d.value)].shape[d.axis])
+                if size > d.max:
+                    raise PlanFault(f"size {size} is above its bound of {d.max}", node=step.name)
+                if size != self.bindings[d.symbol]:
+                    raise _OtherSize(d.symbol, size)
 
     def _kernel(self, step: Step) -> None:
         region = self.plan.regions[step.region]

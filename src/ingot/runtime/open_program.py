@@ -1,0 +1,217 @@
+"""A Plan with sizes that data decides: graphs are bound to them as host steps make them known.
+
+The schedule is cut behind every stage in which a host step tells a size. The graphs of a part are made for the sizes
+that are known when its turn comes, and kept for the next time. A size of nothing is bound as one: steps on the device
+make a row that nobody reads, since all they make is rows of such sizes; host steps and callers see what there is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ingot.device.graph import Graph
+from ingot.device.memory import PinnedBuffer
+from ingot.device.stream import Stream
+from ingot.errors import IngotError
+from ingot.graph.dims import Bindings, evaluate_shape, symbols
+from ingot.plan.spec import DataSize, Plan
+from ingot.runtime.hostmodel import HostFunction
+from ingot.runtime.island import HostArrays, Island
+from ingot.runtime.places import Base, Place, Places
+from ingot.runtime.program import Program
+from ingot.runtime.stages import Stage
+from ingot.runtime.stream_call import StreamFunction
+from ingot.runtime.table import LaunchTable
+
+Array = np.ndarray[Any, Any]
+Sizes = dict[str, int]
+_KEPT = 64
+"""Programs of parts kept, least recently used out first."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Stages that run with the same sizes known."""
+
+    stages: tuple[Stage, ...]
+    open: frozenset[int]
+    """Values whose size is not known yet: they stay on the host until it is."""
+    tells: tuple[DataSize, ...]
+    """Sizes that are known behind it."""
+
+
+class OpenPlaces:
+    """Places of Values at the sizes of the last run; None for those that depend on data while there was none."""
+
+    def __init__(self, plan: Plan, least: Places, bindings: Bindings) -> None:
+        """``least``: where all Values are at sizes of one; ``bindings``: what inputs give."""
+        self._plan, self._least, self._bindings = plan, least, bindings
+        self.sizes: dict[str, int] | None = None
+
+    def __getitem__(self, index: int) -> Place | None:
+        place = self._least[index]
+        value = self._plan.values[index]
+        data = {d.symbol for d in self._plan.data}
+        if place is None or not _uses(value.shape, data):
+            return place
+        if self.sizes is None:
+            return None
+        at = {**self._bindings, **self.sizes}
+        shape, strides = evaluate_shape(tuple(value.shape), at), evaluate_shape(tuple(value.strides), at)
+        return Place(place.base, place.offset, shape, strides, place.dtype)
+
+
+class OpenProgram:
+    """As :class:`ingot.runtime.program.Program`, for a Plan with ``data``."""
+
+    def __init__(
+        self,
+        table: LaunchTable,
+        schedule: Sequence[Stage],
+        bindings: Bindings,
+        bases: Mapping[Base, int],
+        models: Mapping[int, HostFunction],
+        calls: Mapping[int, StreamFunction],
+        weights: memoryview,
+        ordinal: int = 0,
+    ) -> None:
+        """Builds the graphs of the first part. Raises what :class:`Program` raises."""
+        self.plan = table.numbers.plan
+        self.bindings, self.bases = dict(bindings), dict(bases)
+        self._table, self._weights, self._ordinal = table, weights, ordinal
+        self._models, self._calls = models, calls
+        self._parts = _parts(self.plan, schedule)
+        self._programs: OrderedDict[tuple[int, tuple[int, ...]], Program] = OrderedDict()
+        self.host: HostArrays = {}
+        self._first = self._program(0, {})
+        least = table.numbers.at({**{d.symbol: 1 for d in self.plan.data}, **bindings})
+        self.places = OpenPlaces(self.plan, Places(table.numbers, least), self.bindings)
+        self._late = sorted(frozenset[int]().union(*(part.open for part in self._parts)))
+        self._pinned: dict[int, PinnedBuffer] = {}
+
+    @property
+    def on_device(self) -> bool:
+        """A launch waits for the host."""
+        return False
+
+    def feed_host(self, feeds: Mapping[str, Array]) -> None:
+        """See :meth:`Program.feed_host`."""
+        self._first.feed_host(feeds)
+        self.host.update(self._first.host)
+
+    def prepare(self, stream: Stream) -> None:
+        """Send the graphs that are known to the device ahead of the first launch."""
+        self._first.prepare(stream)
+
+    def launch(self, stream: Stream) -> None:
+        """Submit everything; waits at every host step. Raises IngotError for a size beyond its bound."""
+        sizes: Sizes = {}
+        for number, part in enumerate(self._parts):
+            program = self._program(number, sizes)
+            self.host.update(program.constants)
+            true = {**self.bindings, **sizes}
+            self._send_late(program, part, sizes, stream)
+            for piece in program.parts:
+                if isinstance(piece, Graph):
+                    piece.launch(stream)
+                elif isinstance(piece, Island):
+                    piece.run(stream, self.host, _Shapes(self.plan, part.open, true, 0 in sizes.values()))
+                else:
+                    piece.run(stream, self.host)
+            for told in part.tells:
+                sizes[told.symbol] = _size(told, self.host[told.value])
+        self.places.sizes = sizes
+
+    def _program(self, number: int, sizes: Sizes) -> Program:
+        part = self._parts[number]
+        key = (number, tuple(sizes.values()))
+        found = self._programs.get(key)
+        if found is None:
+            unknown = {d.symbol: 1 for d in self.plan.data}
+            at = {**unknown, **self.bindings, **{name: max(size, 1) for name, size in sizes.items()}}
+            found = Program(
+                self._table, part.stages, at, self.bases, self._models, self._calls, self._weights, self._ordinal,
+                part.open,
+            )  # fmt: skip
+            self._programs[key] = found
+            if len(self._programs) > _KEPT:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return found
+
+    def _send_late(self, program: Program, part: _Part, sizes: Sizes, stream: Stream) -> None:
+        """Values that host steps made before their size was bound go where device steps read them."""
+        for index in self._late:
+            array = self.host.get(index)
+            if index in part.open or array is None or not program.at(index):
+                continue
+            place = program.places[index]
+            assert place is not None
+            pinned = self._pinned.get(index)
+            if pinned is None or pinned.bytes < place.span:
+                pinned = self._pinned[index] = PinnedBuffer(place.span, f"value {self.plan.values[index].name}")
+            stream.synchronize()  # an earlier copy may still read the staging memory
+            view = place.view(pinned.memory)
+            if 0 in sizes.values():
+                view[...] = 0  # a row that is in bounds as an index, where there is none
+            view[tuple(slice(0, size) for size in array.shape)] = array
+            stream.copy(program.at(index), pinned.pointer, place.span)
+
+
+def stepwise(program: Program | OpenProgram) -> Program:
+    """``program``, where its steps can be run one by one. Raises IngotError where sizes are known only on the way."""
+    if isinstance(program, OpenProgram):
+        raise IngotError("sizes of this engine depend on data: its steps cannot be run apart", fix="use the simulator")
+    return program
+
+
+class _Shapes:
+    """What host steps are told of sizes that the bound graphs do not show."""
+
+    def __init__(self, plan: Plan, hidden: frozenset[int], at: Bindings, empty: bool) -> None:
+        self._plan, self._hidden, self._at, self._empty = plan, hidden, at, empty
+
+    def __call__(self, index: int) -> tuple[int, ...] | None:
+        """The real shape of a Value where it is not the bound one."""
+        if not self._empty or index in self._hidden:
+            return None
+        shape = self._plan.values[index].shape
+        if any(name not in self._at for dim in shape for name in symbols(dim)):
+            return None
+        return evaluate_shape(tuple(shape), self._at)
+
+
+def _parts(plan: Plan, schedule: Sequence[Stage]) -> tuple[_Part, ...]:
+    """The schedule, cut behind each stage that tells a size."""
+    left = list(plan.data)
+    parts: list[_Part] = []
+    stages: list[Stage] = []
+    for stage in schedule:
+        stages.append(stage)
+        made = {i for step in stage.steps for i in plan.steps[step].writes} if stage.host else set()
+        told = tuple(d for d in left if d.value in made)
+        if told:
+            parts.append(_Part(tuple(stages), _open(plan, left), told))
+            left, stages = [d for d in left if d not in told], []
+    return (*parts, _Part(tuple(stages), _open(plan, left), ()))
+
+
+def _open(plan: Plan, left: Sequence[DataSize]) -> frozenset[int]:
+    data = {d.symbol for d in left}
+    return frozenset(i for i, value in enumerate(plan.values) if _uses(value.shape, data))
+
+
+def _uses(shape: Sequence[int | str], data: set[str]) -> bool:
+    return any(isinstance(dim, str) and symbols(dim) & data for dim in shape)
+
+
+def _size(told: DataSize, array: Array) -> int:
+    size = int(array.shape[told.axis])
+    if size > told.max:
+        raise IngotError(f"the data makes size {told.symbol} {size}; memory is planned for {told.max}")
+    return size
