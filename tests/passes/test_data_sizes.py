@@ -18,6 +18,7 @@ from ingot.simulate.simulator import Simulator
 
 SHAPES = parse_shapes(["x=2x64:8x64:16x64"])
 OPTIONS = BuildOptions(target="sm_90", shapes=SHAPES, opt_level=0)
+OPTIONS_FIXED = BuildOptions(target="sm_90", opt_level=0)
 CHOICES = {
     "NonZero": [("NonZero", ["m"], ["nz"], {}), ("Squeeze", ["nz", "zero"], ["i"], {})],
     "Compress": [("Compress", ["r", "m"], ["g"], {"axis": 0})],
@@ -121,3 +122,39 @@ def test_a_file_with_wrong_sizes_is_refused() -> None:
     refused("before it is known", steps=early)
     product = next(i for i, v in enumerate(plan.values) if v.shape[:1] == [size.symbol])
     refused("no host step makes", data=sizes(value=product, axis=0))
+
+
+def test_the_head_behind_non_maximum_suppression() -> None:
+    """A two-stage detector in small: features of the kept boxes through a product."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "most": np.array([20], np.int64), "iou": np.array([0.5], np.float32), "score": np.array([0.3], np.float32),
+        "two": np.array(2, np.int64), "zero": np.array([0], np.int64),
+        "w": rng.standard_normal((64, 32)).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "iou", "score"], ["chosen"]),
+        helper.make_node("Gather", ["chosen", "two"], ["i"], axis=1),
+        helper.make_node("Squeeze", ["features", "zero"], ["f"]),
+        helper.make_node("Gather", ["f", "i"], ["g"], axis=0),
+        helper.make_node("MatMul", ["g", "w"], ["h"]),
+        helper.make_node("Softmax", ["h"], ["y"], axis=-1),
+    ]
+    shapes = {"boxes": [1, 50, 4], "scores": [1, 3, 50], "features": [1, 50, 64]}
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", ends, [out], [numpy_helper.from_array(a, n) for n, a in stored.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    engine = build_hollow(model, OPTIONS_FIXED)
+    assert [size.max for size in engine.plan.data] == [60]
+    for seed, loud in ((0, 1.0), (1, 0.4), (2, 0.2)):
+        rng = np.random.default_rng(seed)
+        corner = rng.random((1, 50, 2))
+        given = {
+            "boxes": np.concatenate([corner, corner + 0.2], 2).astype(np.float32),
+            "scores": (loud * rng.random((1, 3, 50))).astype(np.float32),
+            "features": rng.standard_normal((1, 50, 64)).astype(np.float32),
+        }
+        made, wanted = Simulator(engine).run(given, seed=seed)["y"], Reference(model).run(given)["y"]
+        assert made.shape == wanted.shape and np.allclose(made, wanted, rtol=1e-4, atol=1e-5)
+        assert (made.shape[0] == 0) == (loud == 0.2)
