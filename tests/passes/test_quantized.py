@@ -142,6 +142,7 @@ def test_refusal_brings_the_float_convolution_back() -> None:
     lowered = lowered_of(model, accepts=no_integers)
     assert [ops[0] for ops in products(lowered)] == ["Conv"] * 4
     assert not lowered.host_bodies
+    assert all(any("as it was written" in n for n in r.notes) for r in lowered.regions if r.kind is Kind.CONV)
     check(model, lowered, 0.001)
 
 
@@ -155,6 +156,8 @@ def test_unsigned_weights_that_do_not_fit_stay_floats() -> None:
         model = net.model({"x": [1, 32, 8, 8]}, net.node("Conv", net.quantized("x", 0.03), weight))
         lowered = lowered_of(model)
         assert [ops[0] for ops in products(lowered)] == [op]
+        (region,) = (r for r in lowered.regions if r.kind is Kind.CONV)
+        assert [("no bytes" in note) for note in region.notes] == ([True] if op == "Conv" else [])
         check(model, lowered, 1e-3)
 
 

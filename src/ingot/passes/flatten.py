@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -70,6 +70,8 @@ class FlatGraph:
     opset: int
     plugin_ops: frozenset[tuple[str, str]] = frozenset()
     """Domain and name of the ops that plugins run."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """By the name of an op: what is worth reporting of its layer."""
 
     def is_literal(self, op: BodyOp, position: int) -> bool:
         """Whether input ``position`` of ``op`` is folded into a Region instead of being read.

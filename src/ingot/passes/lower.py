@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -82,11 +82,12 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
 
     host: dict[str, No] = {}
     solo: set[str] = set()
-    plain: set[str] = set()
+    plain: dict[str, str] = {}
     for _ in range(_ROUNDS):
         flat = flatten(model, known, host)
         if isinstance(flat, No):
             return flat
+        flat = replace(flat, notes={name: f"as it was written: {reason}" for name, reason in plain.items()})
         flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         groups = partition(flat, frozenset(solo))
@@ -120,8 +121,8 @@ def _free_outputs(model: ir.Model) -> None:
             model.graph.outputs[list(model.graph.outputs).index(value)] = final
 
 
-def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: set[str]) -> bool:
-    """Records refusals; True when the graph has to be cut again."""
+def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: dict[str, str]) -> bool:
+    """Records refusals (in ``plain`` those of what was rewritten); True when the graph has to be cut again."""
     owner = {out: group for group in cut.groups for i in group.ops for out in cut.flat.ops[i].body.outputs}
     again = False
     for region in cut.layout.regions:
@@ -136,7 +137,7 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], pl
         made_from = {cut.flat.ops[i].origin for i in group.ops} - {""}
         again = True
         if made_from:
-            plain.update(made_from)  # back to the node as it was
+            plain.update(dict.fromkeys(sorted(made_from), str(answer)))  # back to the node as it was
         elif len(names) > 1 and not set(names) <= solo:
             solo.update(names)
         else:
@@ -145,6 +146,18 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], pl
                     No(answer.reason, node=name, fix=answer.fix) if isinstance(answer, No) else No("refused", name)
                 )
     return again
+
+
+def _noted(cut: _Cut) -> list[Region]:
+    """The Regions, with what is worth reporting of their ops."""
+    owner = {out: group for group in cut.groups for i in group.ops for out in cut.flat.ops[i].body.outputs}
+    found = []
+    for region in cut.layout.regions:
+        group = owner.get(region.outputs[0])
+        names = [] if group is None else [cut.flat.ops[i].name for i in group.ops]
+        notes = tuple(cut.flat.notes[name] for name in names if name in cut.flat.notes)
+        found.append(replace(region, notes=(*region.notes, *notes)) if notes else region)
+    return found
 
 
 def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...], data: tuple[DataSize, ...]) -> Lowered | No:
@@ -175,7 +188,7 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...], data: 
         inputs=flat.inputs,
         outputs=flat.outputs,
         values={n: s for n, s in layout.values.items() if n in used},
-        regions=tuple(layout.regions),
+        regions=tuple(_noted(cut)),
         constants=_used_constants(flat.constants, used, bodies, layout),
         windows={n: w for n, w in layout.windows.items() if n in used},
         ranges=ranges,

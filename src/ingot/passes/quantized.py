@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ingot.errors import No
 from ingot.graph.quantization import along
 from ingot.graph.region import BodyOp, Kind
 from ingot.graph.scalar_ops import is_scalar_op
@@ -59,12 +60,17 @@ def write_out_products(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
         return flat
     rewriter = _Rewriter(flat)
     ops: list[FlatOp] = []
+    notes = dict(flat.notes)
     for op in flat.ops:
         made = None if op.name in plain or op.kind is Kind.HOST else rewriter.product(op)
-        ops.extend([op] if made is None else made)
+        if isinstance(made, No):
+            notes[op.name] = f"quantized operands, but in floating point: {made}"
+        ops.extend(made if isinstance(made, list) else [op])
     known = rewriter.known
     ops = [op for op in ops if not known.fold(op)]
-    done = replace(flat, ops=tuple(ops), values=known.values, constants=known.constants, literals=known.literals)
+    done = replace(
+        flat, ops=tuple(ops), values=known.values, constants=known.constants, literals=known.literals, notes=notes
+    )
     return without_dead_ops(_spread(done, plain))
 
 
@@ -72,59 +78,64 @@ class _Rewriter:
     def __init__(self, flat: FlatGraph) -> None:
         self.known = QuantizedValues(flat)
 
-    def product(self, op: FlatOp) -> list[FlatOp] | None:
-        """What the op becomes; None where it is no quantized product, or one without an exact form."""
+    def product(self, op: FlatOp) -> list[FlatOp] | No | None:
+        """What the op becomes; None where it is no quantized product, No where it is one without an exact form."""
         body = op.body
         if body.domain or body.op not in ("Conv", "MatMul", "Gemm"):
             return None
         x, w = self.known.quantized(body.inputs[0]), self.known.quantized(body.inputs[1])
-        if x is None or w is None or x.scale.size != 1 or x.name == w.name or not isinstance(x.zero, int):
+        if x is None or w is None:
             return None
+        if x.scale.size != 1 or not isinstance(x.zero, int):
+            return No("the first operand has several scales")
+        if x.name == w.name:
+            return No("a product of a tensor with itself")
         found = self._convolution(op, x, w) if body.op == "Conv" else self._matrices(op, x, w)
-        return None if found is None else self._written(op, found)
+        return found if isinstance(found, No) else self._written(op, found)
 
     # -- the two forms
 
-    def _convolution(self, op: FlatOp, x: Quantized, w: Quantized) -> _Product | None:
+    def _convolution(self, op: FlatOp, x: Quantized, w: Quantized) -> _Product | No:
         weight, y = self.known.constants.get(w.name), self.known.values[op.body.outputs[0]]
         if y.dtype in ("float16", "bfloat16") and self.known.values[x.name].shape[1] in range(1, _IMAGE + 1):
-            return None  # kernels for images read 16-bit floats
+            return No("kernels for images read 16-bit floats")
         if weight is None or (w.scale.size != 1 and w.axis % weight.ndim != 0):
-            return None
+            return No("weights that are computed, or whose scales are not those of the output channels")
         if x.dtype == w.dtype == _FLOAT8:
             return self._finished(op, "Conv", x, w.name, None, w.scale, 1.0)
         whole = _centred(weight, w)
-        if whole is None or x.dtype not in _BYTES:
-            return None
+        if isinstance(whole, No) or x.dtype not in _BYTES:
+            return whole if isinstance(whole, No) else No(f"a product of {x.dtype} and {w.dtype}")
         offset = None
         if x.zero:
             offset = border_sums(op.body, self.known.values[x.name], y, whole)
             if offset is None:
-                return None
+                return No("a zero point, and an image of unknown or very large size with a border")
             offset = -x.zero * offset
         return self._finished(op, "ConvInteger", x, self._weight(op, whole, weight, w), offset, w.scale, 1.0)
 
-    def _matrices(self, op: FlatOp, x: Quantized, w: Quantized) -> _Product | None:
+    def _matrices(self, op: FlatOp, x: Quantized, w: Quantized) -> _Product | No:
         body, a, b = op.body, self.known.values[x.name], self.known.values[w.name]
         alpha = float(body.attr("alpha", 1.0) or 0.0) if body.op == "Gemm" else 1.0  # type: ignore[arg-type]
         if a.rank < 2 or b.rank < 2 or body.attr("transA", 0):
-            return None
+            return No("a vector or a transposed first operand")
         turned = bool(body.attr("transB", 0))
         weight = self.known.constants.get(w.name)
         columns = w.axis % b.rank == (b.rank - 2 if turned else b.rank - 1)
         if (w.scale.size != 1 and not columns) or (weight is None and turned):
-            return None
+            return No("scales that are not those of the columns, or a second operand that is computed and transposed")
         if x.dtype == w.dtype == _FLOAT8:
             name = w.name if not turned or weight is None else self._constant(op, "weight", weight.T)
             return self._finished(op, "MatMul", x, name, None, w.scale, alpha)
         if x.dtype not in _BYTES:
-            return None
+            return No(f"a product of {x.dtype} and {w.dtype}")
         if weight is None:
-            centred = w.dtype == "int8" and isinstance(w.zero, int) and w.zero == x.zero == 0
-            return self._finished(op, "MatMulInteger", x, w.name, None, w.scale, alpha) if centred else None
+            if w.dtype != "int8" or not isinstance(w.zero, int) or w.zero or x.zero:
+                return No("a product of two activations with zero points, or by unsigned numbers")
+            return self._finished(op, "MatMulInteger", x, w.name, None, w.scale, alpha)
         whole = _centred(weight, w)
-        if whole is None:
-            return None
+        if isinstance(whole, No):
+            return whole
         if turned:
             whole = np.ascontiguousarray(whole.T)
         offset = -x.zero * whole.astype(np.int64).sum(axis=-2) if x.zero else None
@@ -135,12 +146,12 @@ class _Rewriter:
 
     def _finished(
         self, op: FlatOp, kind: str, x: Quantized, weight: str, offset: Array | None, scale: Array, alpha: float
-    ) -> _Product | None:
+    ) -> _Product | No:
         """With scales and bias brought into the shape of the result's channels."""
         scales = (float(x.scale.reshape(())) * scale.astype(np.float64) * alpha).astype(np.float32)
         added = self._bias(op, scales, whole=kind.endswith("Integer") and alpha == 1.0)
         if added is None:
-            return None
+            return No("a bias that is computed")
         whole, real = added
         spatial = (1,) * (self.known.values[op.body.outputs[0]].rank - 2) if op.body.op == "Conv" else ()
 
@@ -219,14 +230,14 @@ class _Rewriter:
         return made
 
 
-def _centred(weight: Array, w: Quantized) -> Array | None:
-    """Weights minus their zero points as int8; None where they do not fit."""
+def _centred(weight: Array, w: Quantized) -> Array | No:
+    """Weights minus their zero points as int8."""
     if w.dtype not in _BYTES:
-        return None
+        return No(f"weights of {w.dtype}")
     zero = w.zero if isinstance(w.zero, int) else along(w.zero, weight.shape, w.axis)
     whole = weight.astype(np.int16) - zero
     if whole.size and (whole.min() < -128 or whole.max() > 127):
-        return None
+        return No("weights less their zero points are no bytes")
     return whole.astype(np.int8)
 
 
