@@ -64,7 +64,7 @@ class DeviceArray:
         dtype = dtypes.numpy_dtype(self.dtype)
         return {
             "shape": self.shape,
-            "typestr": dtype.str if self.dtype != "bfloat16" else "<V2",
+            "typestr": dtype.str if self.dtype not in ("bfloat16", "float8_e4m3fn") else f"<V{dtype.itemsize}",
             "data": (self.pointer, False),
             "version": 3,
             "stream": int(self.stream.handle),

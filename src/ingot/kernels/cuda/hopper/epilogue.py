@@ -295,12 +295,19 @@ class EpilogueText:
                 self._store(name)
 
     def _code(self, op: BodyOp, *, narrow: bool) -> str | No:
-        maker = self.o.region.producer.get(op.inputs[0])
-        if op.op == "QuantizeLinear" and maker is not None and maker.op == "Relu":
+        if op.op == "QuantizeLinear" and self._not_negative(op.inputs[0]):
             op = replace(op, attrs=(*op.attrs, (POSITIVE, 1)))
         if op.op == "DequantizeLinear" and self._in_words(op.inputs[0]):
             return f"{self._from_word(op)} * {self._operand(op.inputs[1], op)}"
         return scalar_op(op, [self._operand(n, op) for n in op.inputs], self.kinds, self.literals, narrow=narrow)
+
+    def _not_negative(self, name: str) -> bool:
+        """Whether a value is certainly not below zero."""
+        maker = self.o.region.producer.get(name)
+        if maker is None or maker.op != "Clip":
+            return maker is not None and maker.op in ("Relu", "Sigmoid", "HardSigmoid")
+        low = self.literals.get(maker.inputs[1]) if len(maker.inputs) > 1 else None
+        return low is not None and float(low) >= 0.0
 
     def _from_word(self, op: BodyOp) -> str:
         """A dequantized element, less its zero point, out of the word that it was fetched in."""
