@@ -19,7 +19,7 @@ from ingot.kernels.cuda.stem.tile import StemTile
 
 pytestmark = [pytest.mark.gpu]
 STEM = StemTactic()
-_TILES = 5
+_TILES = 3
 """Most tiles of one Region that are run."""
 
 

@@ -42,7 +42,7 @@ INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, u
   int previous = 0;
   for (int step = 0; step < p.steps; ++step) {
     barrier_wait(full_barrier(base, stage), phase);
-    const unsigned a = base + stage * kStageBytes + first_row, b = base + stage * kStageBytes + kOffsetB;
+    const unsigned a = base + stage * kStageBytes + first_row, b = base + (kKeep ? kOffsetKept + step * kStepB : stage * kStageBytes + kOffsetB);
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) pin(acc[u]);
     wgmma_fence();
@@ -135,6 +135,7 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
   sum_t acc[kUnits][kTileN / 2];
   Held held;
   pdl_wait();
+  if (kKeep > 0 && blockIdx.x < total) barrier_wait(kept_barrier(base), 0);
   int turn = kPing ? group : 0;
   for (int tile = blockIdx.x / kBlocks + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
     const Place place = place_of(p, tile);

@@ -58,7 +58,7 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     stored = together * tile.m * min(tile.n, o.cols) * _row_bytes(o) / tile.split
     finish = _EPILOGUE * tile.units * tile.n / 128 + stored / min(target.bandwidth / busy, _STORE)
     finish += _SHARES if tile.split > 1 else 0.0
-    total = _START + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
+    total = _START + tile.kept_bytes(itemsize(o.a.dtype)) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
     if (tile.ping or tile.resident > 1) and rounds > 1:  # one tile is finished while the next is multiplied
         total += rounds * max(main, finish) + min(main, finish)
     else:
@@ -72,7 +72,7 @@ def _step(o: Operands, tile: HopperTile, target: Target, together: int) -> float
     compute = tile.m * tile.n * tile.k * item / (target.flops / target.sms * _TENSOR)
     shared = tile.k * item * (64 + tile.n) * (tile.m // 64) / _SHARED_MEMORY  # every 64 rows read all of B again
     rows = (tile.m + tile.slide) / tile.slices if tile.slide else tile.m
-    columns = tile.n * (_SHARED_TILE if tile.cluster > 1 else 1.0)
+    columns = 0 if tile.keep else tile.n * (_SHARED_TILE if tile.cluster > 1 else 1.0)
     transfer = (rows + columns) * tile.k * item / _L2
     return max(together * max(compute, shared, transfer, _LATENCY / tile.stages), _STEP)
 

@@ -22,9 +22,8 @@ INGOT_INLINE Position start_of(const Problem& p) {
   return {(slice - tap * blocks) * kSlice, tap % wide, tap / wide};
 }
 
-INGOT_INLINE void load_b(const tensor_map_t& map, const Problem& p, unsigned base, int stage, Position& at, int n, int z) {
-  const unsigned barrier = full_barrier(base, stage);
-  unsigned to = base + stage * kStageBytes + kOffsetB;
+INGOT_INLINE void load_b(const tensor_map_t& map, const Problem& p, unsigned to, unsigned barrier, Position& at, int n,
+                         int z) {
 #pragma unroll
   for (int i = 0; i < kSlices; ++i, to += kSliceB) {
     const int c = at.r < kTapsH ? at.c : p.channels, s = kSlide ? i : at.s;
@@ -72,14 +71,23 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
     map_prefetch(a);
     map_prefetch(b);
   }
-  if (kEarlyB && tile < total) {  // weights do not depend on earlier kernels
+  if (kKeep > 0 && tile < total) {
+    if (!kEarlyB) pdl_wait();
+    if (lane == 0) {
+      const Place place = place_of(p, tile);
+      Position at = start_of(p);
+      barrier_expect(kept_barrier(base), kKeep * kStepB);
+      for (int i = 0; i < kKeep; ++i)
+        load_b(b, p, base + kOffsetKept + i * kStepB, kept_barrier(base), at, place.col, kBatchB ? place.z : 0);
+    }
+  } else if (kEarlyB && tile < total) {  // weights do not depend on earlier kernels
     early = p.steps < kStages ? p.steps : kStages;
     if (lane == 0) {
       const Place place = place_of(p, tile);
       Position at = start_of(p);
       for (int i = 0; i < early; ++i) {
         barrier_expect(full_barrier(base, i), kLoadBytes);
-        load_b(b, p, base, i, at, place.col, kBatchB ? place.z : 0);
+        load_b(b, p, base + i * kStageBytes + kOffsetB, full_barrier(base, i), at, place.col, kBatchB ? place.z : 0);
       }
     }
   }
@@ -101,7 +109,9 @@ INGOT_INLINE void produce(const tensor_map_t& a, const tensor_map_t& b, const Pr
         } else {
           barrier_wait(empty_barrier(base, stage), phase);
           barrier_expect(full_barrier(base, stage), kLoadBytes);
-          load_b(b, p, base, stage, at_b, place.col, kBatchB ? place.z : 0);
+          if (kKeep == 0)
+            load_b(b, p, base + stage * kStageBytes + kOffsetB, full_barrier(base, stage), at_b, place.col,
+                   kBatchB ? place.z : 0);
         }
         load_a(a, p, base, stage, at_a, place, w, h, image);
         if (++stage == kStages) {

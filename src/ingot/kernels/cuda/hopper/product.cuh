@@ -12,6 +12,7 @@ INGOT_INLINE void product(const tensor_map_t& a, const tensor_map_t& b, const Pr
       barrier_init(empty_barrier(base, i), kWarpsPerTile * kCluster);
     }
     for (int i = 0; i < 2; ++i) barrier_init(turn_barrier(base, i), 4);
+    barrier_init(kept_barrier(base), 1);
     barrier_init_done();
   }
   if (kBlocks > 1)

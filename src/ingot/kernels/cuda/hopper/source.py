@@ -66,6 +66,9 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
     parts = [debug, HELPERS, sums, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
     text = "\n".join([*parts, *map(template, _TEMPLATE), kernel])
     clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
+    if tile.keep:
+        assert isinstance(tiles_n, int)
+        most = max(most // tiles_n, 1) * tiles_n  # a block's tiles all have the columns of its first
     if tile.persistent and tile.split == 1:
         clusters = min(clusters, most) if isinstance(clusters, int) else f"min({clusters}, {most})"
     return Source(text, mul(clusters, tile.cluster * tile.split), (*o.maps(tile), *out.arguments))
@@ -83,7 +86,7 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
     values = {
         "Item": item, "TileM": tile.m, "TileN": tile.n, "Units": tile.units, "Groups": tile.groups,
         "Slice": tile.slice, "Slices": tile.slices, "Stages": tile.stages, "Cluster": tile.cluster, "Split": tile.split,
-        "Order": tile.order, "Chunk": tile.chunk(item), "Held": held, "Slide": tile.slide,
+        "Order": tile.order, "Chunk": tile.chunk(item), "Held": held, "Slide": tile.slide, "Keep": tile.keep,
         "ProducerRegisters": tile.registers[0], "ConsumerRegisters": tile.registers[1],
         "TapsH": f.taps[0], "TapsW": f.taps[1], "StrideH": f.stride[0], "StrideW": f.stride[1],
         "PadH": f.pad[0], "PadW": f.pad[1], "DilationH": f.dilation[0], "DilationW": f.dilation[1],

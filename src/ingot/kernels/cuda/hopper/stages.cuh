@@ -11,6 +11,9 @@
 // Sliding (kSlide > 0; stride 1): rows are the positions of the padded input, those at a line's end belong to no result.
 // One slice of A serves all taps along the width: the next tap's operand starts kSpread rows further down. The swizzle
 // permutes by address bits, so a matrix may start at any row.
+//
+// Keeping (kKeep > 0): all tiles of a block have the same columns, so B's part of all kKeep steps is loaded once and stays;
+// stages hold A alone.
 
 constexpr int kRowBytes = kSlice * kItem;
 constexpr int kRowsA = kTileM + kSlide;
@@ -18,8 +21,9 @@ constexpr int kSlicesA = kSlide ? 1 : kSlices;
 constexpr int kSliceA = (kTileM + (kSlide + 7) / 8 * 8) * kRowBytes;
 constexpr int kSliceB = kTileN * kRowBytes;
 constexpr int kOffsetB = kSlicesA * kSliceA;
-constexpr int kStageBytes = kOffsetB + kSlices * kSliceB;
-constexpr int kLoadBytes = kSlicesA * kRowsA * kRowBytes + kSlices * kSliceB;
+constexpr int kStepB = kSlices * kSliceB;
+constexpr int kStageBytes = kOffsetB + (kKeep ? 0 : kStepB);
+constexpr int kLoadBytes = kSlicesA * kRowsA * kRowBytes + (kKeep ? 0 : kStepB);
 constexpr int kSpread = kSlide ? kSlide / (kSlices - 1) : 0;
 constexpr int kSteps = kSlices * kRowBytes / 32;  // wgmma takes 32 bytes of the depth
 constexpr int kWarpsPerTile = kPing ? 4 : 4 * kGroups;
@@ -28,7 +32,8 @@ constexpr int kStaging = 16 * kPitch * 4;
 constexpr int kLanes = kChunk / 8;  // lanes that share a row when results are stored
 constexpr int kPassRows = 32 / kLanes;
 constexpr int kPasses = 16 / kPassRows;
-constexpr int kOffsetStaging = kStages * kStageBytes;
+constexpr int kOffsetKept = kStages * kStageBytes;
+constexpr int kOffsetStaging = kOffsetKept + kKeep * kStepB;
 constexpr int kOffsetBarriers = kOffsetStaging + (kSplit > 1 ? 0 : 4 * kGroups * kStaging);
 constexpr int kBlocks = kCluster * kSplit;  // of a cluster: neighbours along the rows, or shares of one tile's depth
 
@@ -75,6 +80,7 @@ INGOT_INLINE unsigned empty_barrier(unsigned base, int stage) { return base + kO
 INGOT_INLINE unsigned turn_barrier(unsigned base, int group) {
   return base + kOffsetBarriers + 8 * (2 * kStages + group);
 }
+INGOT_INLINE unsigned kept_barrier(unsigned base) { return turn_barrier(base, 2); }
 
 typedef vec_t<sum_t, 2> pair_t;
 

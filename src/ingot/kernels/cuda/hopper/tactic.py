@@ -36,7 +36,8 @@ _SLIDING = 32
 """Fewest bytes of channels per load for taps to share it."""
 _MOST_HALO = 32
 _SPLITS = (2, 4, 8)
-_MOST_BLOCKS = 264
+_SMS = 132
+_MOST_BLOCKS = 2 * _SMS
 """Blocks up to which sharing the depth is worth a try: two for each SM."""
 
 
@@ -116,7 +117,20 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
             if cluster > 1 and (o.columns_inner or rows <= tile.m):
                 continue
             found.append(tile)
-    return found + [shared for tile in found for shared in _shares(o, tile, bindings)]
+    kept = [kept for tile in found if (kept := _kept(o, tile, bindings)) is not None]
+    return found + [shared for tile in found for shared in _shares(o, tile, bindings)] + kept
+
+
+def _kept(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | None:
+    """The tile with B staying in shared memory, where there is room for it and blocks have several tiles."""
+    steps, item = o.steps(tile), itemsize(o.a.dtype)
+    if not isinstance(steps, int) or tile.cluster > 1 or o.batch != 1:
+        return None
+    tiles_m, tiles_n, _ = (evaluate(d, bindings) for d in tile_counts(o, tile))
+    blocks = _SMS * tile.resident
+    if tiles_n > blocks or tiles_m * tiles_n <= blocks:
+        return None
+    return _deepest(replace(tile, stages=2, keep=steps), item)
 
 
 def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTile]:

@@ -49,6 +49,9 @@ class HopperTile:
     slide: int = 0
     """Above 0: the taps along the width share one load of so many rows more than the tile has (slices: those taps)."""
 
+    keep: int = 0
+    """Above 0: all tiles of a block have the same columns; B stays in shared memory, so many stages' parts of it."""
+
     @staticmethod
     def of(variant: Variant) -> HopperTile:
         """The tile that a Variant's text describes."""
@@ -56,7 +59,8 @@ class HopperTile:
 
     def variant(self, tactic: str) -> Variant:
         """The inverse of :meth:`of`."""
-        return Variant(tactic, tuple((short, getattr(self, long)) for short, long in _LONG.items()))
+        given = ((short, getattr(self, long)) for short, long in _LONG.items())
+        return Variant(tactic, tuple((short, value) for short, value in given if value or short not in _LATER))
 
     @property
     def m(self) -> int:
@@ -74,9 +78,14 @@ class HopperTile:
         return 128 * (1 + self.groups)
 
     def stage_bytes(self, itemsize: int) -> int:
-        """One stage of both operands."""
+        """One stage of both operands, of A alone where B is kept."""
         rows = self.m + -(-self.slide // 8) * 8
-        return (rows * (1 if self.slide else self.slices) + self.n * self.slices) * self.slice * itemsize
+        columns = 0 if self.keep else self.n * self.slices
+        return (rows * (1 if self.slide else self.slices) + columns) * self.slice * itemsize
+
+    def kept_bytes(self, itemsize: int) -> int:
+        """What of B stays."""
+        return self.keep * self.n * self.slices * self.slice * itemsize
 
     def chunk(self, itemsize: int) -> int:
         """Columns that are staged at a time: 64 where there is room, else 32."""
@@ -86,7 +95,8 @@ class HopperTile:
     def shared_with(self, itemsize: int, chunk: int) -> int:
         """Dynamic shared memory with a staging area of ``chunk`` columns, bytes."""
         staging = 4 * self.groups * 16 * (chunk + 8) * 4 if self.split == 1 else 0
-        return self.stages * self.stage_bytes(itemsize) + staging + 8 * (2 * self.stages + 2) + _RESERVED
+        barriers = 8 * (2 * self.stages + 3)
+        return self.stages * self.stage_bytes(itemsize) + self.kept_bytes(itemsize) + staging + barriers + _RESERVED
 
     def shared(self, itemsize: int) -> int:
         """Dynamic shared memory, bytes."""
@@ -140,4 +150,7 @@ _LONG = {
     "ps": "persistent",
     "sk": "split",
     "sw": "slide",
+    "kb": "keep",
 }
+_LATER = frozenset({"kb"})
+"""Parameters that a variant's text leaves out when they are 0: times recorded before they existed keep their names."""

@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {form.resident
   run_stem(stem);
 }}
 """
-    head = ["#define INGOT_WARPGROUPS 1", hopper_template("ptx.cuh")] if warpgroups else []
+    head = ["#define INGOT_WARPGROUPS 1", "typedef float sum_t;", hopper_template("ptx.cuh")] if warpgroups else []
     product = [_wgmma(form)] if warpgroups else []
     parts = [
         *head, HELPERS, _types(form), _constants(form), _depth(form), _TENSORS_HEAD, struct, template("stem.cuh"),
