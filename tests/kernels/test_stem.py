@@ -16,7 +16,7 @@ from ingot.kernels.api import Kernel, Pdl, Target
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.stem.depth import arrange
 from ingot.kernels.cuda.stem.plan import StemPlan, plan_stem
-from ingot.kernels.cuda.stem.source import ENTRY, weight_order
+from ingot.kernels.cuda.stem.source import ENTRY, OPTIONS, weight_places
 from ingot.kernels.cuda.stem.tactic import StemTactic, candidates
 from ingot.kernels.cuda.stem.tile import Form, StemTile
 
@@ -96,8 +96,7 @@ def test_every_word_of_the_window_is_multiplied_once(rows: int, words: int, step
 def test_resnet_takes_ten_steps_with_few_conflicts() -> None:
     form = Form(planned(resnet(1)), StemTile(8, 7, 8))
     assert form.depth.steps == 10 and form.depth.passes <= 24 and form.pitch % 32 == form.depth.pitch
-    order = weight_order(form)
-    assert sorted(at for at in order if at >= 0) == [64 * i for i in range(147)]
+    assert sorted(at for at in weight_places(form) if at >= 0) == list(range(147))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_machine_code(name: str, cc: int) -> None:
     target, region = Target(cc), CASES[name]
     variant = STEM.variants(region, target, {})[0]
     source = STEM.source(region, variant, target)
-    made = compile_cuda(source.text, ENTRY, target, specific=cc == 90)
+    made = compile_cuda(source.text, ENTRY, target, options=OPTIONS, specific=cc == 90)
     assert made.spills == 0 and made.registers <= 255
     program = STEM.compile(region, variant, target)
     assert program.kernels[0].pdl is (Pdl.TRIGGERS if cc >= 90 else Pdl.NONE)

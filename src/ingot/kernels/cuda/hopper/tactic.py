@@ -19,7 +19,7 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.epilogue import check_epilogue
-from ingot.kernels.cuda.hopper.operands import Operands, operands
+from ingot.kernels.cuda.hopper.operands import TYPES, Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, Source, generate, tile_counts
 from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
@@ -78,7 +78,9 @@ class HopperTactic:
         """Machine code of a variant."""
         o, tile = _read(region), HopperTile.of(variant)
         source = generate(o, tile, target)
-        cubin = compile_cuda(source.text, ENTRY, target, specific=True).cubin
+        results = {spec.dtype for spec in region.output_specs}
+        options = ("--prec-div=false",) if results <= set(TYPES) else ()  # two units in the last place of a float32
+        cubin = compile_cuda(source.text, ENTRY, target, options=options, specific=True).cubin
         shared = tile.shared(itemsize(o.a.dtype))
         grid, blocks = (source.grid, 1, 1), tile.cluster * tile.split
         kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, blocks)

@@ -5,14 +5,14 @@
 INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offset, const unsigned char* weights,
                            int lane) {
   const int t = lane % 4;
-  Words own;
-  load_words(own, at, offset);
   for (int i = 0; i < 4 * kTilesN; ++i) acc[i] = 0.0f;
   for (int k = 0; k < kWeightRows; ++k)
     for (int h = 0; h < 2; ++h) {
       const int group = k / 8, holder = k % 8 / 2;
+      unsigned own[4];
+      load_words(own, at, offset, group / 2);
       const unsigned word = at.across[offset - t + kCells[group * 4 + holder] + h * kHalfStep];
-      if (holder == t && word != own[group / 2][group % 2 * 2 + h]) acc[0] = NAN;  // lanes and order disagree
+      if (holder == t && word != own[group % 2 * 2 + h]) acc[0] = NAN;  // lanes and order disagree
       for (int i = 0; i < 2 * kTilesN; ++i) {
         const int column = i / 2 * 8 + 2 * t + i % 2;
         element_t weight;
@@ -30,8 +30,9 @@ INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offse
   const unsigned long long form = 1ull << 62 | (unsigned long long)(1024 >> 4) << 32 |
                                   (unsigned long long)(kWeightRows * 128 >> 4) << 16;
   const unsigned long long b = form | (unsigned long long)((shared_address(weights) & 0x3ffff) >> 4);
-  Words a;
-  load_words(a, at, offset);
+  unsigned a[kSteps][4];
+#pragma unroll
+  for (int s = 0; s < kSteps; ++s) load_words(a[s], at, offset, s);
   pin(acc);
 #pragma unroll
   for (int s = 0; s < kSteps; ++s)
@@ -68,12 +69,12 @@ INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offse
                            int lane) {
   const unsigned base = (unsigned)__cvta_generic_to_shared(weights) + lane % 16 * 128;
   const unsigned swap = (unsigned)((lane / 16) ^ (lane % 8)) << 4;
-  Words a;
-  load_words(a, at, offset);
 #pragma unroll
   for (int i = 0; i < 4 * kTilesN; ++i) acc[i] = 0.0f;
 #pragma unroll
-  for (int s = 0; s < kSteps; ++s)
+  for (int s = 0; s < kSteps; ++s) {
+    unsigned a[4];
+    load_words(a, at, offset, s);
 #pragma unroll
     for (int j = 0; j < kTilesN; j += 2) {
       unsigned b[4];
@@ -82,9 +83,10 @@ INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offse
                    : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
                    : "r"(from)
                    : "memory");
-      multiply_eight(acc + 4 * j, a[s], b[0], b[1]);
-      if (j + 1 < kTilesN) multiply_eight(acc + 4 * j + 4, a[s], b[2], b[3]);
+      multiply_eight(acc + 4 * j, a, b[0], b[1]);
+      if (j + 1 < kTilesN) multiply_eight(acc + 4 * j + 4, a, b[2], b[3]);
     }
+  }
 }
 
 #endif

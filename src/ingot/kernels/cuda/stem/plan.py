@@ -44,6 +44,8 @@ class StemPlan:
     """Scalar ops over the image."""
     middle: tuple[BodyOp, ...]
     """Scalar ops over the convolution's result."""
+    late: tuple[BodyOp, ...]
+    """Scalar ops before the pooling that may as well be done behind it: they keep the order of numbers."""
     after: tuple[BodyOp, ...]
     """Scalar ops over the pooling's result."""
     image: str
@@ -78,10 +80,15 @@ class StemPlan:
 
     @property
     def pooled(self) -> str:
-        """The value that the pooling reads, or without one the Region's result."""
+        """The value that is pooled, or without a pooling the Region's result."""
         if self.pool is None:
             return self.region.outputs[0]
-        return next(op for op in self.region.ops if op.op == "MaxPool").inputs[0]
+        return self.late[0].inputs[0] if self.late else self.pooling.inputs[0]
+
+    @property
+    def pooling(self) -> BodyOp:
+        """The MaxPool; only where there is one."""
+        return next(op for op in self.region.ops if op.op == "MaxPool")
 
     @property
     def result(self) -> TensorSpec:
@@ -181,16 +188,30 @@ def _planned(region: Region, conv: BodyOp, g: Geometry, pool: Pooling | None, po
     if isinstance(split, No):
         return split
     image, constants, columns, bias = split
+    late = _postponed(middle, literals) if pools else ()
+    middle = middle[: len(middle) - len(late)]
     y, x = region.output_specs[0].shape, region.spec_of[image]
     if not all(isinstance(s, int) for s in x.strides[1:]):
         return No("symbolic strides of the image")
     if sum(int(size) * int(step) for size, step in zip(x.shape[1:], x.strides[1:], strict=True)) > _INDEX_LIMIT:
         return No("too large an image")
     return StemPlan(
-        region, conv, before, middle, after, image, constants, columns, bias, pool, g.in_channels, g.out_channels,
+        region, conv, before, middle, late, after, image, constants, columns, bias, pool, g.in_channels, g.out_channels,
         _pair(g.input), _pair(g.output), _pair(y[2:]), g.batch, _pair(g.kernel), _pair(g.stride), g.dilation[0],
         g.pad[0], g.pad[1], g.x.dtype, kinds, literals,
     )  # fmt: skip
+
+
+def _postponed(ops: Sequence[BodyOp], literals: dict[str, Scalar]) -> tuple[BodyOp, ...]:
+    """The last of ``ops`` that keep the order of numbers and round nothing: the maximum may be taken before them."""
+    found: list[BodyOp] = []
+    for op in reversed(ops):
+        bounds = [name for name in op.inputs[1:] if name]
+        ordered = op.op == "Relu" or (op.op == "Clip" and all(name in literals for name in bounds))
+        if not ordered or (found and found[0].inputs[0] != op.outputs[0]):
+            break
+        found.insert(0, op)
+    return tuple(found)
 
 
 def _pair(sizes: Sequence[Dim]) -> tuple[int, int]:

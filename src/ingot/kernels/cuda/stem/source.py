@@ -15,6 +15,8 @@ from ingot.kernels.cuda.stem.tensors import StemText, store_width
 from ingot.kernels.cuda.stem.tile import Form
 
 ENTRY = "ingot_stem"
+OPTIONS = ("--prec-div=false",)
+"""Division to two units in the last place of a float32: results are 16-bit floats, or made of them."""
 _ELEMENT = {"float16": "f16", "bfloat16": "bf16"}
 _BATCH = 12
 """Vector loads of the image that a thread has in flight."""
@@ -34,9 +36,10 @@ def generate(form: Form, target: Target) -> Source:
     tensors = StemText(form)
     struct = tensors.text()
     warpgroups = target.cc == 90 and form.tile.warps % 4 == 0
+    resident = form.resident if warpgroups else max(form.resident * 3 // 4, 1)  # mma.sync asks for more registers
     declared = ", ".join(f"{kind} {name}" for name, (kind, _) in tensors.out.parameters.items())
     kernel = f"""
-extern "C" __global__ void __launch_bounds__({form.tile.threads}, {form.resident}) {ENTRY}({declared}) {{
+extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {ENTRY}({declared}) {{
   const Stem stem = {{{", ".join(tensors.out.parameters)}}};
   run_stem(stem);
 }}
@@ -44,19 +47,11 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {form.resident
     head = ["#define INGOT_WARPGROUPS 1", "typedef float sum_t;", hopper_template("ptx.cuh")] if warpgroups else []
     product = [_wgmma(form)] if warpgroups else []
     parts = [
-        *head, HELPERS, _types(form), _constants(form), _depth(form), _TENSORS_HEAD, struct, template("stem.cuh"),
-        _words(form), *product, template("multiply.cuh"), kernel,
+        *head, HELPERS, _types(form), _constants(form), _depth(form), template("words.cuh"), struct,
+        template("stem.cuh"), _words(form), *product, template("multiply.cuh"), kernel,
     ]  # fmt: skip
     rows, columns = form.blocks
     return Source("\n".join(parts), mul(form.plan.batch, rows * columns), tensors.out.arguments)
-
-
-_TENSORS_HEAD = """
-#ifndef INGOT_MEMBER
-#define INGOT_MEMBER __device__ __forceinline__
-#endif
-typedef vec_t<float, 2> ColumnPair;
-"""
 
 
 @lru_cache(maxsize=4)
@@ -85,38 +80,66 @@ def _constants(form: Form) -> str:
         "Dilation": plan.dilation, "Top": plan.top, "FirstX": form.first_x - form.shift,
         "FirstColumn": form.first_column, "Columns": form.columns, "WarpPixels": form.warp_pixels,
         "BlocksHigh": form.blocks[0], "BlocksWide": form.blocks[1], "Load": form.load, "RowPixels": form.row_pixels,
-        "Batch": max(_BATCH // (plan.channels * (1 if form.load > 1 else 2)), 1), "NeededRows": needed,
+        "Batch": _batch(form), "LanesWide": form.lanes_wide, "NeededRows": needed,
+        "Sources": plan.taps[0] * plan.taps[1] * plan.channels,
         "ImageRows": rows, "Pitch": form.pitch, "Start": form.start, "Step": form.step, "QuadStep": form.quad_step,
         "HalfStep": form.half_step, "WeightStride": w.strides[0], "WeightBytes": form.weight_bytes,
         "TableBytes": form.table_bytes, "ColumnTensors": len(plan.columns), "Store": store_width(form),
     }  # fmt: skip
     vector = plan.outputs % 8 == 0 and w.strides[0] == 1 and w.align % 16 == 0
     vector = vector and all(int(step) % 8 == 0 for step in w.strides[1:])
-    flags = {"Half": plan.dtype == "float16", "WeightVector": vector}
+    flags = {
+        "Half": plan.dtype == "float16", "WeightVector": vector, "PackedResult": plan.result.dtype == plan.dtype,
+        "After": bool(plan.late or plan.after),
+    }  # fmt: skip
     lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
     return "\n".join([*lines, *(f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items())])
 
 
-def weight_order(form: Form) -> list[int]:
-    """Offset of the weight, without its output channel, for each element of the depth; -1: a zero."""
+def _batch(form: Form) -> int:
+    """Rows of the image that a thread has in flight."""
+    passes = -(-(form.row_pixels // form.load) // form.lanes_wide)
+    rows = -(-form.image_rows[1] // (form.tile.warps * (32 // form.lanes_wide)))
+    return min(max(_BATCH // (form.plan.channels * passes * (1 if form.load > 1 else 2)), 1), rows)
+
+
+def weight_places(form: Form) -> list[int]:
+    """For each element of the depth, the number of the window's element (row, tap, channel) that it is; -1: none."""
     plan = form.plan
-    strides = [int(step) for step in plan.region.spec_of[plan.conv.inputs[1]].strides]
-    order = []
+    places = []
     for cell in form.depth.owners():
         for half in (0, 1):
             row, at = (-1, -1) if cell is None else (cell[0], 2 * cell[1] + half - form.lead)
             tap, channel = divmod(at, form.pixel)
             inside = 0 <= row < plan.taps[0] and 0 <= tap < plan.taps[1] and channel < plan.channels
-            order.append(channel * strides[1] + row * strides[2] + tap * strides[3] if inside else -1)
-    return order
+            places.append((row * plan.taps[1] + tap) * plan.channels + channel if inside else -1)
+    return places
 
 
 def _depth(form: Form) -> str:
-    order = weight_order(form)
-    row = form.plan.dilation * form.pitch
-    cells = [r * row + word for group in form.depth.groups for r, word in group.cells]
+    """Where the window's elements are in the depth, and where they are in the weights."""
+    plan = form.plan
+    places = weight_places(form)
+    number = {at: k for k, at in enumerate(places) if at >= 0}
+    zeros = [k for k, at in enumerate(places) if at < 0]
+    pitch = plan.dilation * form.pitch
+    cells = [r * pitch + word for group in form.depth.groups for r, word in group.cells]
+    strides = [int(step) for step in plan.region.spec_of[plan.conv.inputs[1]].strides]
+    taps, channels = plan.taps[1], plan.channels
+    dense = strides[3] == channels * strides[1] and strides[2] == taps * strides[3]
+    code = f"q * {strides[1]}"
+    if not dense:
+        row, tap = f"q / {taps * channels} * {strides[2]}", f"q / {channels} % {taps} * {strides[3]}"
+        code = f"{row} + {tap} + q % {channels} * {strides[1]}"
+
+    def table(name: str, values: list[int]) -> str:
+        return f"__constant__ short {name}[{max(len(values), 1)}] = {{{', '.join(map(str, values or [0]))}}};"
+
     return "\n".join([
-        f"__constant__ int kOrder[{len(order)}] = {{{', '.join(map(str, order))}}};",
+        f"constexpr int kZeros = {len(zeros)};",
+        table("kPlace", [number[at] for at in range(len(number))]),
+        table("kZero", zeros),
+        f"INGOT_INLINE unsigned weight_source(unsigned q) {{ return {code}; }}",
         "#ifdef INGOT_HOST",
         f"static const int kCells[{len(cells)}] = {{{', '.join(map(str, cells))}}};",
         "#endif",
@@ -124,16 +147,18 @@ def _depth(form: Form) -> str:
 
 
 def _words(form: Form) -> str:
-    """The words of both pixels of a lane, for every step: two groups each."""
+    """The words of both pixels of a lane for a step: two groups each."""
     row = form.plan.dilation * form.pitch
-    lines = []
-    for number, group in enumerate(form.depth.groups):
-        at = group.row * row + group.word
-        for half in (0, 1):
-            register = f"a[{number // 2}][{number % 2 * 2 + half}]"
-            lines.append(f"  {register} = at.{group.form}[offset + {at + half * form.half_step}];")
-    head = "INGOT_INLINE void load_words(Words& a, const Lanes& at, int offset) {"
-    return "\n".join([head, *lines, "}", ""])
+    lines = ["INGOT_INLINE void load_words(unsigned (&a)[4], const Lanes& at, int offset, int step) {"]
+    for step in range(form.depth.steps):
+        lines.append(f"  if (step == {step}) {{")
+        for part, group in enumerate(form.depth.groups[2 * step : 2 * step + 2]):
+            first = group.row * row + group.word
+            for half in (0, 1):
+                word = f"at.{group.form}[offset + {first + half * form.half_step}]"
+                lines.append(f"    a[{2 * part + half}] = {word};")
+        lines.append("  }")
+    return "\n".join([*lines, "}", ""])
 
 
 def _wgmma(form: Form) -> str:

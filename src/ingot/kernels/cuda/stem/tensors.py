@@ -88,27 +88,33 @@ class StemText:
                 out.line(f"raw[c] = load_vec<{form.load}>(at + c * {step});")
 
     def _make(self) -> None:
+        """The loaded pixels as elements of the convolution's input, two a word."""
         form, out, plan = self.form, self.out, self.form.plan
         spec = plan.region.spec_of[plan.image]
-        raw = "const vec_t<image_t, kLoad> (&raw)[kChannels]"
-        with out.block(f"INGOT_MEMBER void make(element_t (&to)[kLoad * kPixel], {raw}) const"):
+        bare = not plan.before and spec.dtype == plan.dtype
+        with out.block("INGOT_MEMBER void make(unsigned* words, const vec_t<image_t, kLoad> (&raw)[kChannels]) const"):
+            codes: list[str] = []
             for i in range(form.load):
                 for c in range(plan.channels):
                     flat = i * plan.channels + c
                     part, lane = (flat // form.load, flat % form.load) if form.channels_inner else (c, i)
-                    with out.block():
-                        names = {plan.image: loaded(f"raw[{part}].v[{lane}]", spec.dtype)}
-                        names |= {name: self._constant(name, c) for name in plan.constants}
-                        out.line(f"to[{i * form.pixel + c}] = {self._element(names)};")
-                for c in range(plan.channels, form.pixel):
-                    out.line(f"to[{i * form.pixel + c}].bits = 0;")
+                    code = f"raw[{part}].v[{lane}]"
+                    codes.append(f"{code}.bits" if bare else f"f{flat}")
+                    if not bare:
+                        self._converted(f"f{flat}", loaded(code, spec.dtype), c)
+                codes += ["0" if bare else "0.0f"] * (form.pixel - plan.channels)
+            codes += ["0" if bare else "0.0f"] * (len(codes) % 2)
+            for word, (low, high) in enumerate(zip(codes[::2], codes[1::2], strict=True)):
+                value = f"{low} | (unsigned){high} << 16" if bare else f"packed({low}, {high})"
+                out.line(f"words[{word}] = {value};")
 
-    def _element(self, names: dict[str, str]) -> str:
-        """Code of an element of the convolution's input, from the codes of what it is made of."""
-        plan = self.form.plan
-        if not plan.before:
-            return names[plan.image].removeprefix("(float)")
-        return stored(self._ops(plan.before, names, plan.conv.inputs[0]), "float32", plan.dtype)
+    def _converted(self, name: str, code: str, channel: int) -> None:
+        """Declares ``name``: an element of the convolution's input, from the image's."""
+        plan, out = self.form.plan, self.out
+        out.line(f"float {name};")
+        with out.block():
+            names = {plan.image: code} | {n: self._constant(n, channel) for n in plan.constants}
+            out.line(f"{name} = {self._ops(plan.before, names, plan.conv.inputs[0])};")
 
     def _constant(self, name: str, channel: int) -> str:
         spec = self.form.plan.region.spec_of[name]
@@ -118,12 +124,12 @@ class StemText:
 
     # -- arithmetic
 
-    def _ops(self, ops: Sequence[BodyOp], names: dict[str, str], result: str) -> str:
-        """Emits ``ops`` over the codes in ``names``; gives the code of ``result``."""
+    def _ops(self, ops: Sequence[BodyOp], names: dict[str, str], result: str, prefix: str = "") -> str:
+        """Emits ``ops`` over the codes in ``names``, as variables with ``prefix``; gives the code of ``result``."""
         plan, out = self.form.plan, self.out
         for number, known in enumerate(names.values()):
-            out.line(f"const auto x{number} = {known};")
-        names = {name: f"x{number}" for number, name in enumerate(names)}
+            out.line(f"const auto {prefix}x{number} = {known};")
+        names = {name: f"{prefix}x{number}" for number, name in enumerate(names)}
         for number, op in enumerate(ops):
             arguments = [
                 literal(plan.literals[n], literal_type(op, n, plan.kinds, plan.literals))
@@ -135,8 +141,8 @@ class StemText:
             ]
             code = scalar_op(op, arguments, plan.kinds, plan.literals)
             assert isinstance(code, str), code
-            out.line(f"const float e{number} = {code};")
-            names[op.outputs[0]] = f"e{number}"
+            out.line(f"const float {prefix}e{number} = {code};")
+            names[op.outputs[0]] = f"{prefix}e{number}"
         return names[result]
 
     def _columns(self) -> dict[str, str]:
@@ -154,12 +160,16 @@ class StemText:
             out.line(f"return {stored('x', 'float32', plan.result.dtype)};")
 
     def _after(self) -> None:
-        """From what was pooled to the result."""
+        """From what was pooled to the result before it is stored."""
         plan, out = self.form.plan, self.out
-        with out.block("INGOT_MEMBER result_t after(element_t pooled, const ColumnPair* columns, int e) const"):
-            if plan.pool is None or (not plan.after and plan.result.dtype == plan.dtype):
-                out.line("return " + ("pooled;" if plan.result.dtype == plan.dtype else "result((float)pooled);"))
+        with out.block("INGOT_MEMBER float after(float pooled, const ColumnPair* columns, int e) const"):
+            if plan.pool is None:
+                out.line("return pooled;")
                 return
-            name = next(op for op in plan.region.ops if op.op == "MaxPool").outputs[0]
-            code = self._ops(plan.after, self._columns() | {name: "(float)pooled"}, plan.region.outputs[0])
-            out.line(f"return {stored(code, 'float32', plan.result.dtype)};")
+            code = "pooled"
+            if plan.late:
+                code = self._ops(plan.late, {plan.pooled: code}, plan.pooling.inputs[0], "l")
+            if plan.after:
+                names = self._columns() | {plan.pooling.outputs[0]: code}
+                code = self._ops(plan.after, names, plan.region.outputs[0], "a")
+            out.line(f"return {code};")

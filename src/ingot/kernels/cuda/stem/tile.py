@@ -164,6 +164,12 @@ class Form:
         return loads * self.load
 
     @property
+    def lanes_wide(self) -> int:
+        """Lanes that load a row of the image together: a power of two."""
+        groups = self.row_pixels // self.load
+        return next((lanes for lanes in (4, 8, 16) if groups <= lanes), 32)
+
+    @property
     def pitch(self) -> int:
         """Words between rows in shared memory."""
         least = -(-self.row_pixels * self.pixel // 2)
