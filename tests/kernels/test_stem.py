@@ -16,7 +16,7 @@ from ingot.kernels.api import Kernel, Pdl, Target
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.stem.depth import arrange
 from ingot.kernels.cuda.stem.plan import StemPlan, plan_stem
-from ingot.kernels.cuda.stem.source import ENTRY, OPTIONS, weight_places
+from ingot.kernels.cuda.stem.source import ENTRY, weight_places
 from ingot.kernels.cuda.stem.tactic import StemTactic, candidates
 from ingot.kernels.cuda.stem.tile import Form, StemTile
 
@@ -108,7 +108,7 @@ def test_machine_code(name: str, cc: int) -> None:
     target, region = Target(cc), CASES[name]
     variant = STEM.variants(region, target, {})[0]
     source = STEM.source(region, variant, target)
-    made = compile_cuda(source.text, ENTRY, target, options=OPTIONS, specific=cc == 90)
+    made = compile_cuda(source.text, ENTRY, target, specific=cc == 90)
     assert made.spills <= (0 if cc == 90 else 512) and made.registers <= 255
     program = STEM.compile(region, variant, target)
     assert program.kernels[0].pdl is (Pdl.TRIGGERS if cc >= 90 else Pdl.NONE)

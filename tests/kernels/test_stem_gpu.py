@@ -13,7 +13,7 @@ from ingot.graph.region import Region
 from ingot.kernels.api import Program, Target
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.stem.plan import StemPlan, plan_stem
-from ingot.kernels.cuda.stem.source import ENTRY, OPTIONS
+from ingot.kernels.cuda.stem.source import ENTRY
 from ingot.kernels.cuda.stem.tactic import StemTactic, candidates
 from ingot.kernels.cuda.stem.tile import StemTile
 
@@ -34,7 +34,7 @@ def target() -> Target:
 def portable(region: Region, tile: StemTile, program: Program, target: Target) -> Program:
     """The same kernel with the multiplication that other architectures have."""
     source = STEM.source(region, tile.variant(STEM.name), Target(80))
-    cubin = compile_cuda(source.text, ENTRY, target, options=OPTIONS).cubin
+    cubin = compile_cuda(source.text, ENTRY, target).cubin
     return replace(program, kernels=(replace(program.kernels[0], cubin=cubin),))
 
 

@@ -15,8 +15,6 @@ from ingot.kernels.cuda.stem.tensors import StemText, store_width
 from ingot.kernels.cuda.stem.tile import Form
 
 ENTRY = "ingot_stem"
-OPTIONS = ("--prec-div=false",)
-"""Division to two units in the last place of a float32: results are 16-bit floats, or made of them."""
 _ELEMENT = {"float16": "f16", "bfloat16": "bf16"}
 _BATCH = 12
 """Vector loads of the image that a thread has in flight."""
@@ -52,6 +50,11 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {E
     ]  # fmt: skip
     rows, columns = form.blocks
     return Source("\n".join(parts), mul(form.plan.batch, rows * columns), tensors.out.arguments)
+
+
+def options(form: Form) -> tuple[str, ...]:
+    """For the compiler: division to two units in the last place of a float32, where results are no integers."""
+    return ("--prec-div=false",) if form.plan.result.dtype in ("float16", "bfloat16", "float32") else ()
 
 
 @lru_cache(maxsize=4)

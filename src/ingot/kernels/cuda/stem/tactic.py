@@ -15,7 +15,7 @@ from ingot.kernels.cost import shared_limit
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.stem.cost import seconds
 from ingot.kernels.cuda.stem.plan import StemPlan, plan_stem
-from ingot.kernels.cuda.stem.source import ENTRY, OPTIONS, Source, generate
+from ingot.kernels.cuda.stem.source import ENTRY, Source, generate, options
 from ingot.kernels.cuda.stem.tile import PIXELS, Form, StemTile
 
 _LEAST_CC = 80
@@ -57,7 +57,7 @@ class StemTactic:
         """Machine code of a variant."""
         form = Form(_planned(region), StemTile.of(variant))
         source = generate(form, target)
-        cubin = compile_cuda(source.text, ENTRY, target, options=OPTIONS, specific=target.cc == 90).cubin
+        cubin = compile_cuda(source.text, ENTRY, target, options=options(form), specific=target.cc == 90).cubin
         pdl = Pdl.TRIGGERS if target.pdl else Pdl.NONE
         return Program((
             Kernel(ENTRY, cubin, (source.grid, 1, 1), form.tile.threads, form.shared, source.arguments, pdl),
