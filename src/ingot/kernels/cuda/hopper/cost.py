@@ -42,6 +42,10 @@ _STORE = 6.5e10
 """Most bytes per second that one SM stores."""
 _MEMORY = 0.92
 """Share of the memory's bandwidth that is reached."""
+_FABRIC = 1.0e13
+"""Bytes per second between all SMs and the L2 cache, both ways."""
+_BESIDE = 0.2
+"""Share of the shorter of work and transport that nothing hides."""
 
 
 def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -> float:
@@ -56,14 +60,29 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     together = math.ceil(min(tiles, slots) / target.sms)
     main = math.ceil(evaluate(o.steps(tile), bindings) / tile.split) * _step(o, tile, target, together)
     stored = together * tile.m * min(tile.n, o.cols) * _row_bytes(o) / tile.split
-    finish = _EPILOGUE * tile.units * tile.n / 128 + stored / min(target.bandwidth / busy, _STORE)
+    store = stored / min(target.bandwidth / busy, _STORE)
+    finish = _EPILOGUE * tile.units * tile.n / 128 + store
     finish += _SHARES if tile.split > 1 else 0.0
     total = _START + tile.kept_bytes(itemsize(o.a.dtype)) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
     if (tile.ping or tile.resident > 1) and rounds > 1:  # one tile is finished while the next is multiplied
-        total += rounds * max(main, finish) + min(main, finish)
+        each = max(main, store, (main + finish) / 2) if tile.ping else max(main, finish)  # two finish side by side
+        total += rounds * each + min(main, finish)
     else:
         total += rounds * (main + finish)
-    return LAUNCH + max(total, region_bytes(o.region, bindings) / (target.bandwidth * _MEMORY) + 1e-6)
+    memory = region_bytes(o.region, bindings) / (target.bandwidth * _MEMORY) + 1e-6
+    fabric = _fabric_bytes(o, tile, bindings, tiles) / _FABRIC
+    bound = max(memory, fabric)
+    return LAUNCH + max(total, bound) + _BESIDE * min(total, bound)
+
+
+def _fabric_bytes(o: Operands, tile: HopperTile, bindings: Bindings, tiles: int) -> float:
+    """Bytes between the SMs and the L2 cache: operands of every tile, results, what the epilogue reads."""
+    item = itemsize(o.a.dtype)
+    rows = (tile.m + tile.slide) / tile.slices if tile.slide else tile.m
+    columns = 0.0 if tile.keep else tile.n / tile.cluster
+    steps = math.ceil(evaluate(o.steps(tile), bindings) / tile.split)
+    finished = evaluate(o.rows, bindings) * o.cols * evaluate(o.batch, bindings) * _row_bytes(o)
+    return tiles * steps * (rows + columns) * tile.k * item + finished
 
 
 def _step(o: Operands, tile: HopperTile, target: Target, together: int) -> float:

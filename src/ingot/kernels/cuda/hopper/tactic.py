@@ -61,10 +61,10 @@ class HopperTactic:
         """Tiles by predicted time, the first ones of different shapes."""
         o = _read(region)
         ranked = sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
-        seen: Counter[tuple[int, int, int, int]] = Counter()
+        seen: Counter[tuple[int | bool, ...]] = Counter()
         head = []
         for tile in ranked:
-            key = tile.m, tile.n, tile.slide, tile.split
+            key = tile.m, tile.n, tile.slide, tile.split, tile.keep > 0
             seen[key] += 1
             if seen[key] <= _PER_BLOCK:
                 head.append(tile)
@@ -126,7 +126,8 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
 def _kept(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | None:
     """The tile with B staying in shared memory, where there is room for it and blocks have several tiles."""
     steps, item = o.steps(tile), itemsize(o.a.dtype)
-    if not isinstance(steps, int) or tile.cluster > 1 or o.batch != 1:
+    overlaps = tile.ping or tile.resident > 1  # of the others none was ever the fastest
+    if not isinstance(steps, int) or tile.cluster > 1 or o.batch != 1 or not overlaps or tile.n < min(64, o.cols):
         return None
     tiles_m, tiles_n, _ = (evaluate(d, bindings) for d in tile_counts(o, tile))
     blocks = _SMS * tile.resident
