@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.regions import Op, conv_region, gemm_region, random_inputs, reference
@@ -183,3 +185,41 @@ def test_symbolic_rows_become_a_grid() -> None:
     kernel = TACTIC.compile(region, TACTIC.variants(region, SM90, {"N": 1})[0], SM90).kernels[0]
     for n in (1, 7, 900):
         assert 1 <= evaluate(kernel.grid[0], {"N": n}) <= 132 * 2 * kernel.cluster
+
+
+def test_kept_columns() -> None:
+    """Tiles that keep their part of B: all tiles of a block have the same columns, and shared memory holds them."""
+    o = operands(EXPAND)
+    assert isinstance(o, Operands)
+    kept = [tile for tile in candidates(o, {}) if tile.keep]
+    assert kept and all(tile.keep == o.steps(tile) and tile.cluster == tile.split == 1 for tile in kept)
+    for tile in kept:
+        grid, (_, columns, _) = generate(o, tile, SM90).grid, tile_counts(o, tile)
+        assert isinstance(grid, int) and isinstance(columns, int)
+        assert grid % columns == 0 and 0 < grid <= 132 * tile.resident
+        alike = replace(tile, keep=0)
+        saved = tile.stages * (alike.stage_bytes(2) - tile.stage_bytes(2))
+        assert alike.shared_with(2, 32) - tile.shared_with(2, 32) == saved - tile.kept_bytes(2)
+    assert not any(tile.keep for tile in candidates(o_of_one_tile(), {})), "nothing is read twice"
+
+
+def o_of_one_tile() -> Operands:
+    o = operands(conv_region((1, 64, 8, 8), (64, 64, 1, 1)))
+    assert isinstance(o, Operands)
+    return o
+
+
+def test_older_variants_keep_their_names() -> None:
+    tile = HopperTile(1, 2, 1, 64, 64, 1, 8)
+    assert "kb" not in str(tile.variant("cuda.hopper"))
+    assert HopperTile.of(Variant.parse(str(tile.variant("cuda.hopper")))) == tile
+    kept = replace(tile, keep=1)
+    assert str(kept.variant("cuda.hopper")).endswith("kb=1]")
+    assert HopperTile.of(Variant.parse(str(kept.variant("cuda.hopper")))) == kept
+
+
+@pytest.mark.parametrize("region", [EXPAND, conv_region((128, 64, 56, 56), (64, 64, 3, 3), pads=(1, 1, 1, 1))])
+def test_machine_code_of_kept_columns(region: Region) -> None:
+    tile = next(t for t in map(HopperTile.of, TACTIC.variants(region, SM90, {})) if t.keep)
+    made = compile_cuda(TACTIC.source(region, tile.variant(TACTIC.name), SM90).text, ENTRY, SM90, specific=True)
+    assert made.spills == 0
