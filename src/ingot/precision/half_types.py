@@ -12,6 +12,8 @@ import onnx_ir as ir
 from ingot.graph.op_table import PARAMETERS
 
 _VARIADIC = onnx.defs.OpSchema.FormalParameterOption.Variadic
+_VALUES = 2
+"""Attention's operand V, whose type ONNX leaves open."""
 _TYPED_BY_ATTRIBUTE = frozenset({"Cast", "ConstantOfShape"})
 """Ops whose result type is an attribute that autocast rewrites."""
 
@@ -52,6 +54,8 @@ def _form(op_type: str, opset: int, inputs: int, outputs: int) -> HalfForm | Non
     read = set(given)
     wanted = frozenset(i for i, v in enumerate(given) if floats(v) and v in data and spread[v] > 1)
     free = frozenset(i for i, v in enumerate(given) if floats(v) and v in data and spread[v] == 1)
+    if op_type == "Attention":  # kernels want values in the type of queries and keys
+        wanted, free = wanted | (free & {_VALUES}), free - {_VALUES}
     results = frozenset(i for i, v in enumerate(made) if floats(v) and (v in read or op_type in _TYPED_BY_ATTRIBUTE))
     return HalfForm(wanted, free, results) if wanted or free or results else None
 
