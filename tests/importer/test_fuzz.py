@@ -14,13 +14,14 @@ from ingot.importer.load import import_model
 PROGRAM = Path(__file__).parents[1] / "support" / "mutations.py"
 
 
-def fuzz(seed: int, count: int, tmp_path: Path) -> None:
+def fuzz(seed: int, count: int, tmp_path: Path, *way: str) -> None:
+    """``way``: ``build`` for the whole way to an engine."""
     progress = tmp_path / "file in hand"
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(seed), str(count), str(progress)],
+        [sys.executable, str(PROGRAM), str(seed), str(count), str(progress), *way],
         capture_output=True,
         text=True,
-        timeout=60 + count / 10,
+        timeout=60 + count / (2 if way else 10),
         check=False,
     )
     assert done.returncode == 0, (
@@ -48,6 +49,16 @@ def test_the_fuzzer_sees_what_is_wrong() -> None:
 
 def test_two_thousand_files(tmp_path: Path) -> None:
     fuzz(0, 2000, tmp_path)
+
+
+def test_builds_of_mutated_files(tmp_path: Path) -> None:
+    fuzz(7, 120, tmp_path, "build")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(200, 205))
+def test_many_builds_of_mutated_files(seed: int, tmp_path: Path) -> None:
+    fuzz(seed, 2_000, tmp_path, "build")
 
 
 @pytest.mark.nightly

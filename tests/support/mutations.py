@@ -19,8 +19,10 @@ import onnx
 from google.protobuf.message import Message
 from onnx import parser
 
+from ingot.builder.api import build_hollow
 from ingot.errors import IngotError
 from ingot.importer.load import import_model
+from ingot.options import BuildOptions
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, by its path
 
@@ -211,7 +213,12 @@ def attempt(content: bytes, any_size: bool, importing: Callable[..., object] = i
     return ""
 
 
-def main(seed: int, count: int, progress: Path) -> int:
+def through_build(content: bytes, *, any_size: bool) -> None:
+    """The whole way to an engine, without compiling kernels: for a GPU, or for the CPU with ``any_size``."""
+    build_hollow(content, BuildOptions("cpu" if any_size else "sm_90", opt_level=0))
+
+
+def main(seed: int, count: int, progress: Path, importing: Callable[..., object] = import_model) -> int:
     signal.signal(signal.SIGALRM, _overdue)
     models = originals()
     bad = 0
@@ -220,7 +227,7 @@ def main(seed: int, count: int, progress: Path) -> int:
             file.seek(0)
             file.write(f"{seed}/{number}\n")
             file.flush()
-            problem = attempt(mutated(seed, number, models), any_size=number % 2 == 0)
+            problem = attempt(mutated(seed, number, models), number % 2 == 0, importing)
             if problem:
                 bad += 1
                 print(f"file {seed}/{number}: {problem}")
@@ -228,4 +235,5 @@ def main(seed: int, count: int, progress: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))
+    way = through_build if sys.argv[4:] == ["build"] else import_model
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), way))
