@@ -97,14 +97,15 @@ INGOT_INLINE int ingot_quantized(float x, float factor, float low, float high, i
 INGOT_INLINE int ingot_quantized_up(float x, float factor, float high, int zero) {  // x is not negative
   return ingot_rounded(fminf(x, high), factor) + zero;
 }
-// Byte k of a word, less the zero point: behind 2^23 the last byte of a float is a whole number.
+// Byte k of a word, less the zero point.
 template <bool kSigned> INGOT_INLINE float ingot_byte(unsigned word, int k, int zero) {
 #ifdef INGOT_HOST
-  const unsigned bits = 0x4b000000u | (((kSigned ? word ^ 0x80808080u : word) >> 8 * k) & 0xffu);
+  const int byte = kSigned ? (int)(signed char)(word >> 8 * k) : (int)(unsigned char)(word >> 8 * k);
 #else
-  const unsigned bits = __byte_perm(kSigned ? word ^ 0x80808080u : word, 0x4b000000u, 0x7440 + k);
+  int byte;  // one byte chosen, the others its sign or zero
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(byte) : "r"(word), "r"(0), "r"(kSigned ? 0x8880 + 0x1111 * k : 0x4440 + k));
 #endif
-  return __uint_as_float(bits) - (float)(8388608 + (kSigned ? 128 : 0) + zero);
+  return (float)(byte - zero);
 }
 // Four bytes, each the last of an integer.
 INGOT_INLINE unsigned ingot_pack(int a, int b, int c, int d) {
