@@ -90,7 +90,7 @@ def _measured(path: Path, only: Sequence[str], most: int | None) -> Results:
             print(table(Results(results.environment, [rows[name]])).splitlines()[-1], flush=True)
         results.rows = [rows[n] for n in names() if n in rows]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+        path.write_bytes(msgspec.json.encode(results) + b"\n")
     return results
 
 
@@ -131,15 +131,32 @@ def _form(asked: Task, made: list[Mapping[str, Array]], wanted: list[Mapping[str
 
 def table(results: Results) -> str:
     """The figures as a Markdown table."""
-    lines = ["| network | score | samples | FP32 | FP16 | INT8 | FP8 | INT8 layers | calibration |", "|" + " --- |" * 9]
+    columns = [
+        "network",
+        "score",
+        "samples",
+        "FP32",
+        "FP16",
+        "INT8",
+        "FP8",
+        "INT8 layers",
+        "FP8 layers",
+        "calibrated on",
+    ]
+    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for row in results.rows:
-        cells = [_cell(row, name) for name in ("fp32", "fp16", "int8", "fp8")]
-        report = row.forms["int8"].report
-        layers = "" if report is None else f"{report.quantized} of {len(report.layers)}, {report.given_back} given back"
-        took = f"{row.calibration} samples, {row.forms['int8'].seconds:.0f} s"
-        measure = row.measure or "cosine (SQNR)"
-        lines.append(f"| {row.name} | {measure} | {row.samples} | {' | '.join(cells)} | {layers} | {took} |")
+        cells = [row.name, row.measure or "cosine (SQNR)", str(row.samples)]
+        cells += [_cell(row, name) for name in ("fp32", "fp16", "int8", "fp8")]
+        cells += [_layers(row.forms[name].report) for name in ("int8", "fp8")]
+        lines.append(f"| {' | '.join(cells)} | {row.calibration} samples |")
     return "\n".join(lines)
+
+
+def _layers(report: Report | None) -> str:
+    if report is None:
+        return ""
+    back = f", {report.given_back} given back" if report.given_back else ""
+    return f"{report.quantized} of {len(report.layers)}{back}"
 
 
 def _cell(row: Row, name: str) -> str:
@@ -149,7 +166,7 @@ def _cell(row: Row, name: str) -> str:
     if name == "fp32":
         return f"{100 * form.score:.2f} %"
     lost = 100 * ((row.forms["fp32"].score or 0.0) - form.score)
-    return f"{100 * form.score:.2f} % ({-lost:+.2f})"
+    return f"{100 * form.score:.2f} % ({0.0 - lost:+.2f})"
 
 
 def page(results: Results) -> str:
