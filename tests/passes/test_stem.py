@@ -138,3 +138,23 @@ def test_a_pooling_joins_where_nobody_else_reads_the_convolution(skip: bool) -> 
 def test_weights_of_a_stem_lie_with_output_channels_innermost() -> None:
     lowered = lowered_of(pooled_model())
     assert lowered.regions[0].spec_of["w"].strides == (1, 16, 144, 48)
+
+
+def test_a_cast_before_the_transpose_of_an_image_joins_the_stem() -> None:
+    weights = [numpy_helper.from_array(np.random.default_rng(2).standard_normal((8, 3, 3, 3)).astype(np.float16), "w")]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Transpose", ["h"], ["t"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["t", "w"], ["c"], strides=[2, 2]),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 15, 18, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "turned", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    lowered = lowered_of(model)
+    assert [region.kind for region in lowered.regions] == [Kind.VIEW, Kind.STEM]
+    assert lowered.regions[1].input_specs[0].strides == (810, 1, 54, 3)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 15, 18, 3)).astype(np.float32)}
+    made = Simulator(plan_engine(lowered)).run(feeds)
+    np.testing.assert_allclose(made["y"], ort_outputs(model, feeds)["y"], rtol=4e-3, atol=2e-2)

@@ -55,7 +55,30 @@ class _Stem:
 def mark_stems(flat: FlatGraph, refused: frozenset[str]) -> FlatGraph:
     """``flat`` with convolutions that a stem kernel may take marked; origins in ``refused`` are left alone."""
     ops = [_marked(op, flat) if f"{op.name}{_MARK}" not in refused else op for op in flat.ops]
-    return replace(flat, ops=tuple(ops))
+    marked = replace(flat, ops=tuple(ops))
+    for op in ops:
+        if op.kind is Kind.STEM:
+            marked = _cast_last(marked, op.body.inputs[0])
+    return marked
+
+
+def _cast_last(flat: FlatGraph, image: str) -> FlatGraph:
+    """``flat`` with a cast that stands before the transpose of ``image`` behind it, where the stem takes it in."""
+    maker = {name: op for op in flat.ops for name in op.body.outputs}
+    turn = maker.get(image)
+    cast = maker.get(turn.body.inputs[0]) if turn is not None and turn.body.op == "Transpose" else None
+    if turn is None or cast is None or cast.body.op != "Cast":
+        return flat
+    middle, source = turn.body.inputs[0], cast.body.inputs[0]
+    readers = [op for op in flat.ops if middle in flat.tensor_inputs(op)]
+    if len(readers) != 1 or middle in flat.outputs or image in flat.outputs:
+        return flat
+    turned = f"{image}/source"
+    values = {**flat.values, turned: spec(flat.values[source].dtype, flat.values[image].shape)}
+    before = replace(turn, body=replace(turn.body, inputs=(source, *turn.body.inputs[1:]), outputs=(turned,)))
+    after = replace(cast, body=replace(cast.body, inputs=(turned,), outputs=(image,)))
+    ops = [new for op in flat.ops if op is not cast for new in ((before, after) if op is turn else (op,))]
+    return replace(flat, ops=tuple(ops), values=values)
 
 
 def _marked(op: FlatOp, flat: FlatGraph) -> FlatOp:
