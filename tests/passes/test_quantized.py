@@ -217,3 +217,38 @@ def test_first_convolution_with_its_pooling_is_one_kernel() -> None:
     lowered = lowered_of(model, accepts=accepted, fp16=True)
     assert [(r.kind, r.ops[-1].op) for r in lowered.regions] == [(Kind.STEM, "QuantizeLinear"), (Kind.CONV, "Cast")]
     check(model, lowered, 0.05, shares=1.0)
+
+
+@pytest.mark.parametrize("zero", [np.int8(0), np.uint8(117)], ids=str)
+def test_padding_of_bytes(zero: Any) -> None:
+    """The border of zeros is one of zero points."""
+    net = QuantizedNet(zero)
+    pads = net.const(np.asarray([0, 0, 1, 2, 0, 0, 0, 1]))
+    padded = net.node("Pad", net.quantized("x", 0.03), pads)
+    model = net.model({"x": [2, 16, 7, 7]}, net.conv(net.quantized(padded, 0.03), (16, 16, 3, 3)))
+    lowered = lowered_of(model, accepts=accepted)
+    assert [ops[0] for ops in products(lowered)] == ["ConvInteger"]
+    assert {lowered.values[n].dtype for r in lowered.regions[:-1] for n in r.outputs} == {str(zero.dtype)}
+    check(model, lowered, 0.01)
+
+
+@pytest.mark.parametrize("kind", [np.dtype(np.int8), FLOAT8], ids=str)
+def test_siblings_are_one_product(kind: Any) -> None:
+    """Queries, keys and values: one product of stored weights with the scales of all; attention is not torn apart."""
+    net = QuantizedNet(np.zeros((), kind))
+    x = net.quantized("x", 0.03)
+    heads = net.const(np.asarray([0, 0, 4, 16]))
+    split = []
+    for axis in (1, None, 1):
+        weight = net.weight(net.random.standard_normal((64, 64)) / 8, axis, dtype=kind)
+        split.append(net.node("Reshape", net.node("MatMul", x, weight), heads))
+    q, v = (net.node("Transpose", split[i], perm=[0, 2, 1, 3]) for i in (0, 2))
+    scores = net.node("MatMul", q, net.node("Transpose", split[1], perm=[0, 2, 3, 1]))
+    mixed = net.node("MatMul", net.node("Softmax", scores), v)
+    flat = net.node("Reshape", net.node("Transpose", mixed, perm=[0, 2, 1, 3]), net.const(np.asarray([0, 0, 64])))
+    weight = net.weight(net.random.standard_normal((64, 32)) / 8, 1, dtype=kind)
+    model = net.model({"x": [2, 12, 64]}, net.node("MatMul", net.quantized(flat, 0.02), weight))
+    lowered = lowered_of(model, accepts=accepted)
+    kinds = [region.kind for region in lowered.regions if region.kind is not Kind.VIEW]
+    assert kinds == [Kind.MAP, Kind.GEMM, Kind.ATTENTION, Kind.MAP, Kind.GEMM]
+    check(model, lowered, 0.05, shares=0.1)

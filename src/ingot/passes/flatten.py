@@ -188,7 +188,7 @@ def type_name(declared: ir.TypeProtocol | None) -> str | None:
 
 def _literal(value: ir.Value, array: np.ndarray | None) -> Literal | None:
     if array is not None:
-        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        if array.dtype.kind not in "biuf" and array.dtype.name not in dtypes.WIDENED:
             return None
         if array.size == 1:
             scalar: Scalar = (

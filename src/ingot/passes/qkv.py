@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Array, Editor, constant_of, is_op, operand, rank_of, readers, shape_of, sole_reader
+from ingot.graph.edit import (
+    Array,
+    Editor,
+    constant_of,
+    is_op,
+    maker,
+    operand,
+    rank_of,
+    readers,
+    shape_of,
+    sole_reader,
+)
 from ingot.graph.scalar_ops import is_scalar_op
 
 
@@ -24,9 +36,11 @@ class _Branch:
     last: ir.Node
     """The node whose result is the branch's: the product, or the Add of its bias."""
     weight: Array
-    """(features, columns)"""
+    """(features, columns); of a quantized product as it is stored."""
     bias: Array | None
     """(columns,)"""
+    scale: Array | None = None
+    """(columns,): of a quantized product."""
 
 
 def fuse_siblings(model: ir.Model) -> list[str]:
@@ -35,7 +49,7 @@ def fuse_siblings(model: ir.Model) -> list[str]:
     groups: dict[ir.Value, list[ir.Node]] = defaultdict(list)
     for node in model.graph:
         source = operand(node, 0)
-        if is_op(node, "MatMul", "Gemm") and source is not None and constant_of(operand(node, 1)) is not None:
+        if is_op(node, "MatMul", "Gemm") and source is not None and _weight(node) is not None:
             groups[source].append(node)
     joined = 0
     for source, nodes in groups.items():
@@ -59,21 +73,40 @@ def _alike(branches: list[_Branch]) -> list[list[_Branch]]:
     """Branches by type of their weights."""
     found: dict[str, list[_Branch]] = defaultdict(list)
     for branch in branches:
-        found[branch.weight.dtype.name].append(branch)
+        found[f"{branch.weight.dtype.name} {branch.scale is None}"].append(branch)
     return list(found.values())
 
 
-def _branch(node: ir.Node) -> _Branch | None:
+def _weight(node: ir.Node) -> tuple[Array, Array | None] | None:
+    """The constant weight, or a stored one with a scale for each column and no zero points."""
     weight = constant_of(operand(node, 1))
-    if weight is None or weight.ndim != 2 or (rank_of(operand(node, 0)) or 0) < 2:
+    if weight is not None:
+        return weight, None
+    source = maker(operand(node, 1), "DequantizeLinear")
+    stored, scale = (constant_of(operand(source, i)) for i in (0, 1)) if source is not None else (None, None)
+    if source is None or stored is None or scale is None or stored.ndim != 2 or "block_size" in source.attributes:
         return None
+    zero = operand(source, 2)
+    if zero is not None and (constant_of(zero) is None or np.any(constant_of(zero).astype(np.float32))):  # type: ignore[union-attr]
+        return None
+    columns = 0 if node.attributes.get_int("transB", 0) else 1
+    if scale.size != 1 and source.attributes.get_int("axis", 1) % 2 != columns:
+        return None
+    return stored, np.broadcast_to(scale.reshape(-1), (stored.shape[columns],))
+
+
+def _branch(node: ir.Node) -> _Branch | None:
+    found = _weight(node)
+    if found is None or found[0].ndim != 2 or (rank_of(operand(node, 0)) or 0) < 2:
+        return None
+    weight, scale = found
     if is_op(node, "Gemm"):
-        return _gemm(node, weight)
+        return _gemm(node, weight, scale)
     bias, last = _bias_behind(node, weight.shape[1])
-    return _Branch(node, last, weight, bias)
+    return _Branch(node, last, weight, bias, scale)
 
 
-def _gemm(node: ir.Node, weight: Array) -> _Branch | None:
+def _gemm(node: ir.Node, weight: Array, scale: Array | None) -> _Branch | None:
     attributes = node.attributes
     plain = attributes.get_float("alpha", 1.0) == attributes.get_float("beta", 1.0) == 1.0
     if not plain or attributes.get_int("transA", 0) != 0:
@@ -84,7 +117,7 @@ def _gemm(node: ir.Node, weight: Array) -> _Branch | None:
     bias = None if addend is None else constant_of(addend)
     if addend is not None and (bias is None or bias.size != weight.shape[1] or bias.shape[-1:] != weight.shape[1:]):
         return None
-    return _Branch(node, node, weight, None if bias is None else bias.reshape(-1))
+    return _Branch(node, node, weight, None if bias is None else bias.reshape(-1), scale)
 
 
 def _bias_behind(node: ir.Node, columns: int) -> tuple[Array | None, ir.Node]:
@@ -112,10 +145,18 @@ def _join(editor: Editor, source: ir.Value, branches: list[_Branch]) -> None:
     lead = (shape_of(source) or ())[:-1]
     base, dtype = f"{first.outputs[0].name}/joined", first.outputs[0].dtype
     weight = editor.constant(np.concatenate([b.weight for b in branches], axis=1), f"{base}/weight")
+    scales = [b.scale for b in branches if b.scale is not None]
+    kind: np.dtype[Any] = branches[0].weight.dtype
+    if scales:
+        kind = scales[0].dtype
+        factors = editor.constant(np.concatenate(scales), f"{base}/scale")
+        real = editor.value(f"{base}/real", branches[0].product.outputs[0].dtype, shape_of(weight))
+        editor.ops("DequantizeLinear", [weight, factors], {"axis": 1}, [real], before=first)
+        weight = real
     result = editor.value(base, dtype, (*lead, sum(sizes)))
     editor.ops("MatMul", [source, weight], None, [result], before=first)
     if any(b.bias is not None for b in branches):
-        parts = [np.zeros(b.weight.shape[1], b.weight.dtype) if b.bias is None else b.bias for b in branches]
+        parts = [np.zeros(b.weight.shape[1], kind) if b.bias is None else b.bias for b in branches]
         bias = editor.constant(np.concatenate(parts), f"{base}/bias")
         product, result = result, editor.value(f"{base}/sum", dtype, (*lead, sum(sizes)))
         editor.ops("Add", [product, bias], None, [result], before=first)

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Attribute, Editor, constant_of, is_op, maker, operand, shape_of
+from ingot.graph.edit import Attribute, Editor, constant_of, is_op, maker, operand, scalar_of, shape_of
 
 _MOVES = frozenset({
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Split", "Expand", "Tile", "Gather", "Concat",
-    "DepthToSpace", "SpaceToDepth", "MaxPool", "Resize",
+    "DepthToSpace", "SpaceToDepth", "MaxPool", "Resize", "Pad",
 })  # fmt: skip
 _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 _FLOAT8 = ir.DataType.FLOAT8E4M3FN
-_ORDERING = frozenset({"MaxPool", "Resize"})
+_ORDERING = frozenset({"MaxPool", "Resize", "Pad"})
 """Moves that ONNX defines for bytes, but not for FP8."""
 _IMAGE = 4
 """Most channels of an image."""
@@ -78,12 +78,21 @@ def _carries(node: ir.Node, dtype: ir.DataType) -> bool:
         return False
     if is_op(node, "MaxPool"):
         return len(node.outputs) == 1
+    if is_op(node, "Pad"):
+        return operand(node, 2) is None or scalar_of(operand(node, 2)) == 0.0
     return not is_op(node, "Resize") or node.attributes.get_string("mode", "nearest") == "nearest"
 
 
 def _data(node: ir.Node) -> list[int]:
     """Positions of the operands that are moved."""
     return list(range(len(node.inputs))) if is_op(node, "Concat") else [0]
+
+
+def _fill(editor: Editor, node: ir.Node, inputs: list[ir.Value | None], step: Step) -> None:
+    """The zero that a Pad writes becomes the one of stored numbers."""
+    if is_op(node, "Pad") and node.attributes.get_string("mode", "constant") == "constant":
+        zero = editor.constant(np.asarray(step.zero, step.dtype.numpy()), f"{node.name}/fill")
+        inputs[2:3] = [zero]
 
 
 def _cancel(editor: Editor, node: ir.Node) -> bool:
@@ -113,6 +122,7 @@ def _sink(editor: Editor, node: ir.Node) -> bool:
     for position, made in zip(_data(node), makers, strict=True):
         assert made is not None
         inputs[position] = made.inputs[0]
+    _fill(editor, node, inputs, step)
     _rewrite(editor, node, inputs, step.dtype, first)
     return True
 
@@ -176,6 +186,8 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
     move = None if source is None else source.producer()
     if step is None or move is None or not _carries(move, step.dtype) or len(move.outputs) != 1 or source is None:
         return False
+    if _leaves_attention(source):
+        return False  # whose kernel quantizes nothing, and whose result is moved for nothing
     if is_op(move, "MaxPool"):
         return False  # a pooling quantizes its results for nothing, and a stem's kernel pools floats
     if source.is_graph_output() or len(source.uses()) != 1 or source.shape is None:
@@ -191,9 +203,20 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
         stored = editor.value(f"{value.name}/quantized", step.dtype, shape_of(value))
         editor.ops("QuantizeLinear", [value, *node.inputs[1:]], _attributes(node), [stored], before=move)
         inputs[position] = stored
+    _fill(editor, move, inputs, step)
     result = editor.op(move.op_type, inputs, _attributes(move), before=node, like=node.outputs[0])
     editor.substitute(node, result)
     return True
+
+
+def _leaves_attention(value: ir.Value | None) -> bool:
+    """Whether moves lead from a product with the result of a softmax to ``value``."""
+    node = None if value is None else value.producer()
+    while node is not None and not node.domain and node.op_type in _MOVES:
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    if is_op(node, "Attention"):
+        return True
+    return node is not None and is_op(node, "MatMul") and maker(operand(node, 0), "Softmax") is not None
 
 
 def _attributes(node: ir.Node) -> dict[str, Attribute]:
