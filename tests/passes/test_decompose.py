@@ -133,3 +133,11 @@ def test_groups_with_a_scale_of_their_own_stay() -> None:
     net = Net()
     net.output(_group_norm(net, ones=False))
     assert kinds(rewritten(net, fuse_group_norms)[0])["InstanceNormalization"] == 1
+
+
+def test_a_vector_normalised_in_groups_stays() -> None:
+    net = Net()
+    grouped = net.op("Reshape", net.input("x", (12,)), net.const([1, 2, 6], "int64"))
+    y = net.op("InstanceNormalization", grouped, net.const(np.ones(2)), net.const(np.zeros(2)))
+    net.output(net.op("Reshape", y, net.const([12], "int64")))
+    assert kinds(rewritten(net, fuse_group_norms)[0])["InstanceNormalization"] == 1

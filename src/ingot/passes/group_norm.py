@@ -35,12 +35,14 @@ def _group_norm(editor: Editor, node: ir.Node) -> bool:
     shape, grouped = shape_of(x), shape_of(node.inputs[0])
     if x is None or after is None or shape is None or grouped is None or not is_op(after, "Reshape"):
         return False
+    if len(shape) < 2 or len(grouped) != 3:
+        return False
     scale, bias = constant_of(operand(node, 1)), constant_of(operand(node, 2))
     plain = scale is not None and bias is not None and np.all(scale == 1) and np.all(bias == 0)
     channels, groups = shape[1], grouped[1]
     if not plain or not isinstance(channels, int) or not isinstance(groups, int) or channels % groups:
         return False
-    if len(grouped) != 3 or grouped[0] != shape[0] or not same_shape(x, after.outputs[0]):
+    if grouped[0] != shape[0] or not same_shape(x, after.outputs[0]):
         return False
     last, parameters = after, []
     for op_type, fill in (("Mul", 1.0), ("Add", 0.0)):
