@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.mutations import attempt, mutated, originals
+from onnx import parser
+from support.mutations import attempt, mutated, originals, through_build
 
+from ingot.errors import IngotError
 from ingot.importer.load import import_model
 
 PROGRAM = Path(__file__).parents[1] / "support" / "mutations.py"
@@ -49,6 +51,22 @@ def test_the_fuzzer_sees_what_is_wrong() -> None:
 
 def test_two_thousand_files(tmp_path: Path) -> None:
     fuzz(0, 2000, tmp_path)
+
+
+def test_a_size_beyond_64_bits_is_refused() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 7]> g (float[2, 3, 9223372036854775807, 5] x) => (y) { y = Softmax(x) }'
+    with pytest.raises(IngotError, match="would have the shape"):
+        import_model(parser.parse_model(text))
+
+
+def test_a_bias_of_no_type_goes_to_the_host() -> None:
+    """Its elements are known, so that it passes for a parameter."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[1, 3, 8, 8] x, float[4] b) => (float[n, c, h, w] y)
+        <float[4] b = {1, 2, 3, 4}, float[4, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}>
+        { c = Conv(x, w, b) y = Relu(c) }"""
+    model = parser.parse_model(text)
+    model.graph.input[1].type.tensor_type.elem_type = 0
+    assert not attempt(model.SerializeToString(), False, through_build)
 
 
 def test_builds_of_mutated_files(tmp_path: Path) -> None:

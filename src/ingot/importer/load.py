@@ -66,6 +66,7 @@ def import_model(
     if without_shape(model) - unknown:  # values that the upgrade made
         infer_noting_outputs(model)
     _tidy(model)
+    _refuse_vast(model)
     notes += _foreign(model)
     return Imported(model, ranges, origin.sha256, tuple(notes))
 
@@ -110,6 +111,14 @@ def _tidy(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     make_names_unique(model)
+
+
+def _refuse_vast(model: ir.Model) -> None:
+    """Raises IngotError for a value with more elements along a dimension than 64 bits can count."""
+    for node in model.graph:
+        for value in node.outputs:
+            if any(isinstance(dim, int) and dim >= 1 << 63 for dim in value.shape or ()):
+                raise IngotError(f"{value.name!r} would have the shape {value.shape}", node=node.name or node.op_type)
 
 
 def _foreign(model: ir.Model) -> list[str]:

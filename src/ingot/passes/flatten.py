@@ -255,8 +255,9 @@ def _refusal(
     literals: dict[str, Literal],
 ) -> No | None:
     """Why an op with a device kind cannot be on the device; fills in symbolic shape parameters."""
+    read_whole = {op.inputs[i] for i in WEIGHTS.get(op.op, ()) if i < len(op.inputs)}
     for value in (*op.inputs, *op.outputs):
-        if value and value not in values and value not in literals:
+        if value and value not in values and (value not in literals or value in read_whole):
             return No(f"value {value!r} has no device type, or its shape depends on data", node=name)
     parameters = PARAMETERS.get(op.op, ()) if kind_of(op.op, op.domain) is not Kind.HOST else ()
     for position in parameters:
