@@ -80,6 +80,25 @@ def test_equalisation_across_convolutions_keeps_the_function(group: int) -> None
     assert spread[1] < 0.7 * spread[0]
 
 
+def test_inputs_of_depthwise_layers_are_scaled_by_factors() -> None:
+    """Behind a ReLU6 nothing takes factors in; a depthwise layer's own weights do, channel by channel."""
+    net = Net()
+    weight = net.random.standard_normal((8, 3, 3, 3)) * np.geomspace(0.002, 1, 8).reshape(-1, 1, 1, 1)
+    x = net.op("Conv", net.input("x", ["N", 3, 12, 12]), net.const(weight), pads=[1] * 4)
+    x = net.op("Clip", x, net.const(0.0), net.const(6.0))
+    depthwise = net.random.standard_normal((8, 1, 3, 3)) / np.geomspace(0.002, 1, 8).reshape(-1, 1, 1, 1)
+    net.output(net.op("Conv", x, net.const(depthwise), pads=[1] * 4, group=8))
+    model, samples = prepared(net), pictures(16)
+    assert not pairs_of(model) and len(pairs_of(model, scaled=True)) == 1
+    before = _statistics(model, samples)
+    even, names = equalise(model, before.channels, scaled=True)
+    assert len(names) == 1 and [node.op_type for node in even.graph] == ["Conv", "Clip", "Mul", "Conv"]
+    (a,), (b,) = (list(run_ort(ir.to_proto(m), {"x": samples}).values()) for m in (model, even))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    plain = _error(model, before, samples, model)
+    assert _error(even, _statistics(even, samples), samples, model) < 0.1 * plain
+
+
 def test_what_cannot_be_equalised() -> None:
     net = Net()
     x = net.op("Clip", conv(net, net.input("x", ["N", 3, 8, 8]), 3, 8), net.const(0.0), net.const(6.0))

@@ -23,12 +23,15 @@ class Calibration:
     statistics: Statistics
     before: Statistics | None = None
     """Seen before channels were equalised, if they were: decides the factors."""
+    scaled: bool = False
+    """Whether that took factors of their own."""
 
 
 def write_cache(path: Path, calibration: Calibration) -> None:
     """Writes it in one step. Raises IngotError when it cannot be written."""
     content = {
         "format": _FORMAT, "version": _VERSION, "model_sha256": calibration.sha256,
+        "scaled": calibration.scaled,
         "before": calibration.before.saved() if calibration.before else None, **calibration.statistics.saved(),
     }  # fmt: skip
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
@@ -59,6 +62,6 @@ def read_cache(path: Path, sha256: str) -> Calibration:
         )  # fmt: skip
     try:
         before = Statistics.restored(saved["before"]) if saved["before"] else None
-        return Calibration(sha256, Statistics.restored(saved), before)
+        return Calibration(sha256, Statistics.restored(saved), before, bool(saved["scaled"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IngotError(f"the calibration cache is damaged: {error!r}", node=str(path), fix=again) from None

@@ -4,6 +4,8 @@ A channel that is divided by s, and whose weights are multiplied by s, gives the
 comes from a LayerNormalization, s goes into its scale and bias (SmoothQuant: Xiao et al., 2023, equation 4); where
 it comes from a convolution, into that one's weights, past any op that commutes with positive factors (cross-layer
 equalisation: Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019).
+Depthwise convolutions have a weight of their own for each channel, so their input may always be scaled: by a Mul that
+the kernel which makes it computes on the way.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ class Pair:
 
     value: str
     axis: int
-    maker: ir.Node
+    maker: ir.Node | None
+    """None where nothing takes the factors in: a Mul is needed."""
     readers: tuple[Layer, ...]
 
 
-def pairs_of(model: ir.Model) -> list[Pair]:
-    """What can be equalised in ``model``."""
+def pairs_of(model: ir.Model, *, scaled: bool = False) -> list[Pair]:
+    """What can be equalised in ``model``; with ``scaled`` also where that takes a Mul before depthwise layers."""
     layers, _ = layers_of(model.graph)
     by_node = {layer.node: layer for layer in layers}
     found = []
@@ -49,7 +52,10 @@ def pairs_of(model: ir.Model) -> list[Pair]:
         users = tuple(layer for layer in reading if layer is not None)
         maker = _maker(value, by_node)
         axis = users[0].channel_axis
-        if maker is None or any(u.channel_axis != axis or u.node.inputs[0] is not value for u in users):
+        depthwise = all(u.op == "depthwise Conv" for u in users)
+        if maker is None and not (scaled and depthwise and value.producer() is not None):
+            continue
+        if any(u.channel_axis != axis or u.node.inputs[0] is not value for u in users):
             continue
         if all(u.node.op_type != "ConvTranspose" or u.groups == 1 for u in users):
             found.append(Pair(str(value.name), axis, maker, users))
@@ -76,18 +82,21 @@ def _maker(value: ir.Value, layers: Mapping[ir.Node, Layer]) -> ir.Node | None:
     return node if plain and sole_reader(layers[node].weight) is not None else None
 
 
-def equalise(model: ir.Model, channels: Mapping[str, Channels]) -> tuple[ir.Model, list[str]]:
+def equalise(model: ir.Model, channels: Mapping[str, Channels], *, scaled: bool = False) -> tuple[ir.Model, list[str]]:
     """A copy of ``model`` with even channels, and the names of the values it evened out.
 
     ``channels``: the largest magnitudes of the channels of each value of :func:`pairs_of`.
     """
     copy = model.clone()
     editor, done = Editor(copy), []
-    for pair in pairs_of(copy):
+    for pair in pairs_of(copy, scaled=scaled):
         if pair.value in channels:
             factors = _factors(pair, channels[pair.value].largest)
             if factors is not None:
-                _divide(editor, pair.maker, factors)
+                if pair.maker is None:
+                    _scale(editor, pair, factors)
+                else:
+                    _divide(editor, pair.maker, factors)
                 for layer in pair.readers:
                     _multiply(editor, layer, factors)
                 done.append(pair.value)
@@ -134,6 +143,16 @@ def _multiply(editor: Editor, layer: Layer, factors: Array) -> None:
         scaled = scaled.reshape(array.shape)
     value = editor.constant(scaled.astype(np.float32), f"{layer.weight.name}/equalised")
     layer.node.replace_input_with(1, value)
+
+
+def _scale(editor: Editor, pair: Pair, factors: Array) -> None:
+    """A Mul between the activation and its readers."""
+    value = pair.readers[0].x
+    inverse = (1 / factors).reshape(-1, *[1] * (pair.readers[0].array.ndim - 2)).astype(np.float32)
+    before = min((layer.node for layer in pair.readers), key=list(editor.graph).index)
+    made = editor.op("Mul", [value, editor.constant(inverse, f"{value.name}/factors")], before=before, like=value)
+    for layer in pair.readers:
+        layer.node.replace_input_with(0, made)
 
 
 def _divide(editor: Editor, node: ir.Node, factors: Array) -> None:

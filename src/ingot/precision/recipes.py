@@ -50,7 +50,7 @@ def cached(model: ir.Model, sha256: str, path: Path, settings: Settings) -> Prep
     found = read_cache(path, sha256)
     names: list[str] = []
     if found.before is not None:
-        model, names = equalise(model, found.before.channels)
+        model, names = equalise(model, found.before.channels, scaled=found.scaled)
     statistics = found.statistics if found.statistics.covers(wanted_of(model, settings)) else None
     return None if statistics is None else Prepared(model, statistics, tuple(names))
 
@@ -58,26 +58,50 @@ def cached(model: ir.Model, sha256: str, path: Path, settings: Settings) -> Prep
 def calibrated(
     model: ir.Model, sha256: str, data: Data, evaluator: Evaluator, settings: Settings, progress: Progress
 ) -> Prepared:
-    """Statistics over all of ``data``, of ``model`` or of its equalised form, whichever errs less on the sample."""
-    before = chosen = None
+    """Statistics over all of ``data``, of ``model`` or of the equalised form that errs least on the sample."""
+    tried = _Tried("channels as they are", model)
     trials: list[Trial] = []
-    names: list[str] = []
-    if settings.recover and pairs_of(model):
+    before = None
+    if settings.recover and pairs_of(model, scaled=True):
         sample = kept(evaluator.batches, data.where)
         before = _seen(model, sample, settings)
-        other, names = equalise(model, before.channels)
-        errors = [
-            _error(draft_of(m, s, settings.form, "auto", both_branches=settings.both_branches), evaluator)
-            for m, s in ((model, before), (other, _seen(other, sample, settings)))
-        ]
-        better = errors[1] < _GAIN * errors[0]
-        trials = [Trial("channels as they are", decibels(errors[0]), not better)]
-        trials.append(Trial("channels equalised", decibels(errors[1]), better))
-        chosen = other if better else None
-    found = calibrate(_runs(chosen or model, settings), data, wanted_of(chosen or model, settings), progress)
+        forms = [tried, *_forms(model, before)]
+        seen = [before, *(_seen(form.model, sample, settings) for form in forms[1:])]
+        errors = [_error(_auto(f.model, s, settings), evaluator) for f, s in zip(forms, seen, strict=True)]
+        best = min(range(len(forms)), key=lambda i: errors[i] * (_GAIN if i == 0 else 1.0))
+        tried = forms[best]
+        trials = [Trial(f.what, decibels(e), f is tried) for f, e in zip(forms, errors, strict=True)]
+    found = calibrate(_runs(tried.model, settings), data, wanted_of(tried.model, settings), progress)
     if settings.cache is not None:
-        write_cache(settings.cache, Calibration(sha256, found, before if chosen is not None else None))
-    return Prepared(chosen or model, found, tuple(names) if chosen is not None else (), trials)
+        made = Calibration(sha256, found, before if tried.names else None, tried.scaled)
+        write_cache(settings.cache, made)
+    return Prepared(tried.model, found, tried.names, trials)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A form of the model with other channels."""
+
+    what: str
+    model: ir.Model
+    names: tuple[str, ...] = ()
+    scaled: bool = False
+
+
+def _forms(model: ir.Model, before: Statistics) -> list[_Tried]:
+    """The equalised forms of ``model`` that differ."""
+    found = []
+    for scaled in (False, True):
+        count = len(pairs_of(model, scaled=scaled))
+        if count > (len(pairs_of(model)) if scaled else 0):
+            made, names = equalise(model, before.channels, scaled=scaled)
+            what = "channels equalised" + (", those of depthwise layers by factors" if scaled else "")
+            found.append(_Tried(what, made, tuple(names), scaled))
+    return found
+
+
+def _auto(model: ir.Model, statistics: Statistics, settings: Settings) -> Draft:
+    return draft_of(model, statistics, settings.form, "auto", both_branches=settings.host)
 
 
 def _runs(model: ir.Model, settings: Settings) -> HostRuns:
