@@ -123,7 +123,7 @@ def _form(asked: Task, made: list[Mapping[str, Array]], wanted: list[Mapping[str
     pairs = [(a[n], b[n]) for a, b in zip(wanted, made, strict=True) for n in a if a[n].dtype.kind == "f"]
     score = None
     if asked.score is not None:
-        name = next(iter(wanted[0]))
+        name = asked.output or next(iter(wanted[0]))
         score = asked.score(*(np.concatenate([batch[name] for batch in run]) for run in (made, wanted)))
     likeness = float(np.mean([cosine(a, b) for a, b in pairs]))
     return Form(score, likeness, decibels(float(np.mean([noise_ratio(a, b) for a, b in pairs]))))

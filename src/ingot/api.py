@@ -96,6 +96,7 @@ def quantize(
     pixels: str | None = None,
     samples: int | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
+    host: bool = False,
     shapes: Mapping[str, Sequence[Dim] | str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Quantized:
@@ -105,13 +106,14 @@ def quantize(
     iterable of samples. ``precision``: ``int8`` or ``fp8``. ``accuracy_budget``: the loss by ``metric`` (``cosine``,
     ``top1`` or ``module:function``) that is allowed: layers stay in floating point until it is kept; None takes what
     comes. ``keep``: nodes that stay. ``pixels``: how pictures become numbers. ``calibration_cache``: a file that
-    is read in place of calibrating, or written. Raises IngotError for a model, data or options that are wrong.
+    is read in place of calibrating, or written. ``host``: for ONNX Runtime on the CPU. Raises IngotError for a
+    model, data or options that are wrong.
     """
     _expect_build_extra()
     from ingot.builder.quantizing import quantize as run
 
     plain = _quantization(precision, calibration_cache, accuracy_budget, metric)
-    options = dataclasses.replace(plain, method=method, keep=tuple(keep), pixels=pixels, samples=samples)
+    options = dataclasses.replace(plain, method=method, keep=tuple(keep), pixels=pixels, samples=samples, host=host)
     return run(model, options, data, shapes=_shapes(shapes or {}), progress=progress or _silent)
 
 

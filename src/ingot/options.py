@@ -44,6 +44,8 @@ class Quantization:
     """How pictures become numbers."""
     samples: int | None = None
     """Calibration samples to use at most."""
+    host: bool = False
+    """For ONNX Runtime on the CPU, whose kernels want activations without a sign."""
 
 
 @dataclass(frozen=True)

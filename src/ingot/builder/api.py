@@ -64,7 +64,13 @@ def build_engine(
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
     if options.quantization is not None:
-        made = quantize(model, options.quantization, data, shapes=options.shapes, progress=progress)
+        made = quantize(
+            model,
+            replace(options.quantization, host=chosen.target is None),
+            data,
+            shapes=options.shapes,
+            progress=progress,
+        )
         if told is not None:
             told(made.report)
         engine = build_engine(made.model, replace(options, quantization=None), progress=progress)

@@ -74,6 +74,7 @@ def _settings(options: Quantization) -> Settings:
         metric=options.metric,
         keep=options.keep,
         cache=options.cache,
+        host=options.host,
     )
 
 

@@ -152,6 +152,7 @@ def quantize(
     keep: Keep = None,
     pixels: Pixels = None,
     samples: Samples = None,
+    host: Annotated[bool, typer.Option("--host", help="For ONNX Runtime on the CPU: all numbers unsigned.")] = False,
     shapes: ShapeTexts = None,
     json: Json = None,
 ) -> None:
@@ -161,7 +162,7 @@ def quantize(
 
     eight = EightBit.of(
         not fp8, fp8, calibration, calibration_cache, budget, metric,
-        method=method, keep=tuple(keep or ()), pixels=pixels, samples=samples,
+        method=method, keep=tuple(keep or ()), pixels=pixels, samples=samples, host=host,
     )  # fmt: skip
     assert eight is not None
     if not run_quantize(model, output, eight, shapes or (), json):

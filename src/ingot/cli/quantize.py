@@ -31,11 +31,13 @@ class EightBit:
     keep: tuple[str, ...] = ()
     pixels: str | None = None
     samples: int | None = None
+    host: bool = False
 
     @classmethod
     def of(
         cls, int8: bool, fp8: bool, calibration: str | None, cache: Path | None, budget: str, metric: str,
         *, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None, samples: int | None = None,
+        host: bool = False,
     ) -> EightBit | None:  # fmt: skip
         """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other."""
         if int8 and fp8:
@@ -47,7 +49,7 @@ class EightBit:
         if calibration is None and (cache is None or not cache.exists()):
             raise IngotError("8-bit layers need data to calibrate with", fix="add --calibration")
         precision = "fp8" if fp8 else "int8"
-        return cls(precision, calibration, cache, budget, metric, method, keep, pixels, samples)
+        return cls(precision, calibration, cache, budget, metric, method, keep, pixels, samples, host)
 
     def quantization(self) -> Quantization:
         """The frozen options."""
@@ -55,7 +57,7 @@ class EightBit:
 
         return Quantization(
             self.precision, self.calibration, self.cache, parse_budget(self.budget), self.metric, self.method,
-            self.keep, self.pixels, self.samples,
+            self.keep, self.pixels, self.samples, self.host,
         )  # fmt: skip
 
 

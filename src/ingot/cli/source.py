@@ -89,14 +89,16 @@ def is_engine(text: str) -> bool:
 
 
 def _from_zoo(text: str, name: str) -> Source:
-    from ingot.zoo import architectures, fetch
+    from ingot.zoo import architectures, cifar, fetch
 
+    if name in cifar.NAMES:
+        return Source(text, name, cifar.build(name), _fixed({"input": (1, 3, 32, 32)}))
     if name in architectures.names():
         model = architectures.build(name)
         shapes = {k: a.shape for k, a in architectures.sample_inputs(model).items()}
         return Source(text, name, model, _fixed(shapes), "architecture")
     if name not in fetch.names():
-        known = ", ".join((*architectures.names(), *fetch.names()))
+        known = ", ".join((*architectures.names(), *cifar.NAMES, *fetch.names()))
         raise IngotError(f"the zoo has no {name!r}", fix=f"take one of: {known}")
     return Source(text, name, fetch.fetch(name), _fixed(dict(fetch.find(name).shapes)), "real")
 

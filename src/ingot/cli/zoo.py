@@ -7,7 +7,7 @@ from ingot.cli import render
 
 def list_models() -> None:
     """All of them, with what is fetched already."""
-    from ingot.zoo import architectures, fetch
+    from ingot.zoo import architectures, cifar, fetch
     from ingot.zoo.models import MODELS
 
     rows = [
@@ -19,7 +19,8 @@ def list_models() -> None:
         render.table("trained models, downloaded on first use", ["name", "from", "", "what it is"], rows, left=4)
     )
     screen.print(f"standard architectures with random weights: {', '.join(architectures.names())}", markup=False)
-    screen.print("use either as zoo:NAME", markup=False)
+    screen.print(f"trained on CIFAR-10, part of Ingot: {', '.join(cifar.NAMES)}", markup=False)
+    screen.print("use any as zoo:NAME", markup=False)
 
 
 def _state(here: bool, size: int) -> str:

@@ -1,4 +1,4 @@
-"""The 8-bit number formats that tensors are quantized to. Zero is exact, and stored as zero."""
+"""The 8-bit number formats that tensors are quantized to. Zero is always exact."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Format:
     dtype: ir.DataType
     stored_dtype: Any
     """NumPy's type."""
+    zero: int = 0
+    """What is stored for zero."""
+    host: bool = False
+    """Whether activations are for the CPU, whose kernels take unsigned numbers only."""
 
     @property
     def integer(self) -> bool:
@@ -42,16 +46,22 @@ class Format:
 
     def stored(self, scaled: Array) -> Array:
         """As :meth:`grid`, in the type that a model keeps."""
-        return self.grid(scaled).astype(self.stored_dtype)
+        return (self.grid(scaled) + self.zero).astype(self.stored_dtype)
 
     def for_activation(self, lowest: float) -> Format:
         """The form for an activation whose numbers start at ``lowest``: without a sign where none is negative."""
-        return UINT8 if self is INT8 and lowest >= 0 else self
+        if not self.integer:
+            return self
+        return UINT8 if lowest >= 0 else SHIFTED if self.host else INT8
 
 
 INT8 = Format("int8", -127.0, 127.0, ir.DataType.INT8, np.int8)
 UINT8 = Format("uint8", 0.0, 255.0, ir.DataType.UINT8, np.uint8)
 """What follows a ReLU: twice the resolution of INT8, and still zero is stored as zero."""
+SHIFTED = Format("uint8 around 128", -128.0, 127.0, ir.DataType.UINT8, np.uint8, zero=128)
+"""The steps of INT8, stored without a sign."""
+INT8_HOST = Format("int8", -127.0, 127.0, ir.DataType.INT8, np.int8, host=True)
+"""INT8 weights for the CPU."""
 FP8 = Format("fp8", -448.0, 448.0, ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn)
 """E4M3 without infinities: 3 bits of mantissa, so the relative error hardly depends on the scale."""
 FORMATS = {"int8": INT8, "fp8": FP8}

@@ -46,7 +46,7 @@ def quantize_model(
         if prepared is None:
             raise IngotError("there is neither calibration data nor a calibration cache", fix="give --calibration")
         draft = draft_of(
-            prepared.model, prepared.statistics, settings.form, settings.method, both_branches=settings.both_branches
+            prepared.model, prepared.statistics, settings.form, settings.method, both_branches=settings.host
         )  # fmt: skip
         return _result(draft, without_budget(draft, settings), prepared, settings)
     sample = first(data, _SAMPLE)

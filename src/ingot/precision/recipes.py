@@ -36,7 +36,7 @@ class Prepared:
 
 def wanted_of(model: ir.Model, settings: Settings) -> Wanted:
     """All that may be quantized, and the channels of what layers read."""
-    placed = place(model, both_branches=settings.both_branches)
+    placed = place(model, both_branches=settings.host)
     return Wanted(placed.values, {str(layer.x.name): layer.channel_axis for layer in placed.layers})
 
 
@@ -117,7 +117,7 @@ def best_draft(prepared: Prepared, evaluator: Evaluator, settings: Settings) -> 
 
     def drafted(method: str) -> Draft:
         return draft_of(
-            prepared.model, prepared.statistics, settings.form, method, both_branches=settings.both_branches
+            prepared.model, prepared.statistics, settings.form, method, both_branches=settings.host
         )  # fmt: skip
 
     methods = ("auto", *_RIVALS) if settings.method == "auto" else (settings.method,)

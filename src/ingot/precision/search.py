@@ -14,6 +14,10 @@ from ingot.precision.placement import place
 from ingot.precision.settings import Settings
 from ingot.precision.switches import sensitivities
 
+_EDGES = 0.5
+"""Share of the budget that may be lost with the first and the last layers in 8 bits: they matter most, and cost little
+time."""
+
 
 @dataclass
 class Outcome:
@@ -40,8 +44,8 @@ def without_budget(draft: Draft, settings: Settings) -> Outcome:
 def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings, progress: Progress) -> Outcome:
     """The fewest layers given back with which the loss on ``full`` is within the budget.
 
-    All layers are tried first, then all but the first and the last ones, then without those whose quantization alone
-    changes the outputs of ``sample`` most: how many of them, by bisection.
+    All layers are tried first, and must stay within half of the budget; then all but the first and the last ones, then
+    without those whose quantization alone changes the outputs of ``sample`` most: how many of them, by bisection.
     """
     assert settings.budget is not None
     budget, tried = settings.budget, 0
@@ -55,12 +59,14 @@ def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings,
     mine = asked(settings)
     made = Outcome(mine, loss(mine))
     assert made.loss is not None
-    if made.loss <= budget:
+    if made.loss <= _EDGES * budget:
         return made
     edges = {**first_and_last(draft.model.graph, place(draft.model).layers), **mine}
     found = loss(edges)
     if found <= budget:
         return Outcome(edges, found)
+    if made.loss <= budget:
+        return made
     placed = draft.placed(mine)
     alone = sensitivities(draft.model, placed, draft.shared(placed), draft.form, sample, progress)
     ranked = sorted((name for name in alone if name not in edges), key=lambda name: -alone[name])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingot.errors import IngotError
-from ingot.precision.formats import FORMATS, Format
+from ingot.precision.formats import FORMATS, INT8_HOST, Format
 from ingot.precision.ranges import METHODS
 
 BUDGET = 0.005
@@ -29,8 +29,8 @@ class Settings:
     """Nodes that are not quantized."""
     recover: bool = True
     """Try equalisation and bias correction, and take what lowers the error of the outputs."""
-    both_branches: bool = False
-    """Quantize both inputs of residual adds."""
+    host: bool = False
+    """For the CPU: activations are unsigned, and both inputs of residual adds are quantized."""
     cache: Path | None = None
     """The calibration cache: read if it is there, written otherwise."""
     evaluate: int | None = 128
@@ -47,7 +47,7 @@ class Settings:
     @property
     def form(self) -> Format:
         """The number format."""
-        return FORMATS[self.precision]
+        return INT8_HOST if self.host and self.precision == "int8" else FORMATS[self.precision]
 
 
 def parse_budget(text: str) -> float | None:

@@ -37,8 +37,10 @@ class Task:
     measure: str
     """What :attr:`score` is."""
     score: Callable[[Array, Array], float] | None
-    """(first output over all samples, the float32 model's) to a share; None: likeness is all there is."""
+    """(the output over all samples, the float32 model's) to a share; None: likeness is all there is."""
     batch: int = 32
+    output: str = ""
+    """What is scored; the first output if left out."""
 
 
 _Made = Callable[[int | None], Task]
@@ -89,16 +91,18 @@ def _ocr(most: int | None) -> Task:
 def _faces(most: int | None) -> Task:
     """R-Net on crops of faces and of other things; calibrated on patches of photos."""
     crops, face = datasets.faces()
-    crops = np.repeat(crops[:, :24, :24, None], 3, axis=3)
-    crops, face = crops[:: 200 // min(most or 200, 200)], face[:: 200 // min(most or 200, 200)]
+    step = 200 // min(most or 200, 200)
+    crops, face = crops[::step], face[::step]
 
     def score(made: Array, original: Array) -> float:
         del original
         return area_under_curve(made[:, 1], face)
 
+    grey = np.stack([_resized(np.asarray(crop * 255, np.uint8), 24) for crop in crops])
+    samples = (np.repeat(grey[..., None], 3, axis=3) - 127.5) / np.float32(128)
     patches = np.concatenate([_patches(photo, index) for index, photo in enumerate(datasets.photos())])
-    samples = (crops * 255 - 127.5) / 128
-    return Task("rnet", fetch("rnet"), "input_2", (patches - 127.5) / 128, samples.astype(np.float32), "AUC", score)
+    seen = (patches - 127.5) / np.float32(128)
+    return Task("rnet", fetch("rnet"), "input_2", seen, samples, "AUC", score, output="softmax_1")
 
 
 def _patches(photo: Array, seed: int) -> Array:
