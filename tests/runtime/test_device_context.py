@@ -7,12 +7,14 @@ import gc
 
 import numpy as np
 import pytest
+from onnx import parser
 from support import tiny
 from support.branches import N, branches, dynamic, middle, on_gpu, vector
 from support.tiny import TinyPlan, number
 
 from ingot.device import memory
 from ingot.device.device import Device
+from ingot.errors import IngotError
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
 
@@ -136,6 +138,39 @@ def test_host_step_writes_a_window_and_nothing_around_it() -> None:
         want = np.arange(20, dtype=np.float32).reshape(4, 5)
         want[:, 1:3] = -x
         assert np.array_equal(context.run({"x": x})["y"], want)
+
+
+def test_strings_and_sequences_beside_device_work() -> None:
+    """They stay on the host, whatever the device does."""
+    p = TinyPlan(tiny.target())
+    p.value("x", [N], "input")
+    p.value("s", [2], "input", dtype="string")
+    p.value("q", [], "input", dtype="sequence(float32)")
+    p.value("o", [], "input", dtype="optional(float32)")
+    p.value("y", [N], "output")
+    p.value("z", [2], "output", dtype="string")
+    p.value("t", [], "output", dtype="sequence(float32)")
+    p.value("has", [], "output", dtype="bool")
+    first = p.kernel("scale", ["x", "y", number(N), number(7)], N, ["y"])
+    graph = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (string[2] s, seq(float[n]) q, optional(float[m]) o, float[k] y)'
+        " => (string[2] z, seq(float[n]) t, bool has) { z = StringConcat(s, s) t = SequenceInsert(q, y)"
+        " has = OptionalHasElement(o) }"
+    ).SerializeToString()
+    names = ["s", "q", "o", "y"], ["z", "t", "has"]
+    p.host(graph, names[0], names[1], names, [first], "reference")
+    context = p.engine().context()
+    x, s = vector(), np.array(["a", "b"])
+    for feed, optional in ((x, None), (on_gpu(x), x), (x, x)):
+        made = context.run({"x": feed, "s": s, "q": [x[:3]], "o": optional})
+        assert made["z"].tolist() == ["aa", "bb"] and bool(made["has"]) is (optional is not None)
+        assert [len(a) for a in made["t"]] == [3, N] and np.array_equal(made["t"][1], 7 * x)
+    with pytest.raises(IngotError, match="input 'q'"):
+        context.run({"x": x, "s": s, "q": x, "o": None})
+    context.bind()
+    context.enqueue()
+    context.synchronize()
+    assert context.input("s").tolist() == ["", ""] and context.output("z").tolist() == ["", ""]
 
 
 def test_output_whose_shape_depends_on_data() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ingot.device.driver import available
 from ingot.engine.file import EngineFile
+from ingot.graph.dtypes import itemsize
 from ingot.graph.tensor import strides_of
 from ingot.plan.spec import (
     Argument,
@@ -143,7 +144,7 @@ class TinyPlan:
         if rows is not None and not binding:
             binding = name
             rows.append(Binding(name, dtype, list(shape), len(self.values)))
-        memory = Memory(space, offset, size if rows is None else _bytes(shape), binding)
+        memory = Memory(space, offset, size if rows is None else _bytes(shape, dtype), binding)
         self.values.append(ValueDecl(name, dtype, list(shape), list(strides), memory))
         self.names[name] = len(self.values) - 1
         return self.names[name]
@@ -214,8 +215,8 @@ def number(dim: Dim, size: int = 4) -> Argument:
     return Argument("dim", dim=dim, bytes=size)
 
 
-def _bytes(shape: Sequence[Dim]) -> Dim:
-    return "*".join(["4", *(f"({d})" for d in shape)])
+def _bytes(shape: Sequence[Dim], dtype: str) -> Dim:
+    return "*".join([str(itemsize(dtype)), *(f"({d})" for d in shape)])
 
 
 def model(

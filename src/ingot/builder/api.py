@@ -15,10 +15,12 @@ from ingot.builder.provenance import provenance, quantized_provenance
 from ingot.builder.quantizing import quantize
 from ingot.builder.reading import read_model
 from ingot.builder.stages import Dumper
+from ingot.builder.strict import refuse_islands, refuse_whole
 from ingot.builder.targets import Chosen, choose_target
 from ingot.engine.file import EngineFile
-from ingot.errors import IngotError, No
+from ingot.errors import No
 from ingot.graph.lowered import Lowered
+from ingot.importer.coverage import coverage
 from ingot.importer.load import Imported
 from ingot.importer.versions import refusal
 from ingot.kernels.api import Target
@@ -112,13 +114,11 @@ def _built(
     found = _lowered(model, chosen.target, options, progress)
     if isinstance(found.lowered, No):
         if options.strict:
-            raise IngotError(f"nothing of this model runs on the GPU: {found.lowered.reason}", node=found.lowered.node)
+            refuse_whole(found.lowered, coverage(_imported(model, options, progress).model))
         reasons = (f"the whole model runs on the host: {found.lowered}",)
         return build_host_engine(_imported(model, options, progress), options, progress, reasons)
-    if options.strict and found.lowered.reasons:
-        raise IngotError(
-            "these parts have no device kernel: " + "; ".join(found.lowered.reasons), fix="build without --strict"
-        )
+    if options.strict:
+        refuse_islands(found.lowered)
     hosted = host_islands(found.lowered)
     choices = kernels(hosted, chosen.target)
     return _device_engine(hosted, choices, found, chosen, options, progress)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from ingot.builder.reading import read_model
+from ingot.builder.strict import fix_of
 from ingot.builder.targets import gpu_target
 from ingot.errors import No
 from ingot.graph.lowered import Lowered
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _AUTOCAST = "autocast: "
 _FULL = "float32: "
-_CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 
 @dataclass(frozen=True)
@@ -179,19 +179,8 @@ def _row(op: OpCount, host: int) -> OpRow:
 
 def _island(region: Region, lowered: Lowered) -> Island:
     pairs = zip(region.ops, lowered.refusals[region.name], strict=True)
-    reasons = tuple(Reason(no.node, no.reason, no.fix or _fix(op.op, no)) for op, no in pairs)
+    reasons = tuple(Reason(no.node, no.reason, fix_of(op.op, no)) for op, no in pairs)
     return Island(region.name, tuple(op.op for op in region.ops), reasons)
-
-
-def _fix(op: str, no: No) -> str:
-    """What the user can do about a refusal that does not say so itself."""
-    if op in _CONTROL:
-        return "export without control flow: with a constant condition or number of turns it unrolls"
-    if "depends on data" in no.reason:
-        return "end the model before the op whose result depends on data, and do the rest outside"
-    if "computed from data" in no.reason:
-        return "make it a constant when exporting"
-    return ""
 
 
 def _counted(words: Iterable[str]) -> dict[str, int]:

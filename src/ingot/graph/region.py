@@ -38,6 +38,10 @@ class Kind(StrEnum):
     """One reduction, with pointwise prologue and epilogue."""
     POOL = "pool"
     """One sliding-window pooling, with pointwise epilogue."""
+    SCATTER = "scatter"
+    """ScatterElements or ScatterND alone."""
+    SORT = "sort"
+    """TopK alone."""
     MAP = "map"
     """Any DAG of scalar ops and index maps (transpose, slice, pad, gather, concat, resize ...)."""
     PLUGIN = "plugin"
@@ -178,4 +182,6 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
         "ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin", "GlobalAveragePool", "GlobalMaxPool",
     ),
     Kind.POOL: ("MaxPool", "AveragePool", "LpPool"),
+    Kind.SCATTER: ("ScatterElements", "ScatterND"),
+    Kind.SORT: ("TopK",),
 }  # fmt: skip

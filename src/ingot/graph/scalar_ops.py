@@ -178,6 +178,8 @@ def _is_inf(code: Code, args: _Args, op: BodyOp) -> str:
 
 def _cast(code: Code, args: _Args, op: BodyOp) -> str | No:
     target = dtypes.from_onnx(int(op.attr("to", 0)))  # type: ignore[arg-type]
+    if target is not None and target.startswith("float8") and not op.attr("saturate", 1):
+        return No("Cast that makes infinities of what is too large")
     return No(f"Cast to ONNX type {op.attr('to')}") if target is None else code.convert(args[0], compute_dtype(target))
 
 

@@ -114,10 +114,10 @@ def _tidy(model: ir.Model) -> None:
 
 
 def _refuse_vast(model: ir.Model) -> None:
-    """Raises IngotError for a value with more elements along a dimension than 64 bits can count."""
+    """Raises IngotError for a value of a negative size, or of one that 64 bits cannot count."""
     for node in model.graph:
         for value in node.outputs:
-            if any(isinstance(dim, int) and dim >= 1 << 63 for dim in value.shape or ()):
+            if any(isinstance(dim, int) and not 0 <= dim < 1 << 63 for dim in value.shape or ()):
                 raise IngotError(f"{value.name!r} would have the shape {value.shape}", node=node.name or node.op_type)
 
 

@@ -8,9 +8,13 @@ from ingot.kernels.cuda.map import TACTICS as MAP
 from ingot.kernels.cuda.pool import TACTICS as POOL
 from ingot.kernels.cuda.reduce import TACTICS as REDUCE
 from ingot.kernels.cuda.rowwise import TACTICS as ROWWISE
+from ingot.kernels.cuda.scatter import TACTICS as SCATTER
 from ingot.kernels.cuda.stem.tactic import TACTICS as STEM
+from ingot.kernels.cuda.topk import TACTICS as TOPK
 from ingot.kernels.plugin import TACTICS as PLUGIN
 from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
-TACTICS: tuple[Tactic, ...] = (*STEM, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *MAP, *PLUGIN)
+TACTICS: tuple[Tactic, ...] = (
+    *STEM, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *MAP, *PLUGIN,
+)  # fmt: skip

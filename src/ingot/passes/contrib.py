@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Attribute, Editor, operand, rank_of, shape_of
+from ingot.passes import contrib_attention, contrib_weights
+from ingot.plugins.registry import active
 
 _MICROSOFT = "com.microsoft"
 _Rule = Callable[[Editor, ir.Node], Answer]
@@ -21,7 +23,7 @@ def standardise(model: ir.Model) -> list[str]:
     counts: dict[str, int] = {}
     for node in list(model.graph):
         rule = _RULES.get(node.op_type) if node.domain == _MICROSOFT else _ANY_DOMAIN.get(node.op_type)
-        if rule is None or node.graph is not model.graph:
+        if rule is None or node.graph is not model.graph or active().find(node.domain, node.op_type) is not None:
             continue
         answer = rule(editor, node)
         if isinstance(answer, No):
@@ -188,4 +190,8 @@ _RULES: dict[str, _Rule] = {
     "FusedMatMul": _fused_matmul,
     "FusedConv": _fused_conv,
     "FusedGemm": _fused_gemm,
+    "GroupQueryAttention": contrib_attention.grouped,
+    "MatMulNBits": contrib_weights.matmul_nbits,
+    "MultiHeadAttention": contrib_attention.multi_head,
+    "RotaryEmbedding": contrib_attention.rotary,
 }

@@ -9,8 +9,12 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Attribute, Editor, ints_of, operand, scalar_of, shape_of
+from ingot.passes import fourier, indexing, sampling
+from ingot.passes.training import optimiser
+from ingot.plugins.registry import active
 
 _Rule = Callable[[Editor, ir.Node], Answer]
+_OPSET = 21
 _LONGEST_SUM = 1024
 """Elements up to which a running sum is one masked sum per element."""
 
@@ -18,9 +22,12 @@ _LONGEST_SUM = 1024
 def decompose(model: ir.Model) -> list[str]:
     """Applies the table; gives how many of each op, and why others stay."""
     editor = Editor(model)
+    editor.needs_opset(_OPSET)  # a model of other domains alone may name none
     counts: dict[str, int] = {}
     for node in list(model.graph):
-        rule = None if node.domain or node.graph is not model.graph else _RULES.get(node.op_type)
+        rule = _RULES.get(node.domain, {}).get(node.op_type) if node.graph is model.graph else None
+        if active().find(node.domain, node.op_type) is not None:
+            continue  # a plugin takes it as it is
         if rule is None:
             continue
         answer = rule(editor, node)
@@ -36,7 +43,7 @@ def _running_sum(editor: Editor, node: ir.Node) -> Answer:
     """CumSum: the sum over a new last axis of x times a triangle of ones."""
     name, x, axis = node.name or "", node.inputs[0], scalar_of(operand(node, 1))
     shape = shape_of(x)
-    if x is None or shape is None or axis is None or x.dtype is None or x.dtype == ir.DataType.DOUBLE:
+    if x is None or shape is None or axis is None or x.dtype is None:
         return No("its axis or shape is not known", node=name)
     place = int(axis) % len(shape)
     size = shape[place]
@@ -71,7 +78,7 @@ def _top_one(editor: Editor, node: ir.Node) -> Answer:
     """TopK of one: the largest or smallest, and where it is."""
     k, shape = ints_of(operand(node, 1)), shape_of(node.inputs[0])
     if k != (1,) or shape is None:
-        return No("more than the first is wanted", node=node.name or "")
+        return No("more than the first is wanted: it keeps its own kernel", node=node.name or "")
     axis = node.attributes.get_int("axis", -1) % len(shape)
     side = "Max" if node.attributes.get_int("largest", 1) else "Min"
     where = editor.constant(np.asarray([axis], np.int64), f"{node.name}/axis")
@@ -113,4 +120,27 @@ def _response_normalisation(editor: Editor, node: ir.Node) -> Answer:
     return YES
 
 
-_RULES: dict[str, _Rule] = {"CumSum": _running_sum, "TopK": _top_one, "LRN": _response_normalisation}
+_RULES: dict[str, dict[str, _Rule]] = {
+    "": {
+        "Col2Im": indexing.columns_to_image,
+        "Compress": indexing.compress,
+        "CumProd": indexing.running_product,
+        "CumSum": _running_sum,
+        "DFT": fourier.dft,
+        "DeformConv": sampling.deform_conv,
+        "Det": indexing.determinant,
+        "GridSample": sampling.grid_sample,
+        "Hardmax": indexing.hardmax,
+        "LRN": _response_normalisation,
+        "MaxUnpool": indexing.max_unpool,
+        "OptionalGetElement": indexing.optional_content,
+        "ReverseSequence": indexing.reverse_sequence,
+        "RoiAlign": sampling.roi_align,
+        "STFT": fourier.stft,
+        "TensorScatter": indexing.tensor_scatter,
+        "TopK": _top_one,
+    },
+    "ai.onnx.ml": {"ArrayFeatureExtractor": indexing.array_feature, "Binarizer": indexing.binarizer},
+    "ai.onnx.preview.training": dict.fromkeys(("Adagrad", "Adam", "Momentum"), optimiser),
+}
+"""By domain and op."""

@@ -197,6 +197,11 @@ def _pinned_outputs(model: ir.Model) -> Iterator[None]:
 def _fold_known(model: ir.Model) -> None:
     """Replaces shape arithmetic whose value the shape inference has found by constants."""
     editor = Editor(model)
+    for value in model.graph.inputs:
+        shape = shape_of(value)
+        if shape is not None and 0 in shape and None not in shape and value.dtype is not None and value.uses():
+            _empty(editor, value, shape)
+            model.meta.pop(_UNKNOWN, None)  # axes may have become known
     for node in list(model.graph):
         known = [v for v in node.outputs if v.const_value is not None]
         if len(known) != len(node.outputs) or is_op(node, "Constant") or any(v.is_graph_output() for v in known):
@@ -206,6 +211,16 @@ def _fold_known(model: ir.Model) -> None:
             if array is not None:
                 editor.replace(value, editor.constant(np.asarray(array), f"{value.name}/value"))
         editor.sweep([node])
+
+
+def _empty(editor: Editor, value: ir.Value, shape: Iterable[int | str | None]) -> None:
+    """An input without elements is a constant."""
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    kind = value.dtype
+    if len(sizes) != len(list(value.shape or ())) or kind is None or kind == ir.DataType.STRING:
+        return
+    constant = editor.constant(np.empty(sizes, kind.numpy()), f"{value.name}/empty")
+    value.replace_all_uses_with(constant)
 
 
 def _worth_folding(node: ir.Node) -> bool:
@@ -234,6 +249,8 @@ def _settle_casts(model: ir.Model) -> None:
             node.attributes.add(ir.AttrInt64("to", int(like.dtype)))
             node.replace_input_with(1, None)
             node.resize_inputs(1)
+            if not like.dtype.name.startswith("FLOAT8"):
+                node.attributes.pop("saturate", None)
 
 
 def _no_ops(model: ir.Model) -> bool:

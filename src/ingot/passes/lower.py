@@ -15,6 +15,7 @@ from ingot.importer.infer import infer_shapes
 from ingot.passes.data_sizes import HEAVY, accepts_sizes, data_sizes, sources
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
+from ingot.passes.islands import cheaper_on_host
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
@@ -92,8 +93,12 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         groups = partition(flat, frozenset(solo))
         cut = _Cut(flat, groups, assign_layout(flat, groups))
-        if not _settle(cut, takes, host, solo, plain):
+        if _settle(cut, takes, host, solo, plain):
+            continue
+        moved = cheaper_on_host(flat, groups, {r.symbol: r.opt for r in ranges})
+        if not moved.keys() - host.keys():
             return cut
+        host |= moved
     raise AssertionError("partitioning did not settle")
 
 

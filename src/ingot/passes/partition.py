@@ -145,6 +145,7 @@ def partition(flat: FlatGraph, solo: frozenset[str] = frozenset()) -> list[Group
     _absorb_dequantizations(parts, solo)
     _merge_maps(parts, solo)
     _absorb_prologues(parts, solo)
+    _merge_islands(parts)
     for group in parts.groups.values():
         group.ops.sort()
     return parts.ordered()
@@ -295,6 +296,30 @@ def _merge_maps(parts: Partition, solo: frozenset[str]) -> None:
                 continue
             if parts.fits([*maker.ops, *group.ops]) and not parts.reaches(maker, group, indirectly=True):
                 parts.merge(group, maker)
+
+
+def _merge_islands(parts: Partition) -> None:
+    """Merges islands that hand values to each other or read the same ones: fewer copies, fewer turns of the host."""
+    islands = [g for g in parts.groups.values() if g.kind is Kind.HOST and parts.flat.ops[g.ops[0]].plugin is None]
+    for later in sorted(islands, key=lambda g: min(g.ops)):
+        for first in sorted(islands, key=lambda g: min(g.ops)):
+            if (
+                first is later
+                or not {first.ident, later.ident} <= parts.groups.keys()
+                or not _share(parts, first, later)
+            ):
+                continue
+            if not parts.reaches(first, later, indirectly=True) and not parts.reaches(later, first, indirectly=True):
+                parts.merge(first, later)
+                break
+
+
+def _share(parts: Partition, one: Group, other: Group) -> bool:
+    """Whether a value that some op makes goes from one to the other, or into both."""
+    reads = parts.inputs(one.ops).keys(), parts.inputs(other.ops).keys()
+    inside = {*one.ops, *other.ops}
+    made = reads[0] & parts.producer.keys() & reads[1]
+    return bool(made) or any(parts.producer.get(n, -1) in inside for n in (*reads[0], *reads[1]))
 
 
 def _absorb_prologues(parts: Partition, solo: frozenset[str]) -> None:

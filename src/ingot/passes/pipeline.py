@@ -15,12 +15,14 @@ from ingot.passes.contrib import standardise
 from ingot.passes.decompose import decompose
 from ingot.passes.einsum import expand_einsums
 from ingot.passes.fold import fold, tidy
+from ingot.passes.functions import expand_functions
 from ingot.passes.gelu import fuse_activations
 from ingot.passes.group_norm import fuse_group_norms
 from ingot.passes.normalize import fuse_normalisations
 from ingot.passes.qkv import fuse_siblings
 from ingot.passes.quantized_moves import move_quantized
 from ingot.passes.quantized_ops import spell_out_quantized
+from ingot.passes.sequences import resolve_sequences
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
@@ -49,7 +51,9 @@ class Canonical:
 PASSES: tuple[Pass, ...] = (
     Pass("contrib", standardise),
     Pass("quantized_ops", spell_out_quantized),
+    Pass("functions", expand_functions),
     Pass("fold", fold),
+    Pass("sequences", resolve_sequences),
     Pass("decompose", decompose),
     # Before other rewrites move what stands between quantizations.
     Pass("quantized_moves", move_quantized),

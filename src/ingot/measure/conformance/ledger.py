@@ -32,6 +32,8 @@ class Column(msgspec.Struct, frozen=True):
     """Ops that some case has."""
     remarks: list[Outcome]
     """Every case that is not a plain pass, without its ops."""
+    constants: list[str] = []
+    """Further ops of which some case is right without an island when their parameters are constants."""
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -49,7 +51,9 @@ def column(target: str, outcomes: Sequence[Outcome]) -> Column:
         of_group[outcome.kind] += 1
     native = {op for outcome in outcomes if outcome.kind in ("pass", "near") for op in outcome.ops}
     remarks = [msgspec.structs.replace(o, ops=[]) for o in outcomes if o.kind != "pass" or o.reason]
-    return Column(target, counts, sorted(native), len({op for o in outcomes for op in o.ops}), remarks)
+    fixed = {op for outcome in outcomes if outcome.as_constants for op in outcome.ops} - native
+    ops = len({op for o in outcomes for op in o.ops})
+    return Column(target, counts, sorted(native), ops, remarks, sorted(fixed))
 
 
 def page(ledger: Ledger) -> str:
@@ -98,7 +102,16 @@ def _native(one: Column) -> str:
     names = ", ".join(one.native)
     return (
         f"## `{one.target}`: ops on the device\n\n{len(one.native)} of the {one.ops} op names of the suite are in some"
-        f" case that is right without an island:\n\n{names}."
+        f" case that is right without an island:\n\n{names}.\n\n{_constants(one)}"
+    )
+
+
+def _constants(one: Column) -> str:
+    if not one.constants:
+        return "Parameters as constants, which is how exporters write them, bring no further op to the device."
+    return (
+        f"{len(one.constants)} more are when their parameters (axes, sizes, counts) are constants, which is how"
+        f" exporters write them, and not inputs as in the suite: {', '.join(one.constants)}."
     )
 
 

@@ -14,6 +14,7 @@ from ingot.builder.hosting import EVALUATOR
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.measure.conformance.cases import Case, Value, load_case
+from ingot.measure.conformance.parameters import with_constants
 from ingot.measure.conformance.verdict import NEAR, Kind, Outcome, distance, share, unlike
 from ingot.options import BuildOptions, Range, Shapes
 from ingot.runtime.engine import Engine
@@ -53,7 +54,9 @@ def run_case(name: str, target: str) -> Outcome:
     """One case in this process. Raises KeyError for one that does not exist."""
     case = load_case(name)
     kind, reason = _judged(case, target)
-    return Outcome(name, kind, _short(reason), sorted(_ops(case.model)))
+    fixed = with_constants(case) if kind == "island" else None
+    as_constants = fixed is not None and _judged(fixed, target)[0] in ("pass", "near")
+    return Outcome(name, kind, _short(reason), sorted(_ops(case.model)), as_constants)
 
 
 def _judged(case: Case, target: str) -> tuple[Kind, str]:

@@ -27,6 +27,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Empty for a plain pass."""
     ops: list[str] = []
     """Ops of the case's model, other domains than ONNX's own as ``domain.Op``."""
+    as_constants: bool = False
+    """It has an island, and none when the ops' parameters are constants instead of inputs of the model."""
 
 
 def distance(wanted: Sequence[Any], made: Sequence[Any], rtol: float, atol: float) -> tuple[float, str]:
