@@ -49,10 +49,14 @@ class Draft:
     def written(self, keep: Collection[str]) -> ir.Model:
         """The Q/DQ model."""
         placed = self.placed(keep)
-        means: dict[str, Array] | None = None
-        if self.corrected:
-            means = {name: channels.mean for name, channels in self.statistics.channels.items()}
-        return insert(self.model, placed, self.shared(placed), self.form, means)
+        return insert(self.model, placed, self.shared(placed), self.form, self.means)
+
+    @property
+    def means(self) -> dict[str, Array] | None:
+        """Means of the input channels of layers by the name of their input, where biases are corrected."""
+        if not self.corrected:
+            return None
+        return {name: channels.mean for name, channels in self.statistics.channels.items()}
 
 
 def draft_of(

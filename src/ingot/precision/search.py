@@ -68,7 +68,7 @@ def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings,
     if made.loss <= budget:
         return made
     placed = draft.placed(mine)
-    alone = sensitivities(draft.model, placed, draft.shared(placed), draft.form, sample, progress)
+    alone = sensitivities(draft.model, placed, draft.shared(placed), draft.form, sample, progress, draft.means)
     ranked = sorted((name for name in alone if name not in edges), key=lambda name: -alone[name])
     few, many, best = 0, len(ranked), found
     while many - few > 1:

@@ -16,7 +16,7 @@ from ingot.precision.layers import layer_of
 from ingot.precision.metrics import Evaluator
 from ingot.precision.placement import Placement
 from ingot.precision.ranges import Threshold
-from ingot.precision.weights import quantize_weight
+from ingot.precision.weights import bias_of, mean_shift, quantize_weight
 
 _INPUT = "ingot/switch"
 _BATCHES = 2
@@ -30,14 +30,17 @@ def sensitivities(
     form: Format,
     evaluator: Evaluator,
     progress: Progress = silent,
+    means: Mapping[str, Array] | None = None,
 ) -> dict[str, float]:
     """By layer or residual add: squared error of the outputs, over their own square, with it alone in 8 bits.
 
-    One session of ONNX Runtime serves them all: which one is quantized is an input.
+    ``means``: as for :func:`ingot.precision.qdq.insert`. One session of ONNX Runtime serves them all: which one is
+    quantized is an input.
     """
     units = list(dict.fromkeys(name for name, _ in placed.edges if (name, 0) not in placed.moves))
     units = [name for name in units if name in {layer.name for layer in placed.layers} or _adds(placed, name)]
-    session = HostRuns(_switched(model, placed, thresholds, form, units), list(evaluator.original[0]), inner=True)
+    switched = _switched(model, placed, thresholds, form, units, means or {})
+    session = HostRuns(switched, list(evaluator.original[0]), inner=True)
     found = {}
     for index, name in enumerate(units):
         progress("sensitivity", index, len(units))
@@ -52,7 +55,12 @@ def _adds(placed: Placement, name: str) -> bool:
 
 
 def _switched(
-    model: ir.Model, placed: Placement, thresholds: Mapping[str, Threshold], form: Format, units: Sequence[str]
+    model: ir.Model,
+    placed: Placement,
+    thresholds: Mapping[str, Threshold],
+    form: Format,
+    units: Sequence[str],
+    means: Mapping[str, Array],
 ) -> ir.Model:
     copy = model.clone()
     editor = Editor(copy)
@@ -73,6 +81,10 @@ def _switched(
                 layer = layer_of(node)
                 assert not isinstance(layer, No)
                 weight = quantize_weight(layer, form, found.scale).real
+                bias, mean = bias_of(layer), means.get(str(value.name))
+                if bias is not None and mean is not None:
+                    shift = mean_shift(layer, weight.astype(np.float64) - layer.array, mean)
+                    _switch(editor, node, 2, switch, editor.constant(np.asarray(bias - shift, np.float32), f"{name}/bias"))
                 _switch(editor, node, 1, switch, editor.constant(weight, f"{name}/weights"))
             _switch(editor, node, position, switch, _rounded(editor, node, value, found))
     return copy
