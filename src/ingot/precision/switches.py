@@ -84,7 +84,8 @@ def _switched(
                 bias, mean = bias_of(layer), means.get(str(value.name))
                 if bias is not None and mean is not None:
                     shift = mean_shift(layer, weight.astype(np.float64) - layer.array, mean)
-                    _switch(editor, node, 2, switch, editor.constant(np.asarray(bias - shift, np.float32), f"{name}/bias"))
+                    corrected = editor.constant(np.asarray(bias - shift, np.float32), f"{name}/bias")
+                    _switch(editor, node, 2, switch, corrected)
                 _switch(editor, node, 1, switch, editor.constant(weight, f"{name}/weights"))
             _switch(editor, node, position, switch, _rounded(editor, node, value, found))
     return copy
