@@ -8,6 +8,7 @@ import pytest
 
 from ingot.measure.conformance.cases import load_case
 from ingot.measure.conformance.ledger import Ledger, column, page
+from ingot.measure.conformance.parameters import with_constants
 from ingot.measure.conformance.run import run_case, run_cases
 from ingot.measure.conformance.verdict import Outcome, distance, share
 
@@ -78,8 +79,10 @@ def test_a_case_that_does_not_exist() -> None:
 def test_how_a_case_went() -> None:
     assert run_case("node/test_add", "cpu") == Outcome("node/test_add", "pass", ops=["Add"])
     assert run_case("node/test_add", "sm_90").kind == "pass"
-    island = run_case("node/test_det_2d", "sm_90")
-    assert island.kind == "island" and "Det" in island.reason
+    island = run_case("node/test_nonzero_example", "sm_90")
+    assert island.kind == "island" and "NonZero" in island.reason and not island.as_constants
+    fixed = run_case("node/test_top_k", "sm_90")
+    assert fixed.kind == "island" and fixed.as_constants  # k is an input in the suite
     assert run_case("node/test_string_split_basic", "cpu").reason == ""
     refused = run_case("simple/test_gradient_of_add", "cpu")
     assert refused.kind == "refused" and "Gradient" in refused.reason
@@ -94,15 +97,22 @@ def test_a_hang_is_an_outcome() -> None:
     assert first.kind == second.kind == "wrong" and "no answer" in first.reason
 
 
+def test_parameters_become_constants() -> None:
+    case = with_constants(load_case("node/test_top_k"))
+    assert case is not None and [v.name for v in case.model.graph.input] == ["x"]
+    assert [t.name for t in case.model.graph.initializer] == ["k"] and case.data[0][0].keys() == {"x"}
+    assert with_constants(load_case("node/test_add")) is None
+
+
 def test_page() -> None:
     outcomes = [
         Outcome("node/test_a", "pass", ops=["A"]),
-        Outcome("node/test_b", "island", "B: why | how", ["A", "B"]),
+        Outcome("node/test_b", "island", "B: why | how", ["A", "B"], True),
         Outcome("light/test_c", "wrong", "<lambda>", ["C"]),
     ]
     one = column("sm_90", outcomes)
-    assert one.native == ["A"] and one.ops == 3
+    assert one.native == ["A"] and one.ops == 3 and one.constants == ["B"]
     text = page(Ledger({"onnx": "1"}, [one]))
     assert "| `sm_90` | 3 | 1 | 0 | 1 | 0 | 1 | 2 |" in text
     assert "| light/test_c | wrong | &lt;lambda> |" in text and "| node/test_b | island | B: why \\| how |" in text
-    assert "1 of the 3 op names" in text
+    assert "1 of the 3 op names" in text and "inputs as in the suite: B." in text
