@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate
@@ -45,7 +46,26 @@ def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False)
         else:
             block = _block(generator, stored.dtype, length, limit, low, positive, scales.get(name, 1.0))
         arrays.append(np.resize(block, stored.extent) if stored.extent else np.empty(0, stored.numpy))
+    if region.kind is Kind.SCATTER and region.anchor.attr("reduction", "none") == "none":
+        position = region.inputs.index(region.anchor.inputs[1])
+        stored = Stored.of(region.input_specs[position], bindings)
+        stored.window(arrays[position])[...] = _distinct(region, bindings, stored)
     return arrays
+
+
+def _distinct(region: Region, bindings: Bindings, indices: Stored) -> NDArray[np.int64]:
+    """Indices of which no two mean one element: which update stays there would be a matter of chance."""
+    op = region.anchor
+    generator = np.random.default_rng(zlib.crc32(region.signature.encode()))
+    shape = [evaluate(d, bindings) for d in region.spec_of[op.inputs[0]].shape]
+    if op.op == "ScatterElements":
+        axis = int(op.attr("axis", 0)) % len(shape)  # type: ignore[arg-type]
+        starts = generator.integers(0, shape[axis], [1 if i == axis else n for i, n in enumerate(indices.shape)])
+        steps = np.arange(indices.shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        return (starts + steps) % shape[axis]
+    lead, count = shape[: indices.shape[-1]], _product(indices.shape[:-1])
+    places = (int(generator.integers(0, _product(lead))) + np.arange(count)) % _product(lead)
+    return np.stack(np.unravel_index(places, lead), -1).reshape(indices.shape)
 
 
 def _block(

@@ -16,7 +16,7 @@ from ingot.tune.storage import concrete
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 _ALONG_BATCH = _POOLS | {"Conv", "ConvTranspose", "ConvInteger"}
-_ALONG_AXIS = frozenset({"Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "LpNormalization"})
+_ALONG_AXIS = frozenset({"Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "LpNormalization", "TopK"})
 
 
 class _Unsliceable(Exception):
