@@ -180,6 +180,51 @@ def test_sequences_and_optionals() -> None:
         session.run(None, {"s": [x.astype(np.float64)], "x": x, "o": None})
 
 
+def classifier() -> onnx.ModelProto:
+    """As scikit-learn's converter writes them: a label, and a list of maps from classes to probabilities."""
+    maps = onnx.TypeProto()
+    inner = maps.sequence_type.elem_type.map_type
+    inner.key_type, inner.value_type.tensor_type.elem_type = TensorProto.INT64, TensorProto.FLOAT
+    nodes = [
+        helper.make_node(
+            "LinearClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", coefficients=[1.0, 2, 3, -1, 0, 1],
+            intercepts=[0.0, 0.1], classlabels_ints=[4, 7], post_transform="SOFTMAX",
+        ),
+        helper.make_node("ZipMap", ["p"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[4, 7]),
+    ]  # fmt: skip
+    ends = (
+        [INFO("x", TensorProto.FLOAT, [2, 3])],
+        [INFO("label", TensorProto.INT64, [2]), helper.make_value_info("z", maps)],
+    )
+    imports = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)]
+    return helper.make_model(helper.make_graph(nodes, "g", *ends), opset_imports=imports, ir_version=8)
+
+
+def test_maps_of_classifiers() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    scores = x @ np.float32([[1, -1], [2, 0], [3, 1]]) + np.float32([0, 0.1])
+    want = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    for engine, made in both(classifier(), {"x": x}):
+        assert engine.plan.outputs[1].dtype == "sequence(map(int64,float32))"
+        assert made["label"].tolist() == np.where(want[:, 0] > want[:, 1], 4, 7).tolist()
+        assert [list(row) for row in made["z"]] == [[4, 7], [4, 7]]
+        np.testing.assert_allclose([list(row.values()) for row in made["z"]], want, rtol=1e-5)
+    session = InferenceSession(build_engine(classifier(), CPU).to_bytes())
+    assert session.get_outputs()[1].type == "seq(map(int64,tensor(float)))"
+
+
+def test_maps_as_inputs() -> None:
+    kind = onnx.TypeProto()
+    kind.map_type.key_type = TensorProto.STRING
+    kind.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    node = helper.make_node("DictVectorizer", ["m"], ["y"], domain="ai.onnx.ml", string_vocabulary=["b", "a", "c"])
+    ends = [helper.make_value_info("m", kind)], [INFO("y", TensorProto.FLOAT, [1, 3])]
+    imports = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph([node], "g", *ends), opset_imports=imports, ir_version=8)
+    for _, made in both(model, {"m": {"a": 1.5, "c": 2.0}}):
+        assert made["y"].tolist() == [[0, 1.5, 2]]
+
+
 def test_the_command_takes_and_writes_strings_and_sequences(tmp_path: Path) -> None:
     from ingot.cli.build import Flags
     from ingot.cli.files import read_arrays

@@ -17,6 +17,7 @@ from ingot.errors import IngotError
 from ingot.graph.host_parts import HostPart, HostParts, encode
 from ingot.graph.lowered import Lowered
 from ingot.graph.ort_faults import distrust
+from ingot.importer.maps import show_maps
 from ingot.plan.spec import ModelDecl
 from ingot.plugins.record import is_record
 from ingot.runtime.hostmodel import HostFunction, load_host_model
@@ -43,6 +44,7 @@ def host(model: onnx.ModelProto, name: str, *, loosen: bool = False) -> tuple[Ho
     With ``loosen``, a model that ONNX Runtime refuses at its sizes is given to it without sizes. Raises IngotError when
     neither ONNX Runtime nor the evaluator takes it.
     """
+    show_maps(model)
     decl = _declared(model)
     content = model.SerializeToString(deterministic=True)
     suspects = [f"{_place(node)}: {why}" for node in model.graph.node if (why := distrust(node, model))]

@@ -30,10 +30,17 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def named_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
-    """Values as arrays by name: the elements of a sequence ``x`` are ``x.0``, ``x.1`` ...; None is left out."""
+    """Values as arrays by name: the elements of a sequence ``x`` are ``x.0``, ``x.1`` ...; None is left out.
+
+    A map is an array of its keys, ``x.keys``, and one of its values.
+    """
     found: dict[str, Array] = {}
     for name, value in values.items():
-        if isinstance(value, list):
+        if isinstance(value, dict):
+            found |= named_arrays(
+                {f"{name}.keys": np.asarray(list(value)), f"{name}.values": np.asarray(list(value.values()))}
+            )
+        elif isinstance(value, list):
             found |= named_arrays({f"{name}.{position}": item for position, item in enumerate(value)})
         elif value is not None:
             found[name] = np.asarray(value)

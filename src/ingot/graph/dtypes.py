@@ -47,7 +47,7 @@ HOST_ONLY: dict[str, int] = {
 }  # fmt: skip
 """Element types that exist on the host alone, with their ``onnx.TensorProto.DataType``."""
 _HOST_BY_ONNX = {code: name for name, code in HOST_ONLY.items()}
-_NESTED = re.compile(r"(sequence|optional)\((.+)\)")
+_NESTED = re.compile(r"(sequence|optional|map)\((.+)\)")
 _MOST_NESTED = 64
 
 
@@ -72,7 +72,7 @@ def on_device(dtype: str) -> bool:
 
 
 def nested(dtype: str) -> tuple[str, str] | None:
-    """``sequence`` or ``optional`` and the type inside; None for the element type of a tensor."""
+    """``sequence``, ``optional`` or ``map`` and what is inside (of a map ``key,value``); None for a tensor's type."""
     found = _NESTED.fullmatch(dtype)
     return (found[1], found[2]) if found is not None else None
 
@@ -83,7 +83,10 @@ def known(dtype: str) -> bool:
         inner = nested(dtype)
         if inner is None:
             return dtype in TABLE or dtype in HOST_ONLY
-        dtype = inner[1]
+        key, _, value = inner[1].partition(",")
+        if inner[0] == "map" and nested(key) is not None:
+            return False
+        dtype = value if inner[0] == "map" else inner[1]
     return False
 
 

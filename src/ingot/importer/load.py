@@ -14,6 +14,7 @@ from ingot.graph.lowered import SymbolRange
 from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
 from ingot.importer.infer import infer_noting_outputs, without_shape
+from ingot.importer.maps import hide_maps
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
 from ingot.importer.plugin_nodes import check_plugin_nodes, plugin_of
@@ -81,6 +82,7 @@ def _checked(source: Source) -> ir.Model:
         load_external(proto, source.path)
         check_tensors(proto)
         check_structure(proto)
+        hide_maps(proto)
         return ir.from_proto(level_functions(proto))
     except IngotError:
         raise

@@ -92,6 +92,9 @@ def upgrade(model: ir.Model) -> tuple[ir.Model, list[str]]:
     version = model.opset_imports.get("")
     if version is None or version >= OPSET:
         return model, []
+    if all(node.domain for node in ir.traversal.RecursiveGraphIterator(model.graph)):
+        model.opset_imports[""], model.ir_version = OPSET, max(model.ir_version or 0, _IR_VERSION)
+        return model, []  # nothing to convert
     obstacle = legacy.obstacle(model, version)
     if obstacle:
         return model, [f"stays at opset {version}: {obstacle}"]

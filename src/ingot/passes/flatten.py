@@ -23,6 +23,7 @@ from ingot.graph.op_table import PARAMETERS, WEIGHTS, kind_of
 from ingot.graph.region import Attr, BodyOp, Kind, Literal, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
+from ingot.importer.maps import hidden_type
 from ingot.plugins.api import Layout, Plugin
 from ingot.plugins.registry import active
 
@@ -163,7 +164,7 @@ def value_spec(value: ir.Value, known: frozenset[str], *, constant: bool = False
     A dimension that depends on data gets a symbol of its own: such a value lives on the host. So do strings and other
     types that the device lacks, and sequences and optionals, which have no dimensions here.
     """
-    dtype = type_name(value.type)
+    dtype = type_name(value.type) or hidden_type(value)
     if dtype is None:
         return None
     if dtypes.nested(dtype) is not None:

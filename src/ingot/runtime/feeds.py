@@ -50,6 +50,10 @@ def host_value(feed: object, binding: Binding) -> Any:
     if inner is None:
         return host_array(feed, binding)
     outer, dtype = inner
+    if outer == "map":
+        if not isinstance(feed, dict):
+            raise dtype_error(binding, type(feed).__name__)
+        return feed
     element = Binding(binding.name, dtype, [], binding.value)
     if outer == "optional":
         return None if feed is None else host_value(feed, element)

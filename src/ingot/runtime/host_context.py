@@ -161,7 +161,7 @@ def empty_value(binding: Binding, shape: tuple[int, ...]) -> Any:
     """A value for an input that is not given yet: zeros, empty strings, an empty sequence, nothing."""
     inner = nested(binding.dtype)
     if inner is not None:
-        return [] if inner[0] == "sequence" else None
+        return {"sequence": [], "map": {}}.get(inner[0])
     dtype = numpy_dtype(binding.dtype)
     return np.full(shape, "", object) if dtype.kind == "O" else np.zeros(shape, dtype)
 

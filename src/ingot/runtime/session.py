@@ -91,6 +91,9 @@ def _node_arg(io: IO) -> NodeArg:
 
 def _type_text(dtype: str) -> str:
     inner = nested(dtype)
+    if inner is not None and inner[0] == "map":
+        key, _, value = inner[1].partition(",")
+        return f"map({_TYPES.get(key, key)},{_type_text(value)})"
     if inner is not None:
         return f"{_OUTER[inner[0]]}({_type_text(inner[1])})"
     return f"tensor({_TYPES.get(dtype, dtype)})"
