@@ -152,8 +152,30 @@ def test_functions_become_their_bodies() -> None:
     places = net.const(np.arange(10).reshape(2, 5)[:, :3], "int64")
     net.output(net.op("RotaryEmbedding", net.input("q", [2, 4, 3, 4]), cos, sin, places))
     model, notes = rewritten(net, expand_functions)
-    assert len(notes) == 3 and not {"RotaryEmbedding", "SoftmaxCrossEntropyLoss"} & kinds(model).keys()
+    assert len(notes) == 4  # the loss holds a NegativeLogLikelihoodLoss
+    names = {"RotaryEmbedding", "SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"}
+    assert not names & kinds(model).keys()
     assert not model.functions
+
+
+@pytest.mark.parametrize("case", ["cache", "softcap"])
+def test_attention_in_forms_without_a_kernel(case: str) -> None:
+    net = Net(opset=23)
+    q, k, v = (net.input(name, [2, 3, length, 8]) for name, length in (("q", 4), ("k", 5), ("v", 5)))
+    if case == "cache":
+        past = [net.input(name, [2, 3, 2, 8]) for name in ("pk", "pv")]
+        net.output(*net.op("Attention", q, k, v, "", *past, outputs=3))
+    else:
+        net.output(net.op("Attention", q, k, v, softcap=2.0))
+    model, notes = rewritten(net, expand_functions)
+    assert notes == ["1 Attention as ONNX defines it"] and "Attention" not in kinds(model)
+
+
+def test_plain_attention_keeps_its_kernel() -> None:
+    net = Net(opset=23)
+    net.output(net.op("Attention", *(net.input(name, [2, 3, 4, 8]) for name in "qkv")))
+    model, notes = rewritten(net, expand_functions)
+    assert not notes and kinds(model) == {"Attention": 1}
 
 
 def test_sequences_of_known_elements_go() -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ingot.errors import No
+from ingot.passes.fold import tidy
 from ingot.plugins.registry import active
 
 _OPS: dict[str, frozenset[str]] = {
@@ -21,24 +22,39 @@ _OPS: dict[str, frozenset[str]] = {
 }  # fmt: skip
 """By domain. Other ops that are functions have a kernel, or a better form in another pass."""
 _DOMAIN = "ingot.functions"
+_ROUNDS = 4
 
 
 def expand_functions(model: ir.Model) -> list[str]:
     """Puts the bodies of the listed ops in their places; gives how many of each, and why others stay."""
     counts: dict[str, int] = {}
-    notes: list[str] = []
-    for index, node in enumerate(list(model.graph)):
-        if node.op_type not in _OPS.get(node.domain, ()) or active().find(node.domain, node.op_type) is not None:
-            continue
-        answer = _name_function(model, node, f"{node.op_type}_{index}")
-        if isinstance(answer, No):
-            notes.append(f"{answer.node}: {answer.reason}")
-        else:
-            counts[answer] = counts.get(answer, 0) + 1
-    if counts:
+    notes: dict[str, None] = {}
+    for turn in range(_ROUNDS):  # a body may hold such ops itself
+        named = 0
+        for index, node in enumerate(list(model.graph)):
+            if not _is_listed(node) or active().find(node.domain, node.op_type) is not None:
+                continue
+            answer = _name_function(model, node, f"{node.op_type}_{turn}_{index}")
+            if isinstance(answer, No):
+                notes[f"{answer.node}: {answer.reason}"] = None
+            else:
+                counts[answer] = counts.get(answer, 0) + 1
+                named += 1
+        if not named:
+            break
         common.InlinePass()(model)
         model.opset_imports.pop(_DOMAIN, None)
-    return [f"{count} {op_type} as ONNX defines it" for op_type, count in sorted(counts.items())] + notes
+        tidy(model)
+    return [f"{count} {op_type} as ONNX defines it" for op_type, count in sorted(counts.items())] + list(notes)
+
+
+def _is_listed(node: ir.Node) -> bool:
+    """Whether the op is in the table, or an Attention in a form that no kernel has."""
+    if node.op_type != "Attention" or node.domain:
+        return node.op_type in _OPS.get(node.domain, ())
+    more = any(value is not None for value in node.inputs[4:]) or any(v.uses() for v in node.outputs[1:])
+    returned = any(value.is_graph_output() for value in node.outputs[1:])
+    return more or returned or node.attributes.get_float("softcap", 0.0) != 0.0
 
 
 def _name_function(model: ir.Model, node: ir.Node, name: str) -> str | No:
