@@ -127,6 +127,17 @@ POINTWISE = [
         {"seven": 7},
     ),
     chain(
+        "remainders of floats",  # with the divisor's sign, and with the dividend's
+        {"x": spec("float32", (7, 9)), "z": spec("float32", (9,))},
+        [
+            BodyOp("Mod", ("x", "z"), ("m",)),
+            BodyOp("Mod", ("x", "z"), ("f",), (("fmod", 1),)),
+        ],
+        {"m": spec("float32", (7, 9)), "f": spec("float32", (7, 9))},
+        ["m", "f"],
+        {},
+    ),
+    chain(
         "several shapes",
         {"x": spec("float16", (6, 40)), "z": spec("float16", (40,))},
         [BodyOp("Exp", ("z",), ("e",)), BodyOp("Add", ("x", "e"), ("y",))],

@@ -135,6 +135,14 @@ def test_optimiser_steps(op: str, step: int) -> None:
     on_device(net)
 
 
+def test_a_mask_that_keeps_everything() -> None:
+    net = Net()
+    y, mask = net.op("Dropout", net.input("x", ["N", 3]), outputs=2)
+    net.output(y).output(mask, dtype="bool")
+    model, _ = rewritten(net, decompose)
+    assert "Dropout" not in kinds(model)
+
+
 def test_classic_ops() -> None:
     net = Net()
     x = net.input("x", [3, 4])

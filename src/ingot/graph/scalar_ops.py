@@ -146,13 +146,11 @@ def _pow(code: Code, args: _Args, op: BodyOp) -> str | No:
     return code.power(args[0], args[1], constant(args[1]))
 
 
-def _mod(code: Code, args: _Args, op: BodyOp) -> str | No:
+def _mod(code: Code, args: _Args, op: BodyOp) -> str:
     a, b = args
     rest = code.remainder(a, b)
     if int(op.attr("fmod", 0)) or code.unsigned:  # type: ignore[arg-type]
         return rest
-    if code.floating:
-        return No("Mod of floats with fmod = 0")
     # The result takes the sign of the divisor.
     signs_differ = code.logic("^", f"({rest} < 0)", f"({b} < 0)")
     return code.where(code.logic("&", f"({rest} != 0)", signs_differ), code.wrap(f"{rest} + {b}"), rest)

@@ -127,6 +127,7 @@ _RULES: dict[str, dict[str, _Rule]] = {
         "CumProd": indexing.running_product,
         "CumSum": _running_sum,
         "DFT": fourier.dft,
+        "Dropout": indexing.dropout_mask,
         "DeformConv": sampling.deform_conv,
         "Det": indexing.determinant,
         "GridSample": sampling.grid_sample,

@@ -183,6 +183,17 @@ def max_unpool(editor: Editor, node: ir.Node) -> Answer:
     return YES
 
 
+def dropout_mask(editor: Editor, node: ir.Node) -> Answer:
+    """Dropout outside of training: what comes in, and a mask that keeps everything."""
+    x, training = node.inputs[0], operand(node, 2)
+    if x is None or (training is not None and scalar_of(training) != 0):
+        return No("it drops at random", node=node.name or "")
+    w = Writer(editor, node)
+    mask = w("Expand", w.const(True, bool), w("Shape", x)) if len(node.outputs) > 1 else None
+    w.done(w("Identity", x), mask)
+    return YES
+
+
 def optional_content(editor: Editor, node: ir.Node) -> Answer:
     """OptionalGetElement of what is no optional, or was one just now: the value itself."""
     x = node.inputs[0]
