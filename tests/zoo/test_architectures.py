@@ -29,7 +29,11 @@ def _outputs(model: onnx.ModelProto, batch: int, every_value: bool) -> dict[str,
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
-@pytest.mark.parametrize("name", [*TINY, *FULL])
+_QUICK = ("resnet50", "mobilenet_v2", "efficientnet_b0", "bert_base", "vit_b16")
+_SLOW = [pytest.param(name, marks=pytest.mark.nightly) for name in FULL if name not in _QUICK]
+
+
+@pytest.mark.parametrize("name", [*TINY, *_QUICK, *_SLOW])
 def test_values_fit_float16_and_outputs_vary(name: str) -> None:
     model = architectures.build(name)
     declared = [output.name for output in model.graph.output]

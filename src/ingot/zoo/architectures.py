@@ -13,11 +13,26 @@ import onnx
 
 from ingot.errors import IngotError
 from ingot.files import write_atomically
-from ingot.zoo.nets import bert, efficientnet, mobilenet, resnet, vit
+from ingot.zoo.nets import (
+    bert,
+    convnext,
+    densenet,
+    efficientnet,
+    googlenet,
+    gpt,
+    mobilenet,
+    mobilenet_v3,
+    resnet,
+    shufflenet,
+    vgg,
+    vit,
+)
 from ingot.zoo.nets.builder import BATCH
 
 _TINY_MOBILE: tuple[mobilenet.Stage, ...] = ((1, 8, 1, 1), (4, 16, 2, 2))
 _TINY_EFFICIENT: tuple[efficientnet.Stage, ...] = ((1, 8, 1, 1, 3), (4, 16, 2, 2, 5))
+_TINY_V3: tuple[mobilenet_v3.Stage, ...] = ((3, 16, 8, 1, True, False), (5, 24, 16, 2, True, True))
+_TINY_BLOCKS: tuple[googlenet.Block, ...] = ((8, 8, 16, 4, 8, 8), (16, 8, 16, 4, 8, 8))
 
 _TABLE: dict[str, tuple[Callable[[Any, str], onnx.ModelProto], Any]] = {
     "resnet50": (resnet.build, resnet.ResNet()),
@@ -25,6 +40,17 @@ _TABLE: dict[str, tuple[Callable[[Any, str], onnx.ModelProto], Any]] = {
     "efficientnet_b0": (efficientnet.build, efficientnet.EfficientNet()),
     "bert_base": (bert.build, bert.Bert()),
     "vit_b16": (vit.build, vit.Vit()),
+    "resnet18": (resnet.build, resnet.ResNet(blocks=(2, 2, 2, 2), basic=True)),
+    "resnet34": (resnet.build, resnet.ResNet(basic=True)),
+    "resnet101": (resnet.build, resnet.ResNet(blocks=(3, 4, 23, 3))),
+    "resnext50": (resnet.build, resnet.ResNet(groups=32, inner=2)),
+    "mobilenet_v3": (mobilenet_v3.build, mobilenet_v3.MobileNetV3()),
+    "vgg16": (vgg.build, vgg.Vgg()),
+    "densenet121": (densenet.build, densenet.DenseNet()),
+    "shufflenet_v2": (shufflenet.build, shufflenet.ShuffleNet()),
+    "convnext_t": (convnext.build, convnext.ConvNext()),
+    "googlenet": (googlenet.build, googlenet.GoogLeNet()),
+    "gpt2": (gpt.build, gpt.Gpt()),
     "resnet_tiny": (resnet.build, resnet.ResNet(blocks=(1, 2), width=16, image=32, classes=10)),
     "mobilenet_tiny": (
         mobilenet.build,
@@ -38,6 +64,18 @@ _TABLE: dict[str, tuple[Callable[[Any, str], onnx.ModelProto], Any]] = {
         bert.build,
         bert.Bert(layers=2, hidden=64, heads=4, inner=128, vocabulary=100, positions=32, seq=16),
     ),
+    "resnext_tiny": (resnet.build, resnet.ResNet((1, 1), 16, groups=8, inner=2, image=32, classes=10)),
+    "resnet_basic_tiny": (resnet.build, resnet.ResNet((1, 2), 16, basic=True, image=32, classes=10)),
+    "mobilenet_v3_tiny": (
+        mobilenet_v3.build,
+        mobilenet_v3.MobileNetV3(_TINY_V3, stem=8, head=32, inner=48, image=32, classes=10),
+    ),
+    "vgg_tiny": (vgg.build, vgg.Vgg(((8, 1), (16, 2)), hidden=32, image=32, classes=10)),
+    "densenet_tiny": (densenet.build, densenet.DenseNet((2, 2), 8, 16, image=32, classes=10)),
+    "shufflenet_tiny": (shufflenet.build, shufflenet.ShuffleNet(((16, 2), (32, 1)), 8, 32, image=32, classes=10)),
+    "convnext_tiny": (convnext.build, convnext.ConvNext((1, 1), (16, 32), image=32, classes=10)),
+    "googlenet_tiny": (googlenet.build, googlenet.GoogLeNet((_TINY_BLOCKS,), 8, image=32, classes=10)),
+    "gpt_tiny": (gpt.build, gpt.Gpt(layers=2, hidden=64, heads=4, vocabulary=100, seq=16)),
     "vit_tiny": (vit.build, vit.Vit(layers=2, hidden=64, heads=4, inner=128, patch=8, image=32, classes=10)),
 }
 
