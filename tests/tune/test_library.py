@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import pytest
 from support.tuning import Fake, doubling
 
+from ingot.graph.region import Region
+from ingot.kernels import store
 from ingot.kernels.api import Input, Kernel, Null, Output, Pdl, Program, Scratch, Target, Value, Workspace
 from ingot.tune import library, program_cache
 
@@ -32,7 +35,10 @@ def test_programs_come_back_as_they_were() -> None:
     assert program_cache.load(path) is None
     program_cache.save(path, FULL, region, "t[a=1]", TARGET)
     assert program_cache.load(path) == FULL
-    assert program_cache.describe(path) == ("sm_90", "map", "t[a=1]")
+    described = program_cache.describe(path)
+    assert described is not None
+    assert (described.target, described.kind, described.variant) == ("sm_90", "map", "t[a=1]")
+    assert described.codes == tuple(store.digest(kernel.cubin) for kernel in FULL.kernels)
 
 
 def test_the_path_depends_on_everything_that_decides_the_code() -> None:
@@ -57,21 +63,63 @@ def test_damage_is_a_miss_and_never_another_program() -> None:
         assert program_cache.load(path) in (None, FULL)  # a misspelt field with its default value changes nothing
 
 
+def test_code_is_kept_once_compressed_and_checked() -> None:
+    code = b"machine code " * 1000
+    name = store.put(code)
+    assert store.put(bytes(code)) == name and len(list(store.folder().rglob("*.code"))) == 1
+    assert store.get(name) == code and 0 < store.stored_bytes(name) < len(code) // 10
+    path = store.path_of(name)
+    for damaged in (path.read_bytes()[:-3], zlib.compress(b"other")):
+        path.write_bytes(damaged)
+        assert store.get(name) is None and not path.exists()
+        assert store.put(code) == name and store.get(name) == code
+    assert store.get("0" * 64) is None and store.stored_bytes("0" * 64) == 0
+
+
+def test_programs_without_their_code_are_missing() -> None:
+    path = program_cache.path_of(doubling(4), "t[]", TARGET, "c")
+    program_cache.save(path, FULL, doubling(4), "t[]", TARGET)
+    store.path_of(store.digest(FULL.kernels[1].cubin)).unlink()
+    assert program_cache.load(path) is None
+
+
+def asked(*actions: str) -> list[library.Planned]:
+    regions: list[tuple[Region, dict[str, int]]] = [
+        (doubling(4), {}),
+        (doubling(4, name="same"), {}),
+        (doubling("n"), {"n": 8}),
+    ]
+    return library.planned(regions, TARGET, [Fake(actions=actions)])
+
+
+def test_several_builds_ask_for_each_variant_once_best_first() -> None:
+    work = library.distinct([asked(), asked()])
+    assert [item.rank for item in work] == [0, 0, 1, 1, 2, 2]
+    assert len({(item.task.region.signature, str(item.task.variant)) for item in work}) == 6
+
+
+def test_the_time_limit_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_ROUND", 2)
+    now = iter([0.0, 1.0, 2.0, 99.0, 100.0])
+    made = library.build(library.distinct([asked()]), TARGET, jobs=1, limit=10, clock=lambda: next(now))
+    assert (made.variants, made.left, made.seconds) == (4, 2, 100.0)
+
+
 def test_build_lists_and_prunes() -> None:
-    regions = [(doubling(4), {}), (doubling(4, name="same"), {}), (doubling("n"), {"n": 8})]
-    tactic = Fake(actions=("ok", "raise", "ok"))
-    first = library.build(regions, TARGET, [tactic], jobs=1)
-    assert (first.variants, first.compiled) == (4, 4)
+    first = library.build(asked("ok", "raise", "ok"), TARGET, jobs=1)
+    assert (first.variants, first.compiled, first.codes, first.left) == (4, 4, 4, 0)
+    assert first.families == (("map fake", 4),)
     assert len(first.failed) == 2 and "does not fit" in first.failed[0]
-    second = library.build(regions, TARGET, [tactic], jobs=1)
+    second = library.build(asked("ok", "raise", "ok"), TARGET, jobs=1)
     assert (second.variants, second.compiled, second.bytes) == (4, 0, first.bytes)
     (group,) = library.contents()
     assert (group.target, group.kind, group.tactic, group.variants) == ("sm_90", "map", "fake", 4)
+    assert group.bytes == sum(path.stat().st_size for path in library.folder().glob("*/*"))
     files = sorted(library.folder().glob("*/*"))
     for age, path in enumerate(files):
         os.utime(path, (1000 - age, 1000 - age))
     keep = files[0].stat().st_size
     count, freed = library.prune(keep)
-    assert count == 3 and freed == group.bytes - keep
+    assert count == 7 and freed == group.bytes - keep
     assert list(library.folder().glob("*/*")) == [files[0]]
     assert library.prune(keep) == (0, 0)

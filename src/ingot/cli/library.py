@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ingot import env
 from ingot.cli import render
 from ingot.cli.files import write_text
 from ingot.cli.source import Source, open_source
@@ -17,9 +18,7 @@ from ingot.options import BuildOptions, parse_shapes
 if TYPE_CHECKING:
     from ingot.graph.region import Region
     from ingot.kernels.api import Target
-
-_USUAL = ("resnet50", "mobilenet_v2", "efficientnet_b0", "bert_base", "vit_b16")
-"""Whose kernels are built when no model is named."""
+    from ingot.tune.library import BuildReport, Planned
 
 
 @dataclass(frozen=True)
@@ -28,36 +27,94 @@ class LibraryFlags:
 
     archs: Sequence[str]
     models: Sequence[str] = ()
+    """The standard networks if none."""
+    batches: Sequence[int] = ()
+    """Of the standard networks."""
     fp16: bool = True
+    fp32: bool = True
+    """Also, of the standard networks."""
     tf32: bool = False
     shapes: Sequence[str] = ()
     opt_level: int = 3
     jobs: int | None = None
+    limit_s: float | None = None
+    """For each architecture."""
+    dry_run: bool = False
 
 
 def build(flags: LibraryFlags) -> None:
-    """Compiles what builds of the models would measure; prints a line for each architecture."""
-    from ingot.builder.targets import choose_target
-    from ingot.kernels.table import TACTICS
+    """Compiles what builds of the models would measure; prints what there is then, for each architecture."""
     from ingot.tune import library
+
+    targets = _targets(flags)
+    if flags.shapes and len(flags.models) != 1:
+        raise IngotError("--shapes goes with one model", fix="name the model, or leave --shapes out")
+    if flags.models and flags.batches:
+        raise IngotError("--batch is for the standard networks", fix="give the model's inputs with --shapes")
+    for target in targets:
+        with render.build_progress() as progress:
+            parts = _models(flags, target) if flags.models else _standard(flags, target, progress)
+            work = library.distinct(parts)
+            if flags.dry_run:
+                print(f"{target.name}: {len(work)} variants of {_layers(work)} layers of {len(parts)} builds")
+                continue
+            made = library.build(work, target, jobs=flags.jobs, limit=flags.limit_s, progress=progress)
+        _tell(made, target.name, _layers(work), len(parts))
+
+
+def _targets(flags: LibraryFlags) -> list[Target]:
+    from ingot.builder.targets import choose_target
 
     targets = [choose_target(arch, tf32=flags.tf32).target for arch in flags.archs]
     for arch, target in zip(flags.archs, targets, strict=True):
         if target is None:
             raise IngotError("the library holds kernels for GPUs", node=arch, fix="take sm_80 ... sm_120")
-    if flags.shapes and len(flags.models) != 1:
-        raise IngotError("--shapes goes with one model", fix="name the model, or leave --shapes out")
-    sources = [open_source(text) for text in flags.models or [f"zoo:{name}" for name in _USUAL]]
-    for target in filter(None, targets):
-        with render.build_progress() as progress:
-            work = [pair for source in sources for pair in regions(source, flags, target)]
-            made = library.build(work, target, TACTICS, level=flags.opt_level, jobs=flags.jobs, progress=progress)
-        print(
-            f"{target.name}: {made.variants} variants for {len(work)} layers, {made.compiled} compiled now in "
-            f"{made.seconds:.1f} s, {render.size(made.bytes)}"
-        )
-        for failure in made.failed:
-            print(f"  failed: {render.shorten(failure, 200)}")
+    return [target for target in targets if target is not None]
+
+
+def _layers(work: Sequence[Planned]) -> int:
+    return len({item.task.region.signature for item in work})
+
+
+def _standard(
+    flags: LibraryFlags, target: Target, progress: Callable[[str, int, int], None]
+) -> Sequence[Sequence[Planned]]:
+    from ingot.zoo import standard
+
+    wanted = standard.setups(batches=flags.batches or standard.BATCHES, fp32=flags.fp32 or not flags.fp16)
+    if not flags.fp16:
+        wanted = tuple(setup for setup in wanted if not setup.fp16)
+    wanted = tuple(replace(setup, tf32=flags.tf32) for setup in wanted)
+    return standard.plans(wanted, target, flags.opt_level, flags.jobs or env.compile_jobs(), progress)
+
+
+def _models(flags: LibraryFlags, target: Target) -> Sequence[Sequence[Planned]]:
+    from ingot.kernels.table import TACTICS
+    from ingot.tune import library
+
+    sources = [open_source(text) for text in flags.models]
+    return [
+        library.planned(regions(source, flags, target), target, TACTICS, level=flags.opt_level) for source in sources
+    ]
+
+
+def _tell(made: BuildReport, target: str, layers: int, builds: int) -> None:
+    rows = [[*family.split(" "), str(count)] for family, count in made.families]
+    render.console().print(render.table(f"library for {target}", ["kind", "tactic", "variants"], rows, left=2))
+    print(
+        f"{target}: {made.variants} variants for {layers} layers of {builds} builds, {made.compiled} compiled now in "
+        f"{made.seconds:.1f} s; {made.codes} distinct machine codes, {render.size(made.bytes)}, "
+        f"{render.size(made.stored)} on disk"
+    )
+    if made.left:
+        print(f"  {made.left} variants left out by the time limit")
+    for failure in made.failed[:_FAILURES]:
+        print(f"  failed: {render.shorten(failure, 200)}")
+    if len(made.failed) > _FAILURES:
+        print(f"  {len(made.failed) - _FAILURES} more failed")
+
+
+_FAILURES = 20
 
 
 def regions(source: Source, flags: LibraryFlags, target: Target) -> list[tuple[Region, dict[str, int]]]:
@@ -82,9 +139,10 @@ def show(json: str | None) -> None:
     if json is not None:
         write_text(json, msgspec.json.format(msgspec.json.encode(groups), indent=1) + b"\n")
         return
-    rows = [[g.target, g.kind, g.tactic, str(g.variants), render.size(g.bytes)] for g in groups]
+    rows = [[g.target, g.kind, g.tactic, str(g.variants), str(g.codes), render.size(g.bytes)] for g in groups]
     screen = render.console()
-    screen.print(render.table(str(library.folder()), ["target", "kind", "tactic", "variants", "size"], rows, left=3))
+    columns = ["target", "kind", "tactic", "variants", "codes", "size"]
+    screen.print(render.table(str(library.folder()), columns, rows, left=3))
     total = sum(g.bytes for g in groups)
     screen.print(f"{sum(g.variants for g in groups)} variants, {render.size(total)}")
 

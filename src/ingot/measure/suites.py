@@ -54,6 +54,25 @@ _H200 = (
     *_real("unet", "csmask_4b_l1c", "input", "4x256x256"),
 )
 
+_ZOO_PICTURES = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnext50", "mobilenet_v2", "mobilenet_v3", "efficientnet_b0",
+    "vgg16", "densenet121", "shufflenet_v2", "convnext_t", "googlenet", "vit_b16",
+)  # fmt: skip
+
+
+def _zoo(batch: int) -> tuple[Row, ...]:
+    """Every standard network at one batch size, without peers: for times of their layers within minutes."""
+    pictures = tuple(_half(f"{name}-b{batch}", name, f"input={batch}x3x224x224") for name in _ZOO_PICTURES)
+    tokens = f"input_ids={batch}x128"
+    return (
+        *pictures,
+        _half(f"bert_base-b{batch}", "bert_base", tokens, f"attention_mask={batch}x128"),
+        _half(f"gpt2-b{batch}", "gpt2", tokens),
+    )
+
+
+_ZOO = (*_zoo(1), *_zoo(8), *_zoo(32))
+
 _CPU_MODELS = (
     "ocr_det", "ocr_rec", "ocr_cls", "yolov8n", "open_nsfw", "pnet", "rnet", "onet", "slanet_plus", "csmask_4b_l1c",
     "silero_vad", "silero_vad_16k_op15", "silero_vad_op18_ifless", "nsnet2_16k", "nsnet2_48k", "wake_melspectrogram",
@@ -67,7 +86,7 @@ _TINY = tuple(
     for name in ("resnet_tiny", "mobilenet_tiny", "efficientnet_tiny", "bert_tiny", "vit_tiny")
 )
 
-SUITES: dict[str, tuple[Row, ...]] = {"h200": _H200, "cpu": _CPU, "tiny": _TINY}
+SUITES: dict[str, tuple[Row, ...]] = {"h200": _H200, "zoo": _ZOO, "cpu": _CPU, "tiny": _TINY}
 
 
 def suite(name: str, only: str = "") -> tuple[Row, ...]:

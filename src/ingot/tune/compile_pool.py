@@ -45,6 +45,11 @@ class CompilePool:
         count = env.compile_jobs() if jobs is None else jobs
         self._workers = [Worker() for _ in range(count if count > 1 else 0)]
 
+    @property
+    def jobs(self) -> int:
+        """Tasks that are compiled at the same time."""
+        return max(1, len(self._workers))
+
     def __enter__(self) -> CompilePool:
         return self
 

@@ -20,6 +20,11 @@ class Compiler:
         self.compiled = 0
         """Variants that were not in the cache."""
 
+    @property
+    def jobs(self) -> int:
+        """Processes that compile at the same time."""
+        return self._pool.jobs
+
     def __enter__(self) -> Compiler:
         self._pool.__enter__()
         return self

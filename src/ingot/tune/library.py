@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingot import env
 from ingot.graph.dims import Bindings
 from ingot.graph.region import Kind, Region
+from ingot.kernels import store
 from ingot.kernels.api import Program, Tactic, Target
 from ingot.tune import program_cache
 from ingot.tune.candidates import candidates
 from ingot.tune.compile_pool import Task
 from ingot.tune.compiler import Compiler
+
+_ROUND = 32
+"""Variants for each compile process that are handed out at once: the time limit is looked at in between."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One variant to compile."""
+
+    rank: int
+    """Place in its Region's shortlist: all best ones come first, then all second best."""
+    task: Task
+
+    @property
+    def family(self) -> str:
+        """Kind of layer and tactic: ``conv triton.depthwise``."""
+        return f"{self.task.region.kind.value} {self.task.variant.tactic}"
 
 
 @dataclass(frozen=True)
@@ -28,8 +45,16 @@ class BuildReport:
     """Of them, compiled just now."""
     failed: tuple[str, ...]
     """``variant: reason`` of those that do not compile, sorted."""
+    left: int
+    """Variants that the time limit left out."""
+    families: tuple[tuple[str, int], ...]
+    """Variants now in the cache by family, sorted."""
+    codes: int
+    """Distinct machine codes among them."""
     bytes: int
-    """Machine code of all variants asked for."""
+    """Size of these, uncompressed."""
+    stored: int
+    """Size of their files."""
     seconds: float
 
 
@@ -41,56 +66,95 @@ class Group:
     kind: str
     tactic: str
     variants: int
+    codes: int
+    """Distinct machine codes."""
     bytes: int
+    """Their files' size; code that several groups share counts in each."""
 
 
 def folder() -> Path:
     """Where compiled kernels lie."""
-    return env.cache_dir() / "cubin"
+    return store.folder()
+
+
+def planned(
+    regions: Iterable[tuple[Region, Bindings]], target: Target, tactics: Sequence[Tactic], *, level: int = 3
+) -> list[Planned]:
+    """What a build at optimisation level ``level`` would measure for ``regions`` (with their shapes), each once."""
+    found: dict[tuple[str, str], Planned] = {}
+    seen: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
+    for region, bindings in regions:
+        look = region.signature, tuple(sorted(bindings.items()))
+        if region.kind in (Kind.VIEW, Kind.HOST) or look in seen:
+            continue
+        seen.add(look)
+        shortlist = candidates(region.canonical, target, bindings, tactics).shortlist(level)
+        for rank, candidate in enumerate(shortlist):
+            task = Task(region.canonical, candidate.tactic, candidate.variant, candidate.seconds)
+            found.setdefault((region.signature, candidate.text), Planned(rank, task))
+    return list(found.values())
+
+
+def distinct(parts: Iterable[Sequence[Planned]]) -> list[Planned]:
+    """What several models ask for, each variant once; the best of every Region first."""
+    found: dict[tuple[str, str], Planned] = {}
+    for part in parts:
+        for item in part:
+            found.setdefault((item.task.region.signature, str(item.task.variant)), item)
+    return sorted(found.values(), key=lambda item: item.rank)
 
 
 def build(
-    regions: Sequence[tuple[Region, Bindings]],
+    work: Sequence[Planned],
     target: Target,
-    tactics: Sequence[Tactic],
     *,
-    level: int = 3,
     jobs: int | None = None,
+    limit: float | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> BuildReport:
-    """Compile what a build at optimisation level ``level`` would measure for ``regions`` (with their shapes)."""
-    start = time.monotonic()
-    tasks: dict[tuple[str, str], Task] = {}
-    for region, bindings in regions:
-        if region.kind in (Kind.VIEW, Kind.HOST):
-            continue
-        for candidate in candidates(region.canonical, target, bindings, tactics).shortlist(level):
-            task = Task(region.canonical, candidate.tactic, candidate.variant, candidate.seconds)
-            tasks.setdefault((region.signature, candidate.text), task)
-    work, size, failed = list(tasks.values()), 0, list[str]()
+    """Compile ``work`` in parallel, in its order; nothing new is begun later than ``limit`` seconds after the start."""
+    start, failed, families, codes = clock(), list[str](), Counter[str](), dict[str, int]()
+    done = 0
     with Compiler(target, jobs=jobs) as compiler:
-        for done, (index, result) in enumerate(compiler.programs(work)):
-            progress("compile", done + 1, len(work))
-            if isinstance(result, Program):
-                size += sum(len(kernel.cubin) for kernel in result.kernels)
-            else:
-                failed.append(f"{work[index].variant}: {result}")
+        while done < len(work) and (limit is None or clock() - start < limit):
+            part = work[done : done + _ROUND * compiler.jobs]
+            for index, result in compiler.programs([item.task for item in part]):
+                progress("compile", done := done + 1, len(work))
+                if isinstance(result, Program):
+                    families[part[index].family] += 1
+                    codes |= {store.digest(kernel.cubin): len(kernel.cubin) for kernel in result.kernels}
+                else:
+                    failed.append(f"{part[index].task.variant}: {result}")
         compiled = compiler.compiled
-    return BuildReport(len(work) - len(failed), compiled, tuple(sorted(failed)), size, time.monotonic() - start)
+    return BuildReport(
+        variants=families.total(),
+        compiled=compiled,
+        failed=tuple(sorted(failed)),
+        left=len(work) - done,
+        families=tuple(sorted(families.items())),
+        codes=len(codes),
+        bytes=sum(codes.values()),
+        stored=sum(store.stored_bytes(code) for code in codes),
+        seconds=clock() - start,
+    )
 
 
 def contents() -> list[Group]:
     """The cached variants, grouped and sorted. Damaged files are left out."""
     counts: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()
+    codes: dict[tuple[str, str, str], set[str]] = {}
     for path in folder().glob(f"*/*{program_cache.SUFFIX}"):
-        described = program_cache.describe(path)
-        if described is not None:
-            target, kind, variant = described
-            key = target, kind, variant.partition("[")[0]
+        found = program_cache.describe(path)
+        if found is not None:
+            key = found.target, found.kind, found.variant.partition("[")[0]
             counts[key] += 1
             sizes[key] += path.stat().st_size
-    return [Group(*key, counts[key], sizes[key]) for key in sorted(counts)]
+            codes.setdefault(key, set()).update(found.codes)
+    for key, digests in codes.items():
+        sizes[key] += sum(store.stored_bytes(digest) for digest in digests)
+    return [Group(*key, counts[key], len(codes[key]), sizes[key]) for key in sorted(counts)]
 
 
 def prune(limit: int) -> tuple[int, int]:

@@ -2,20 +2,22 @@
 
 The compilers' own cache is addressed by generated source; generating it still costs an import of
 Triton and a process. This one is addressed by what the source is made from: the canonical
-Region, the variant, the target, the compilers and Ingot's kernel sources. A warm build reads only it.
+Region, the variant, the target, the compilers and Ingot's kernel sources. A warm build reads only it, and
+the machine code it refers to (``kernels.store``).
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from ingot import env
 from ingot.files import write_atomically
 from ingot.graph.dims import Dim
 from ingot.graph.region import Region
+from ingot.kernels import store
 from ingot.kernels.api import (
     Argument,
     Input,
@@ -31,7 +33,7 @@ from ingot.kernels.api import (
     Workspace,
 )
 
-_FORMAT = 3
+_FORMAT = 4
 SUFFIX = ".program"
 
 
@@ -56,7 +58,8 @@ class _Argument(msgspec.Struct, frozen=True):
 
 class _Kernel(msgspec.Struct, frozen=True):
     entry: str
-    size: int
+    code: str
+    """Digest of its machine code."""
     grid: tuple[Dim, Dim, Dim]
     block: int
     shared: int
@@ -86,15 +89,14 @@ def path_of(region: Region, variant: str, target: Target, compilers: str) -> Pat
     """File of one compiled variant."""
     text = repr((_FORMAT, region.signature, variant, target, compilers))
     key = hashlib.sha256(text.encode()).hexdigest()
-    return env.cache_dir() / "cubin" / key[:2] / f"{key}{SUFFIX}"
+    return store.folder() / key[:2] / f"{key}{SUFFIX}"
 
 
 def load(path: Path) -> Program | None:
     """The Program at ``path``; None when there is none, or a damaged one. Marks it as used for pruning."""
     try:
-        head, _, code = path.read_bytes().partition(b"\n")
-        header = msgspec.json.decode(head, type=_Header)
-        if header.sha256 != _digest(header, code):
+        header = msgspec.json.decode(path.read_bytes(), type=_Header)
+        if header.sha256 != _digest(header):
             return None
         path.touch()
     except (OSError, msgspec.DecodeError):
@@ -102,7 +104,9 @@ def load(path: Path) -> Program | None:
     kernels: list[Kernel] = []
     for kernel in header.kernels:
         arguments = tuple(_argument(a) for a in kernel.arguments)
-        cubin, code = code[: kernel.size], code[kernel.size :]
+        cubin = store.get(kernel.code)
+        if cubin is None:
+            return None
         kernels.append(
             Kernel(kernel.entry, cubin, kernel.grid, kernel.block, kernel.shared, arguments, kernel.pdl, kernel.cluster)
         )
@@ -112,7 +116,6 @@ def load(path: Path) -> Program | None:
 
 def save(path: Path, program: Program, region: Region, variant: str, target: Target) -> None:
     """Keep ``program`` at ``path``."""
-    code = b"".join(kernel.cubin for kernel in program.kernels)
     header = _Header(
         kernels=[_encoded_kernel(kernel) for kernel in program.kernels],
         workspaces=[_Workspace(w.bytes, w.zeroed) for w in program.workspaces],
@@ -123,28 +126,37 @@ def save(path: Path, program: Program, region: Region, variant: str, target: Tar
         target=target.name,
         sha256="",
     )
-    header = msgspec.structs.replace(header, sha256=_digest(header, code))
-    write_atomically(path, msgspec.json.encode(header) + b"\n" + code)
+    header = msgspec.structs.replace(header, sha256=_digest(header))
+    write_atomically(path, msgspec.json.encode(header))
 
 
-def describe(path: Path) -> tuple[str, str, str] | None:
-    """(target, kind, variant) of the Program at ``path``, or None when it is damaged."""
+@dataclass(frozen=True)
+class Described:
+    """What a file holds, without the machine code."""
+
+    target: str
+    kind: str
+    variant: str
+    codes: tuple[str, ...]
+    """Digests of its kernels' machine code."""
+
+
+def describe(path: Path) -> Described | None:
+    """What the file at ``path`` holds, or None when it is damaged."""
     try:
-        with path.open("rb") as file:
-            header = msgspec.json.decode(file.readline(), type=_Header)
+        header = msgspec.json.decode(path.read_bytes(), type=_Header)
     except (OSError, msgspec.DecodeError):
         return None
-    return header.target, header.kind, header.variant
+    return Described(header.target, header.kind, header.variant, tuple(kernel.code for kernel in header.kernels))
 
 
-def _digest(header: _Header, code: bytes) -> str:
-    bare = msgspec.json.encode(msgspec.structs.replace(header, sha256=""))
-    return hashlib.sha256(bare + b"\n" + code).hexdigest()
+def _digest(header: _Header) -> str:
+    return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(header, sha256=""))).hexdigest()
 
 
 def _encoded_kernel(k: Kernel) -> _Kernel:
     arguments = [_encoded(a) for a in k.arguments]
-    return _Kernel(k.entry, len(k.cubin), k.grid, k.block, k.shared, arguments, k.pdl, k.cluster)
+    return _Kernel(k.entry, store.put(k.cubin), k.grid, k.block, k.shared, arguments, k.pdl, k.cluster)
 
 
 def _encoded(argument: Argument) -> _Argument:

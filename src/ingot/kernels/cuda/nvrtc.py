@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ingot import env
 from ingot.errors import IngotError
 from ingot.files import write_atomically
+from ingot.kernels import store
 from ingot.kernels.api import Target
 from ingot.kernels.cuda.prelude import PRELUDE
 
@@ -47,15 +48,34 @@ def compile_cuda(
     flags = (f"--gpu-architecture={arch}", *_OPTIONS, *options)
     version = nvrtc_version()
     key = hashlib.sha256(repr((PRELUDE, source, entry, flags, version)).encode()).hexdigest()
-    path = env.cache_dir() / "cubin" / key[:2] / f"{key}.nvrtc"
-    try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=CompiledCuda)
-    except (OSError, msgspec.MsgspecError):
-        pass
+    path = store.folder() / key[:2] / f"{key}.nvrtc"
+    kept = _kept(path)
+    if kept is not None:
+        return kept
     cubin, log = _compile(PRELUDE + '#line 1 "kernel"\n' + source, flags)
     result = _summary(log, entry, cubin)
-    write_atomically(path, msgspec.msgpack.encode(result))
+    summary = _Kept(store.put(cubin), result.registers, result.shared, result.spills)
+    write_atomically(path, msgspec.msgpack.encode(summary))
     return result
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A :class:`CompiledCuda` with the digest of its code."""
+
+    code: str
+    registers: int
+    shared: int
+    spills: int
+
+
+def _kept(path: Path) -> CompiledCuda | None:
+    """What was compiled before, or None when it is missing or damaged."""
+    try:
+        found = msgspec.msgpack.decode(path.read_bytes(), type=_Kept)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    code = store.get(found.code)
+    return None if code is None else CompiledCuda(code, found.registers, found.shared, found.spills)
 
 
 @lru_cache(maxsize=1)

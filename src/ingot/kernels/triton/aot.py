@@ -18,9 +18,10 @@ from typing import Any
 from ingot import env
 from ingot.errors import IngotError
 from ingot.files import write_atomically
+from ingot.kernels import store
 from ingot.kernels.api import Target
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the cache entries; raise it when what is stored changes."""
 
 
@@ -85,27 +86,24 @@ def compile_source(
         num_stages, target.cc, tuple(sorted(aligned)),
     )  # fmt: skip
     key = hashlib.sha256(repr(options).encode() + b"\0" + source.encode()).hexdigest()
-    path = env.cache_dir() / "cubin" / key[:2] / f"{key}.triton"
+    path = store.folder() / key[:2] / f"{key}.triton"
     cached = _read(path)
     if cached is not None:
         return cached
     fresh = _compile(source, function, signature, constants, num_warps, num_stages, target, aligned)
     header = {"entry": fresh.entry, "shared": fresh.shared, "threads": fresh.threads, "nulls": fresh.nulls}
-    header["sha256"] = hashlib.sha256(fresh.cubin).hexdigest()
-    write_atomically(path, json.dumps(header).encode() + b"\n" + fresh.cubin)
+    write_atomically(path, json.dumps(header | {"code": store.put(fresh.cubin)}).encode())
     return fresh
 
 
 def _read(path: Path) -> Compiled | None:
     """A cache entry, or None when it is missing or damaged."""
     try:
-        head, _, cubin = path.read_bytes().partition(b"\n")
-        header = json.loads(head)
-    except (OSError, ValueError):
+        header = json.loads(path.read_bytes())
+        cubin = store.get(header.pop("code"))
+        return None if cubin is None else Compiled(cubin=cubin, **header)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    if header.pop("sha256", "") != hashlib.sha256(cubin).hexdigest():
-        return None
-    return Compiled(cubin=cubin, **header)
 
 
 def _compile(

@@ -1,0 +1,129 @@
+"""Standard networks at the sizes people run them at: what the library is built for and times are recorded of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from ingot.errors import IngotError, No
+from ingot.options import BuildOptions, Range, Shapes
+from ingot.tune.library import Planned
+from ingot.tune.worker import Worker
+from ingot.zoo import architectures
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ingot.kernels.api import Target
+
+CONVOLUTIONAL = (
+    "resnet50", "mobilenet_v2", "efficientnet_b0", "resnet18", "resnext50", "mobilenet_v3", "convnext_t", "googlenet",
+    "shufflenet_v2", "vgg16", "densenet121", "resnet34",
+)  # fmt: skip
+"""ResNet-101 has the layers of ResNet-50."""
+TRANSFORMERS = ("bert_base", "vit_b16", "gpt2")
+BATCHES = (1, 8, 32)
+_FEWER = {name: {"layers": 2} for name in TRANSFORMERS}
+"""Layers of a transformer are all alike: two of them have every kernel of twelve."""
+_PLAN_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One network at one batch size and precision."""
+
+    name: str
+    batch: int
+    fp16: bool = True
+    tf32: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}-b{self.batch}-{'fp16' if self.fp16 else 'tf32' if self.tf32 else 'fp32'}"
+
+
+def setups(names: Sequence[str] = (), batches: Sequence[int] = BATCHES, fp32: bool = True) -> tuple[Setup, ...]:
+    """FP16 at every batch size, smallest first, and with ``fp32`` also FP32 at the smallest; all networks if no name.
+
+    Raises IngotError for a name that is none of :func:`ingot.zoo.architectures.names`.
+    """
+    chosen = tuple(names) or (*CONVOLUTIONAL, *TRANSFORMERS)
+    for name in chosen:
+        architectures.sizes_of(name)
+    found = [Setup(name, batch) for batch in sorted(set(batches)) for name in chosen]
+    if fp32:
+        found += [Setup(name, min(batches), fp16=False) for name in chosen]
+    return tuple(found)
+
+
+def model_of(setup: Setup) -> tuple[onnx.ModelProto, Shapes]:
+    """The network with as many layers as it takes to have every kernel, and its inputs' shapes."""
+    model = architectures.build(setup.name, **_FEWER.get(setup.name, {}))
+    arrays = architectures.sample_inputs(model, setup.batch)
+    return model, tuple((name, tuple(Range(d, d, d) for d in array.shape)) for name, array in arrays.items())
+
+
+def options_of(setup: Setup, target: str, shapes: Shapes, level: int) -> BuildOptions:
+    """How ``ingot build`` would be told."""
+    return BuildOptions(target=target, fp16=setup.fp16, tf32=setup.tf32, shapes=shapes, opt_level=level)
+
+
+def plan(setup: Setup, target: Target, level: int) -> list[Planned]:
+    """What a build of ``setup`` would measure. Raises IngotError where nothing of it runs on a GPU."""
+    from ingot.builder.api import lower_model
+    from ingot.kernels.table import TACTICS
+    from ingot.tune.library import planned
+
+    model, shapes = model_of(setup)
+    lowered = lower_model(model, target, options_of(setup, target.name, shapes, level))
+    if isinstance(lowered, No):
+        raise IngotError(f"nothing of it runs on a GPU: {lowered.reason}", node=str(setup))
+    bindings = lowered.bindings()
+    return planned([(region, bindings) for region in lowered.regions], target, TACTICS, level=level)
+
+
+def plans(
+    wanted: Sequence[Setup],
+    target: Target,
+    level: int,
+    jobs: int,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> list[list[Planned]]:
+    """:func:`plan` of every setup, in their order, in ``jobs`` processes.
+
+    Raises IngotError with the reason where one fails.
+    """
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    workers = [Worker() for _ in range(min(jobs, len(wanted)))]
+    for worker in workers:
+        idle.put(worker)
+
+    def one(setup: Setup) -> list[Planned]:
+        worker = idle.get()
+        try:
+            answer: list[Planned] | No = worker.call(_PLAN, setup, target, level, timeout=_PLAN_SECONDS)
+        finally:
+            idle.put(worker)
+        if isinstance(answer, No):
+            raise IngotError(answer.reason, node=str(setup))
+        return answer
+
+    try:
+        with ThreadPoolExecutor(max(1, len(workers))) as pool:
+            return list(_counted(pool.map(one, wanted), len(wanted), progress))
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+_PLAN = f"{__name__}:plan"
+
+
+def _counted(
+    parts: Iterator[list[Planned]], total: int, progress: Callable[[str, int, int], None]
+) -> Iterator[list[Planned]]:
+    for done, part in enumerate(parts, 1):
+        yield part
+        progress("tactics", done, total)
