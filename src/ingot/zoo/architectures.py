@@ -43,7 +43,7 @@ _TABLE: dict[str, tuple[Callable[[Any, str], onnx.ModelProto], Any]] = {
     "resnet18": (resnet.build, resnet.ResNet(blocks=(2, 2, 2, 2), basic=True)),
     "resnet34": (resnet.build, resnet.ResNet(basic=True)),
     "resnet101": (resnet.build, resnet.ResNet(blocks=(3, 4, 23, 3))),
-    "resnext50": (resnet.build, resnet.ResNet(groups=32, inner=2)),
+    "resnext50": (resnet.build, resnet.ResNet(groups=32, widening=2)),
     "mobilenet_v3": (mobilenet_v3.build, mobilenet_v3.MobileNetV3()),
     "vgg16": (vgg.build, vgg.Vgg()),
     "densenet121": (densenet.build, densenet.DenseNet()),
@@ -64,7 +64,7 @@ _TABLE: dict[str, tuple[Callable[[Any, str], onnx.ModelProto], Any]] = {
         bert.build,
         bert.Bert(layers=2, hidden=64, heads=4, inner=128, vocabulary=100, positions=32, seq=16),
     ),
-    "resnext_tiny": (resnet.build, resnet.ResNet((1, 1), 16, groups=8, inner=2, image=32, classes=10)),
+    "resnext_tiny": (resnet.build, resnet.ResNet((1, 1), 16, groups=8, widening=2, image=32, classes=10)),
     "resnet_basic_tiny": (resnet.build, resnet.ResNet((1, 2), 16, basic=True, image=32, classes=10)),
     "mobilenet_v3_tiny": (
         mobilenet_v3.build,

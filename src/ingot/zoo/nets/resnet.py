@@ -21,7 +21,7 @@ class ResNet:
     """Blocks of two 3x3 convolutions in place of bottlenecks."""
     groups: int = 1
     """Of the bottlenecks' 3x3 convolutions."""
-    inner: int = 1
+    widening: int = 1
     """What these are wider by than ``width``."""
     image: int = 224
     classes: int = 1000
@@ -35,7 +35,7 @@ def _unit(
 
 
 def _bottleneck(b: ModelBuilder, x: str, c_in: int, width: int, stride: int, sizes: ResNet) -> str:
-    c_out, inner = width * _EXPANSION, width * sizes.inner
+    c_out, inner = width * _EXPANSION, width * sizes.widening
     y = b.op("Relu", _unit(b, x, (c_in, inner), 1, 1))
     y = b.op("Relu", _unit(b, y, (inner, inner), 3, stride, group=sizes.groups))
     # A small gain on the branch keeps the sum over many blocks in the range of float16.
