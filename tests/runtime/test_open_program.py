@@ -104,3 +104,30 @@ def test_a_size_beyond_its_bound_is_an_error() -> None:
         context.run({"x": np.ones(21, np.float32)})
     x = np.ones(20, np.float32)
     check(context.run({"x": x}), x)
+
+
+def two_sizes() -> Engine:
+    """h = the positive ones of 2x (host); c = 15h, in h's memory; e = the positive ones of c (host); y = 7c; z = 2e."""
+    p = TinyPlan(tiny.target(), (Profile("n", 1, 100, MOST),))
+    p.value("x", ["n"], "input")
+    for name, size, offset in (("a", "n", 0), ("h", "d", 4096), ("b", "d", 8192), ("c", "d", 4096), ("e", "d2", 12288)):
+        p.value(name, [size], offset=offset)
+    p.value("y", ["d"], "output")
+    p.value("z", ["d2"], "output")
+    first = p.kernel("scale", ["x", "a", number("n"), number(2)], "n", ["a"])
+    chosen = p.host(positive(), ["a"], ["h"], (["p"], ["r"]), [first])
+    b = p.kernel("scale", ["h", "b", number("d"), number(3)], "d", ["b"], after=[chosen])
+    c = p.kernel("scale", ["b", "c", number("d"), number(5)], "d", ["c"], after=[b])
+    again = p.host(positive(), ["c"], ["e"], (["p"], ["r"]), [c])
+    p.kernel("scale", ["c", "y", number("d"), number(7)], "d", ["y"], after=[again])
+    p.kernel("scale", ["e", "z", number("d2"), number(2)], "d2", ["z"], after=[again])
+    p.data = [DataSize("d", 10, MOST, p.names["h"], 0), DataSize("d2", 10, MOST, p.names["e"], 0)]
+    return p.engine()
+
+
+def test_a_value_of_the_host_is_sent_once_and_its_memory_may_then_be_anothers() -> None:
+    context = two_sizes().context()
+    for seed, n in enumerate((100, 400, 3)):
+        x = vector(n, seed)
+        made, h = context.run({"x": x}), 2 * x[x > 0]
+        assert np.array_equal(made["y"], 105 * h) and np.array_equal(made["z"], 30 * h)

@@ -10,9 +10,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ingot.engine.bounds import check_at, corner, known_symbols, symbols_of
+from ingot.engine.bounds import MAX_BYTES, check_at, corner, known_symbols, symbols_of
 from ingot.errors import IngotError
 from ingot.graph import dtypes
+from ingot.plan.lifetimes import ancestors
 from ingot.plan.spec import Argument, Binding, Plan, Step
 
 SPACES = frozenset({"arena", "weights", "persistent", "input", "output", "host"})
@@ -20,7 +21,6 @@ PDL = frozenset({"none", "waits", "waits+triggers"})
 MAX_SHARED = 232448
 """Most dynamic shared memory a block can have on any target, bytes (227 KiB, compute capability 9.0)."""
 _MAX_CLUSTER = 16
-_MAX_BYTES = 1 << 44
 _MAX_COUNT = 1 << 20
 _MAX_PLANS = 256
 _MAX_NAME = 4096
@@ -86,7 +86,7 @@ def _check_head(plan: Plan, sizes: Mapping[str, int]) -> None:
     lists = (plan.profiles, plan.inputs, plan.outputs, plan.values, plan.regions, plan.cubins, plan.models, plan.steps)
     _require(all(len(items) <= _MAX_COUNT for items in lists), f"more than {_MAX_COUNT} items of one kind")
     for name in ("arena_bytes", "persistent_bytes", "weights_bytes"):
-        _require(0 <= getattr(plan, name) <= _MAX_BYTES, f"{name} is {getattr(plan, name)}")
+        _require(0 <= getattr(plan, name) <= MAX_BYTES, f"{name} is {getattr(plan, name)}")
     _require(plan.weights_bytes == sizes["weights"], "weights_bytes is not the size of the weights segment")
 
 
@@ -99,13 +99,10 @@ def _check_profiles(plan: Plan) -> None:
 
 def _check_data(plan: Plan) -> None:
     """Sizes that data decides: each read off a host step's result, before any device step needs it."""
+    if not plan.data:
+        return
     _unique((*(p.symbol for p in plan.profiles), *(d.symbol for d in plan.data)), "symbol")
-    before: list[int] = []
-    for step in plan.steps:
-        mask = 0
-        for i in step.after:
-            mask |= before[i] | 1 << i
-        before.append(mask)
+    before = ancestors([step.after for step in plan.steps])
     for d in plan.data:
         _require(d.symbol.isidentifier(), f"symbol {d.symbol[:40]!r} is not a name")
         _require(1 <= d.opt <= d.max <= _MAX_DIM, f"sizes up to {d.max}, best {d.opt}", d.symbol)

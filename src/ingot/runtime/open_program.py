@@ -41,6 +41,8 @@ class _Part:
     stages: tuple[Stage, ...]
     open: frozenset[int]
     """Values whose size is not known yet: they stay on the host until it is."""
+    late: tuple[int, ...]
+    """Values that host steps have made, and whose size is known since the part before."""
     tells: tuple[DataSize, ...]
     """Sizes that are known behind it."""
 
@@ -48,19 +50,19 @@ class _Part:
 class OpenPlaces:
     """Places of Values at the sizes of the last run; None for those that depend on data while there was none."""
 
-    def __init__(self, plan: Plan, least: Places, bindings: Bindings) -> None:
-        """``least``: where all Values are at sizes of one; ``bindings``: what inputs give."""
-        self._plan, self._least, self._bindings = plan, least, bindings
+    def __init__(self, plan: Plan, least: Places, bindings: Bindings, open_values: frozenset[int]) -> None:
+        """``least``: where all Values are at sizes of one; ``bindings``: what inputs give; ``open_values``: those
+        whose size depends on data."""
+        self._plan, self._least, self._bindings, self._open = plan, least, bindings, open_values
         self.sizes: dict[str, int] | None = None
 
     def __getitem__(self, index: int) -> Place | None:
         place = self._least[index]
-        value = self._plan.values[index]
-        data = {d.symbol for d in self._plan.data}
-        if place is None or not _uses(value.shape, data):
+        if place is None or index not in self._open:
             return place
         if self.sizes is None:
             return None
+        value = self._plan.values[index]
         at = {**self._bindings, **self.sizes}
         shape, strides = evaluate_shape(tuple(value.shape), at), evaluate_shape(tuple(value.strides), at)
         return Place(place.base, place.offset, shape, strides, place.dtype)
@@ -83,15 +85,15 @@ class OpenProgram:
         """Builds the graphs of the first part. Raises what :class:`Program` raises."""
         self.plan = table.numbers.plan
         self.bindings, self.bases = dict(bindings), dict(bases)
+        self._least: Bindings = {**{d.symbol: 1 for d in self.plan.data}, **bindings}
         self._table, self._weights, self._ordinal = table, weights, ordinal
         self._models, self._calls = models, calls
         self._parts = _parts(self.plan, schedule)
         self._programs: OrderedDict[tuple[int, tuple[int, ...]], Program] = OrderedDict()
         self.host: HostArrays = {}
         self._first = self._program(0, {})
-        least = table.numbers.at({**{d.symbol: 1 for d in self.plan.data}, **bindings})
-        self.places = OpenPlaces(self.plan, Places(table.numbers, least), self.bindings)
-        self._late = sorted(frozenset[int]().union(*(part.open for part in self._parts)))
+        least = Places(table.numbers, self._first.found)
+        self.places = OpenPlaces(self.plan, least, self.bindings, self._parts[0].open)
         self._pinned: dict[int, PinnedBuffer] = {}
 
     @property
@@ -129,11 +131,11 @@ class OpenProgram:
 
     def _program(self, number: int, sizes: Sizes) -> Program:
         part = self._parts[number]
-        key = (number, tuple(sizes.values()))
+        bound = {name: max(size, 1) for name, size in sizes.items()}
+        key = (number, tuple(bound.values()))
         found = self._programs.get(key)
         if found is None:
-            unknown = {d.symbol: 1 for d in self.plan.data}
-            at = {**unknown, **self.bindings, **{name: max(size, 1) for name, size in sizes.items()}}
+            at = {**self._least, **bound}
             found = Program(
                 self._table, part.stages, at, self.bases, self._models, self._calls, self._weights, self._ordinal,
                 part.open,
@@ -146,10 +148,10 @@ class OpenProgram:
 
     def _send_late(self, program: Program, part: _Part, sizes: Sizes, stream: Stream) -> None:
         """Values that host steps made before their size was bound go where device steps read them."""
-        for index in self._late:
-            array = self.host.get(index)
-            if index in part.open or array is None or not program.at(index):
+        for index in part.late:
+            if not program.at(index):
                 continue
+            array = self.host[index]
             place = program.places[index]
             assert place is not None
             pinned = self._pinned.get(index)
@@ -191,14 +193,19 @@ def _parts(plan: Plan, schedule: Sequence[Stage]) -> tuple[_Part, ...]:
     left = list(plan.data)
     parts: list[_Part] = []
     stages: list[Stage] = []
+    unknown, made, late = _open(plan, left), set[int](), tuple[int, ...]()
     for stage in schedule:
         stages.append(stage)
-        made = {i for step in stage.steps for i in plan.steps[step].writes} if stage.host else set()
+        if not stage.host:
+            continue
+        made.update(i for step in stage.steps for i in plan.steps[step].writes)
         told = tuple(d for d in left if d.value in made)
         if told:
-            parts.append(_Part(tuple(stages), _open(plan, left), told))
-            left, stages = [d for d in left if d not in told], []
-    return (*parts, _Part(tuple(stages), _open(plan, left), ()))
+            parts.append(_Part(tuple(stages), unknown, late, told))
+            left, stages, before = [d for d in left if d not in told], [], unknown
+            unknown = _open(plan, left)
+            late = tuple(sorted((before - unknown) & made))
+    return (*parts, _Part(tuple(stages), unknown, late, ()))
 
 
 def _open(plan: Plan, left: Sequence[DataSize]) -> frozenset[int]:

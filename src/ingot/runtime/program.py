@@ -46,17 +46,19 @@ class Program:
         numbers = table.numbers
         plan = numbers.plan
         self.plan, self.bindings, self.bases = plan, dict(bindings), dict(bases)
-        self._table, self._found = table, numbers.at(bindings)
+        self._table = table
+        self.found = numbers.at(bindings)
+        """What the plan's expressions are at ``bindings``."""
         self._hidden = hidden
-        self.places = Places(numbers, self._found, hidden)
-        self._addresses = table.addresses(self._found, bases)
+        self.places = Places(numbers, self.found, hidden)
+        self._addresses = table.addresses(self.found, bases)
         self._host_inputs: list[tuple[int, str, int]] = []
         self.constants: HostArrays = {}
         if any(stage.host for stage in schedule):
             self._host_inputs = _host_inputs(plan, self.places, self.at)
             self.constants = _host_constants(plan, self.places, weights)
         self.parts: list[Graph | Island | StreamCall] = []
-        table.fill(self._found, self._addresses)
+        table.fill(self.found, self._addresses)
         for stage in schedule:
             if not stage.host:
                 self.parts.append(self._segment(stage))
@@ -86,7 +88,7 @@ class Program:
 
     def segment_builder(self) -> SegmentBuilder:
         """An empty graph over this program's shapes and addresses, until another Program is made or asked for one."""
-        self._table.fill(self._found, self._addresses)
+        self._table.fill(self.found, self._addresses)
         return SegmentBuilder(self.plan, self._table, self.places, self._addresses)
 
     @property
