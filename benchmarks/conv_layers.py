@@ -143,6 +143,10 @@ class Bench:
             return ops.cudnn_convolution_add_relu(self.x[i], self.w[i], self.r[i], 1.0, self.b, *shape)
         return ops.cudnn_convolution_relu(self.x[i], self.w[i], self.b, *shape)
 
+    def tensor(self, name: str, i: int) -> Any:
+        """The tensor of the layer's Region that is called ``name``, of set ``i``."""
+        return {"x": self.x[i], "w": self.w[i], "b": self.b, "r": self.r[i] if self.r else None, "y": self.y[i]}[name]
+
     def program(self, region: Region, program: Program) -> Callable[[int], None]:
         """A function that launches ``program`` on set ``i`` in PyTorch's current stream."""
         from types import SimpleNamespace
@@ -159,11 +163,9 @@ class Bench:
         def argument(a: Any, i: int) -> Any:
             match a:
                 case Input(index):
-                    name = region.inputs[index]
-                    of = {"x": self.x[i], "w": self.w[i], "b": self.b, "r": self.r[i] if self.r else None}
-                    return of[name].data_ptr(), 8
-                case Output():
-                    return self.y[i].data_ptr(), 8
+                    return self.tensor(region.inputs[index], i).data_ptr(), 8
+                case Output(index):
+                    return self.tensor(region.outputs[index], i).data_ptr(), 8
                 case Scratch(index):
                     return scratch[index].data_ptr(), 8
                 case Value(dim, width):

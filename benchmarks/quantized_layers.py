@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from conv_layers import LAYERS, Bench, Layer, compiled, device_target
@@ -22,7 +20,6 @@ from support.quantized import FLOAT8, quantized_conv
 
 from ingot.graph.region import Region
 from ingot.graph.tensor import TensorSpec
-from ingot.kernels.api import Input, Output, Pdl, Program, Scratch, TensorMap, Value
 from ingot.kernels.cuda.hopper.tactic import HopperTactic
 
 TYPES = ("float16", "int8", FLOAT8)
@@ -64,42 +61,9 @@ class Buffers(Bench):
         values = torch.randn(count, device="cuda") * (1e-4 if name == "scale" else 1.0)
         return values.to({"float32": torch.float32, "float16": torch.float16}.get(tensor.dtype, torch.float8_e4m3fn))
 
-    def program(self, region: Region, program: Program) -> Callable[[int], None]:
-        """A function that launches ``program`` on set ``i`` in PyTorch's current stream."""
-        from cuda.bindings import driver
-
-        from ingot.device.launch import KernelArgs, launch
-        from ingot.device.module import Module
-        from ingot.device.tensor_map import encoded
-
-        functions = [Module(k.cubin).function(k.entry, k.shared, k.cluster) for k in program.kernels]
-        scratch = [self.torch.zeros(int(w.bytes), dtype=self.torch.uint8, device="cuda") for w in program.workspaces]
-
-        def argument(a: Any, i: int) -> Any:
-            match a:
-                case Input(index):
-                    return self.tensors[region.inputs[index]][i].data_ptr(), 8
-                case Output(index):
-                    return self.tensors[region.outputs[index]][i].data_ptr(), 8
-                case Scratch(index):
-                    return scratch[index].data_ptr(), 8
-                case Value(dim, width):
-                    return int(dim), width
-                case TensorMap(tensor=tensor):
-                    return encoded(a, argument(tensor, i)[0], {})
-            return 0, 8
-
-        packed = [[KernelArgs([argument(a, i) for a in k.arguments]) for k in program.kernels]
-                  for i in range(self.sets)]  # fmt: skip
-        self.kept += [functions, scratch, packed]
-
-        def run(i: int) -> None:
-            stream: Any = SimpleNamespace(handle=driver.CUstream(self.torch.cuda.current_stream().cuda_stream))
-            for kernel, function, args in zip(program.kernels, functions, packed[i], strict=True):
-                grid: Any = tuple(int(d) for d in kernel.grid)
-                launch(function, grid, kernel.block, args, stream, pdl=kernel.pdl is not Pdl.NONE)
-
-        return run
+    def tensor(self, name: str, i: int) -> Any:
+        """See :meth:`Bench.tensor`."""
+        return self.tensors[name][i]
 
 
 def main() -> None:

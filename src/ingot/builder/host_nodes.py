@@ -10,6 +10,7 @@ from onnx import helper
 
 from ingot.errors import IngotError
 from ingot.graph.ort_faults import distrust
+from ingot.importer.walk import nodes_within, subgraphs
 from ingot.plan.spec import ModelDecl
 from ingot.runtime.hostmodel import load_host_model
 
@@ -112,7 +113,7 @@ def older_forms(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     """The model as of older operator sets, the newest first, as long as all of its nodes mean the same there."""
     version = _version(model)
     for target in range(version - 1, _OLDEST - 1, -1):
-        if not all(_same_at(node, version, target) for node in _all_nodes(model.graph)):
+        if not all(_same_at(node, version, target) for node in nodes_within(model.graph)):
             return
         older = onnx.ModelProto()
         older.CopyFrom(model)
@@ -146,14 +147,6 @@ def _same_at(node: onnx.NodeProto, version: int, target: int) -> bool:
     kept = [name for name in new.attributes if name in old.attributes and name not in used]
     same = all(str(new.attributes[n].default_value) == str(old.attributes[n].default_value) for n in kept)
     return same and len(node.input) <= old.max_input and len(node.output) <= old.max_output
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _all_nodes(inner)
 
 
 # -- nodes one by one
@@ -238,9 +231,8 @@ def _tried(
 def read_by(node: onnx.NodeProto) -> list[str]:
     """Values that the node reads, those that its subgraphs capture included."""
     names = dict.fromkeys(name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names.update(dict.fromkeys(_captured(graph)))
+    for graph in subgraphs(node):
+        names.update(dict.fromkeys(_captured(graph)))
     return list(names)
 
 

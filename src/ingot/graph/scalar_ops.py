@@ -1,7 +1,7 @@
 """The one table of scalar ops: ONNX ops that compute each output element from one element of each input.
 
-A row gives the number of operands, the rule for the result's type, and how the op is written in
-CUDA C++ and in Triton. Pointwise regions, prologues and epilogues are all generated from it.
+A row gives the number of operands and how the op is written in CUDA C++ and in Triton. Pointwise regions,
+prologues and epilogues are all generated from it.
 NaN goes through Max, Min, Relu and Clip, as in ONNX Runtime.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import reduce
 from typing import Literal
 
@@ -26,23 +25,12 @@ _Writer = Callable[[Code, _Args, BodyOp], "str | No"]
 _MANY = 1 << 16
 
 
-class Result(StrEnum):
-    """The type of an op's result."""
-
-    FIRST = "that of the first input"
-    SECOND = "that of the second input"
-    THIRD = "that of the third input, or uint8"
-    BOOL = "bool"
-    ATTRIBUTE = "the attribute `to`"
-
-
 @dataclass(frozen=True)
 class ScalarOp:
-    """One row: fewest and most operands, result type, writer, and whether it needs floating-point operands."""
+    """One row: fewest and most operands, writer, and whether it needs floating-point operands."""
 
     least: int
     most: int
-    result: Result
     write: _Writer
     floating: bool = False
 
@@ -50,22 +38,6 @@ class ScalarOp:
 def is_scalar_op(op_type: str) -> bool:
     """Whether an ONNX op of the default domain is in the table."""
     return op_type in TABLE
-
-
-def result_dtype(op: BodyOp, operands: Sequence[str]) -> str:
-    """Storage type of the op's result from those of its inputs ("" for an absent one)."""
-    match TABLE[op.op].result:
-        case Result.BOOL:
-            return "bool"
-        case Result.SECOND:
-            return operands[1]
-        case Result.THIRD:
-            named = dtypes.from_onnx(int(op.attr("output_dtype", 0))) or "uint8"  # type: ignore[arg-type]
-            return operands[2] if len(operands) > 2 and operands[2] else named
-        case Result.ATTRIBUTE:
-            return dtypes.from_onnx(int(op.attr("to", 1))) or ""  # type: ignore[arg-type]
-        case _:
-            return operands[0]
 
 
 def expression(
@@ -298,12 +270,12 @@ def _mean(code: Code, args: _Args, op: BodyOp) -> str:
     return f"(({' + '.join(args)}) / {code.number(len(args))})"
 
 
-def _unary(write: _Writer, *, floating: bool = True, result: Result = Result.FIRST) -> ScalarOp:
-    return ScalarOp(1, 1, result, write, floating)
+def _unary(write: _Writer, *, floating: bool = True) -> ScalarOp:
+    return ScalarOp(1, 1, write, floating)
 
 
-def _binary(write: _Writer, result: Result = Result.FIRST) -> ScalarOp:
-    return ScalarOp(2, 2, result, write)
+def _binary(write: _Writer) -> ScalarOp:
+    return ScalarOp(2, 2, write)
 
 
 def _same(code: Code, args: _Args, op: BodyOp) -> str:
@@ -347,32 +319,32 @@ TABLE: dict[str, ScalarOp] = {
     "Softsign": _unary(_softsign),
     "Mish": _unary(_mish),
     "Gelu": _unary(_gelu),
-    "Clip": ScalarOp(1, 3, Result.FIRST, _clip),
-    "Min": ScalarOp(1, _MANY, Result.FIRST, _fold(lambda code, a, b: code.minimum(a, b))),
-    "Max": ScalarOp(1, _MANY, Result.FIRST, _fold(lambda code, a, b: code.maximum(a, b))),
-    "Sum": ScalarOp(1, _MANY, Result.FIRST, _fold(lambda code, a, b: code.wrap(f"{a} + {b}"))),
-    "Mean": ScalarOp(1, _MANY, Result.FIRST, _mean, floating=True),
-    "Where": ScalarOp(3, 3, Result.SECOND, lambda code, args, _: code.where(args[0], args[1], args[2])),
-    "And": _binary(_logic("&"), Result.BOOL),
-    "Or": _binary(_logic("|"), Result.BOOL),
-    "Xor": _binary(_logic("^"), Result.BOOL),
-    "Not": _unary(lambda code, args, _: code.inverse(args[0]), floating=False, result=Result.BOOL),
-    "Equal": _binary(_compare("=="), Result.BOOL),
-    "Less": _binary(_compare("<"), Result.BOOL),
-    "LessOrEqual": _binary(_compare("<="), Result.BOOL),
-    "Greater": _binary(_compare(">"), Result.BOOL),
-    "GreaterOrEqual": _binary(_compare(">="), Result.BOOL),
-    "IsNaN": _unary(_not_a_number, result=Result.BOOL),
-    "IsInf": _unary(_is_inf, result=Result.BOOL),
+    "Clip": ScalarOp(1, 3, _clip),
+    "Min": ScalarOp(1, _MANY, _fold(lambda code, a, b: code.minimum(a, b))),
+    "Max": ScalarOp(1, _MANY, _fold(lambda code, a, b: code.maximum(a, b))),
+    "Sum": ScalarOp(1, _MANY, _fold(lambda code, a, b: code.wrap(f"{a} + {b}"))),
+    "Mean": ScalarOp(1, _MANY, _mean, floating=True),
+    "Where": ScalarOp(3, 3, lambda code, args, _: code.where(args[0], args[1], args[2])),
+    "And": _binary(_logic("&")),
+    "Or": _binary(_logic("|")),
+    "Xor": _binary(_logic("^")),
+    "Not": _unary(lambda code, args, _: code.inverse(args[0]), floating=False),
+    "Equal": _binary(_compare("==")),
+    "Less": _binary(_compare("<")),
+    "LessOrEqual": _binary(_compare("<=")),
+    "Greater": _binary(_compare(">")),
+    "GreaterOrEqual": _binary(_compare(">=")),
+    "IsNaN": _unary(_not_a_number),
+    "IsInf": _unary(_is_inf),
     "BitShift": _binary(_shift),
     "BitwiseAnd": _binary(_infix("&")),
     "BitwiseOr": _binary(_infix("|")),
     "BitwiseXor": _binary(_infix("^")),
     "BitwiseNot": _unary(_bitwise_not, floating=False),
-    "Cast": _unary(_cast, floating=False, result=Result.ATTRIBUTE),
-    "CastLike": _binary(_same, Result.SECOND),
-    "QuantizeLinear": ScalarOp(2, 3, Result.THIRD, lambda code, args, op: quantize(code, args, op, ""), floating=True),
-    "DequantizeLinear": ScalarOp(2, 3, Result.SECOND, dequantize),
+    "Cast": _unary(_cast, floating=False),
+    "CastLike": _binary(_same),
+    "QuantizeLinear": ScalarOp(2, 3, lambda code, args, op: quantize(code, args, op, ""), floating=True),
+    "DequantizeLinear": ScalarOp(2, 3, dequantize),
     "Identity": _unary(_same, floating=False),
-    "Dropout": ScalarOp(1, 3, Result.FIRST, _dropout),
+    "Dropout": ScalarOp(1, 3, _dropout),
 }

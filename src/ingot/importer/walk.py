@@ -34,6 +34,14 @@ def all_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
         stack.extend((inner, depth + 1) for node in graph.node for inner in subgraphs(node))
 
 
+def nodes_within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of ``graph``, each followed by those of its own graphs."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node):
+            yield from nodes_within(inner)
+
+
 def check_text(model: onnx.ModelProto) -> None:
     """Raises IngotError for a name or other text that is not UTF-8: protobuf hands such out as bytes."""
     stack: list[Message] = [model]

@@ -108,9 +108,14 @@ class ProductShape:
         return self.a_bytes + self.batch * self.cols * self.depth * self.itemsize + self.extra_bytes
 
 
+def shared_per_sm(target: Target) -> int:
+    """Shared memory of an SM, bytes; the least of all families for one that is not known."""
+    return _SHARED_PER_SM.get(target.cc, 100) * 1024
+
+
 def shared_limit(target: Target) -> int:
     """Most dynamic shared memory of one block, bytes: the Target's own figure, and never more than its family has."""
-    return min(target.shared_per_block, (_SHARED_PER_SM.get(target.cc, 100) - 1) * 1024)
+    return min(target.shared_per_block, shared_per_sm(target) - 1024)
 
 
 def occupancy(tile: TileLike, size: int, target: Target) -> int:
@@ -119,8 +124,7 @@ def occupancy(tile: TileLike, size: int, target: Target) -> int:
     if shared > shared_limit(target):
         return 0
     registers = min(255, tile.m * tile.n // (32 * tile.warps) + 56) * 32 * tile.warps
-    whole = _SHARED_PER_SM.get(target.cc, 100) * 1024
-    return min(whole // (shared + 1024), _REGISTERS // registers, _THREADS // (32 * tile.warps), 32)
+    return min(shared_per_sm(target) // (shared + 1024), _REGISTERS // registers, _THREADS // (32 * tile.warps), 32)
 
 
 def _peak(shape: ProductShape, tile: TileLike, target: Target) -> float:

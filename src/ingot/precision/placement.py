@@ -18,7 +18,6 @@ from ingot.precision.layers import (
     Layer,
     averaging_move,
     exact_move,
-    first_and_last,
     layer_behind,
     layers_of,
     moved_inputs,
@@ -70,12 +69,6 @@ class Placement:
         first, second = self.group(a), self.group(b)
         if first != second:
             self._parent[second] = first
-
-
-def edges_of(model: ir.Model) -> dict[str, str]:
-    """First and last layers, with the reason."""
-    layers, _ = layers_of(model.graph)
-    return first_and_last(model.graph, layers)
 
 
 def place(

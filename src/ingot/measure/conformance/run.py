@@ -13,6 +13,7 @@ from ingot.builder.api import build_engine, build_hollow
 from ingot.builder.hosting import EVALUATOR
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
+from ingot.importer.walk import nodes_within
 from ingot.measure.conformance.cases import Case, Value, load_case
 from ingot.measure.conformance.parameters import with_constants
 from ingot.measure.conformance.verdict import NEAR, Kind, Outcome, distance, share, unlike
@@ -143,16 +144,8 @@ def _islands(engine: EngineFile) -> str:
     return f"{ops}: " + "; ".join(dict.fromkeys([*evaluated, *(region.tactic for region in hosts)]))
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
 def _ops(model: onnx.ModelProto) -> set[str]:
-    known = {(node.domain, node.op_type) for node in _nodes(model.graph)}
+    known = {(node.domain, node.op_type) for node in nodes_within(model.graph)}
     return {op if domain in ("", "ai.onnx") else f"{domain}.{op}" for domain, op in known}
 
 
@@ -163,7 +156,9 @@ def _is_random(model: onnx.ModelProto) -> bool:
 
 def _drops(model: onnx.ModelProto) -> bool:
     """A Dropout in training mode: it has its third input."""
-    return any(node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] for node in _nodes(model.graph))
+    return any(
+        node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] for node in nodes_within(model.graph)
+    )
 
 
 def _short(reason: str) -> str:

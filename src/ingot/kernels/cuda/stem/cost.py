@@ -10,10 +10,9 @@ import math
 
 from ingot.graph.dtypes import itemsize
 from ingot.kernels.api import Target
+from ingot.kernels.cost import shared_per_sm
 from ingot.kernels.cuda.stem.tile import Form
 
-_SHARED_PER_SM = {80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 103: 228, 110: 228, 120: 100, 121: 100}
-"""KiB of shared memory of an SM."""
 _LAUNCH = 0.6e-6
 """From one kernel to the next: most of the start lies behind the kernel before."""
 _CYCLE = 1 / 1.7e9
@@ -43,7 +42,7 @@ def seconds(form: Form, target: Target, batch: int) -> float:
     """Predicted seconds on ``target``."""
     plan, tile = form.plan, form.tile
     blocks = batch * form.blocks[0] * form.blocks[1]
-    room = _SHARED_PER_SM.get(target.cc, 100) * 1024 // (form.shared + 1024)
+    room = shared_per_sm(target) // (form.shared + 1024)
     resident = max(min(room, form.resident), 1)
     per_warp = form.conv_rows if form.window else -(-tile.rows * tile.wide // tile.warps)
     runs = plan.taps[0] * plan.taps[1] * plan.channels * form.tiles_n / tile.threads
