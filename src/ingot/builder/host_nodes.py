@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import onnx
@@ -12,7 +13,7 @@ from ingot.errors import IngotError
 from ingot.graph.ort_faults import distrust
 from ingot.importer.walk import nodes_within, subgraphs
 from ingot.plan.spec import ModelDecl
-from ingot.runtime.hostmodel import load_host_model
+from ingot.runtime.hostmodel import HostFunction, load_host_model
 
 _T = onnx.TensorProto
 _EDGES = frozenset(
@@ -37,21 +38,21 @@ class Runner:
     opset: int = 0
 
 
+EVALUATOR = Runner("reference")
+"""ONNX's reference evaluator, which takes any node."""
+
+
 # -- types and edges
 
 
 def types_of(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
     """Type of every value whose type is known, without shapes."""
-    found: dict[str, onnx.TypeProto] = {}
-    inferred = model
-    if any(name not in _declared_types(model) for node in model.graph.node for name in node.output if name):
-        try:
-            inferred = onnx.shape_inference.infer_shapes(model)
-        except Exception:  # an op that it does not know, or a wrong declaration: what is declared must do
-            inferred = model
-    for name, declared in _declared_types(inferred).items():
-        found[name] = _shapeless(declared)
-    return found
+    known = _declared_types(model)
+    if any(name not in known for node in model.graph.node for name in node.output if name):
+        # An op that it does not know, or a wrong declaration: what is declared must do.
+        with suppress(Exception):
+            known = _declared_types(onnx.shape_inference.infer_shapes(model))
+    return {name: _shapeless(declared) for name, declared in known.items()}
 
 
 def _declared_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
@@ -109,7 +110,25 @@ def unfit_edges(model: onnx.ModelProto) -> bool:
 # -- older operator sets
 
 
-def older_forms(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+@dataclass(frozen=True)
+class Older:
+    """A model as of an older operator set, and ready to run in ONNX Runtime."""
+
+    opset: int
+    content: bytes
+    function: HostFunction
+
+
+def at_older_set(model: onnx.ModelProto, decl: ModelDecl, name: str) -> Older | None:
+    """As of the newest older operator set at which ONNX Runtime takes it; None where it takes it at none."""
+    for older in _older_forms(model):
+        content = older.SerializeToString(deterministic=True)
+        with suppress(IngotError):
+            return Older(_version(older), content, load_host_model(content, decl, "onnxruntime", name))
+    return None
+
+
+def _older_forms(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     """The model as of older operator sets, the newest first, as long as all of its nodes mean the same there."""
     version = _version(model)
     for target in range(version - 1, _OLDEST - 1, -1):
@@ -152,9 +171,11 @@ def _same_at(node: onnx.NodeProto, version: int, target: int) -> bool:
 # -- nodes one by one
 
 
-def runners(model: onnx.ModelProto) -> tuple[list[Runner], dict[int, str]]:
-    """What runs each node, and for those of the evaluator (by index) why ONNX Runtime does not."""
-    types = types_of(model)
+def runners(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) -> tuple[list[Runner], dict[int, str]]:
+    """What runs each node, and for those of the evaluator (by index) why ONNX Runtime does not.
+
+    ``types``: what :func:`types_of` finds.
+    """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     answers: dict[bytes, Runner | str] = {}
     found: list[Runner] = []
@@ -163,7 +184,7 @@ def runners(model: onnx.ModelProto) -> tuple[list[Runner], dict[int, str]]:
         answer = _runner(model, i, types, weights, answers)
         if isinstance(answer, str):
             reasons[i] = answer
-        found.append(Runner("reference") if isinstance(answer, str) else answer)
+        found.append(EVALUATOR if isinstance(answer, str) else answer)
     return found, reasons
 
 
@@ -216,13 +237,8 @@ def _tried(
         return Runner("onnxruntime")
     except IngotError as error:
         refusal = " ".join(error.reason.split())[:_LONGEST]
-    for older in older_forms(onnx.load_model_from_string(content)):
-        try:
-            load_host_model(older.SerializeToString(), decl, "onnxruntime", node.name)
-            return Runner("onnxruntime", _version(older))
-        except IngotError:
-            continue
-    return refusal
+    older = at_older_set(onnx.load_model_from_string(content), decl, node.name)
+    return refusal if older is None else Runner("onnxruntime", older.opset)
 
 
 # -- pieces

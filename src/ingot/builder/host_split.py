@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from ingot.builder.provenance import provenance
 from ingot.builder.targets import Chosen
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
+from ingot.graph.edit import reads
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
@@ -69,7 +70,7 @@ def _parts(graph: ir.Graph) -> list[_Part]:
         plugin = plugin_of(node)
         own = 0 if plugin is None else 1
         at = own
-        for value in _reads(node):
+        for value in reads(node):
             if value in level:
                 at = max(at, level[value] + (level[value] % 2 != own))
         level.update(dict.fromkeys(node.outputs, at))
@@ -80,21 +81,6 @@ def _parts(graph: ir.Graph) -> list[_Part]:
     return [part for at in sorted(rows) for part in rows[at]]
 
 
-def _reads(node: ir.Node) -> list[ir.Value]:
-    """Values that a node or a graph inside it reads."""
-    found = [v for v in node.inputs if v is not None]
-    for attr in node.attributes.values():
-        graphs: Sequence[ir.Graph] = ()
-        if attr.type == ir.AttributeType.GRAPH:
-            graphs = [attr.as_graph()]
-        elif attr.type == ir.AttributeType.GRAPHS:
-            graphs = attr.as_graphs()
-        for graph in graphs:
-            found += [v for inner in graph.all_nodes() for v in inner.inputs if v is not None]
-            found += list(graph.outputs)
-    return found
-
-
 def _lowered(imported: Imported, reasons: tuple[str, ...]) -> Lowered:
     graph = imported.model.graph
     known = frozenset(r.symbol for r in imported.ranges)
@@ -102,7 +88,7 @@ def _lowered(imported: Imported, reasons: tuple[str, ...]) -> Lowered:
     parts = _parts(graph)
     maker = {value: index for index, part in enumerate(parts) for n in part.nodes for value in n.outputs}
     given = {*graph.inputs, *graph.initializers.values()}
-    needed = {v for i, part in enumerate(parts) for n in part.nodes for v in _reads(n) if maker.get(v, i) != i}
+    needed = {v for i, part in enumerate(parts) for n in part.nodes for v in reads(n) if maker.get(v, i) != i}
     needed.update(graph.outputs)
     for value in graph.outputs:
         if value not in maker:
@@ -111,7 +97,7 @@ def _lowered(imported: Imported, reasons: tuple[str, ...]) -> Lowered:
     regions: list[Region] = []
     bodies: dict[str, bytes] = {}
     for index, part in enumerate(parts):
-        outer = dict.fromkeys(v for n in part.nodes for v in _reads(n) if v in given or maker.get(v, index) != index)
+        outer = dict.fromkeys(v for n in part.nodes for v in reads(n) if v in given or maker.get(v, index) != index)
         made = [v for n in part.nodes for v in n.outputs if v in needed]
         if not made:
             continue

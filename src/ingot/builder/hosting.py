@@ -18,13 +18,13 @@ from ingot.graph.host_parts import HostPart, HostParts, encode
 from ingot.graph.lowered import Lowered
 from ingot.graph.ort_faults import distrust
 from ingot.importer.maps import show_maps
+from ingot.importer.walk import fed
 from ingot.plan.spec import ModelDecl
 from ingot.plugins.record import is_record
 from ingot.runtime.hostmodel import HostFunction, load_host_model
 
 EVALUATOR = "ONNX's evaluator"
 """In every note about a node that ONNX Runtime does not run."""
-_EVALUATOR = Runner("reference")
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ def host(model: onnx.ModelProto, name: str, *, loosen: bool = False) -> tuple[Ho
             return Hosted(content, "onnxruntime"), load_host_model(content, decl, "onnxruntime", name)
         except IngotError as error:
             refusal = error
-        other = (_without_sizes(model, decl, name) if loosen else None) or _at_older_opset(model, decl, name)
-        if other is not None:
-            return other
+        if loosen and (loose := _without_sizes(model, decl, name)) is not None:
+            return loose
+        if (older := host_nodes.at_older_set(model, decl, name)) is not None:
+            return Hosted(older.content, "onnxruntime"), older.function
     else:
         refusal = IngotError("; ".join(suspects) or "ONNX Runtime has no arrays of its inputs' or outputs' types")
     try:
@@ -81,9 +82,7 @@ def host_islands(lowered: Lowered) -> Lowered:
 
 
 def _declared(model: onnx.ModelProto) -> ModelDecl:
-    inside = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value.name for value in model.graph.input if value.name not in inside]
-    return ModelDecl(0, 0, inputs, [value.name for value in model.graph.output])
+    return ModelDecl(0, 0, [value.name for value in fed(model.graph)], [value.name for value in model.graph.output])
 
 
 def _place(node: onnx.NodeProto) -> str:
@@ -107,27 +106,18 @@ def _without_sizes(model: onnx.ModelProto, decl: ModelDecl, name: str) -> tuple[
     return Hosted(content, "onnxruntime", (note,)), function
 
 
-def _at_older_opset(model: onnx.ModelProto, decl: ModelDecl, name: str) -> tuple[Hosted, HostFunction] | None:
-    for older in host_nodes.older_forms(model):
-        content = older.SerializeToString(deterministic=True)
-        try:
-            return Hosted(content, "onnxruntime"), load_host_model(content, decl, "onnxruntime", name)
-        except IngotError:
-            continue
-    return None
-
-
 def _divided(model: onnx.ModelProto, name: str) -> tuple[Hosted, HostFunction]:
     """Cut along the nodes that ONNX Runtime refuses."""
-    runners, reasons = host_nodes.runners(model)
+    types = host_nodes.types_of(model)
+    runners, reasons = host_nodes.runners(model, types)
     notes = tuple(
         f"{_place(node)} runs on the host in {EVALUATOR}: {reasons[i]}"
         for i, node in enumerate(model.graph.node)
         if i in reasons
     )
     found: Hosted | None = None
-    if any(runner != _EVALUATOR for runner in runners):
-        parts = _parts(model, runners)
+    if any(runner != host_nodes.EVALUATOR for runner in runners):
+        parts = _parts(model, runners, types)
         if parts is not None:
             found = Hosted(encode(parts), "parts", notes)
     if found is None:
@@ -135,11 +125,10 @@ def _divided(model: onnx.ModelProto, name: str) -> tuple[Hosted, HostFunction]:
     return found, load_host_model(found.content, _declared(model), found.backend, name)
 
 
-def _parts(model: onnx.ModelProto, runners: Sequence[Runner]) -> HostParts | None:
+def _parts(model: onnx.ModelProto, runners: Sequence[Runner], types: Mapping[str, onnx.TypeProto]) -> HostParts | None:
     """One part for each run of nodes with one runner; None where that cannot be expressed."""
     graph = model.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
-    types = host_nodes.types_of(model)
     decl = _declared(model)
     maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     if any(name not in maker for name in decl.outputs):

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
 
 from ingot.engine.file import EngineFile
-from ingot.engine.format import Provenance, align
+from ingot.engine.format import ALIGN, Provenance
 from ingot.graph.dims import add
+from ingot.plan.blobs import Blobs
 from ingot.plan.spec import Cubin, ModelDecl, Plan, ValueDecl
-
-
-@dataclass
-class _Blobs:
-    """Pieces of one segment, equal ones once, each at a multiple of 256 bytes."""
-
-    data: bytearray = field(default_factory=bytearray)
-    stored: dict[bytes, int] = field(default_factory=dict)
-
-    def add(self, content: memoryview) -> int:
-        """Offset of ``content``."""
-        key = hashlib.sha256(content).digest()
-        if key not in self.stored:
-            self.data.extend(bytes(align(len(self.data)) - len(self.data)))
-            self.stored[key] = len(self.data)
-            self.data.extend(content)
-        return self.stored[key]
 
 
 def join(engines: Sequence[tuple[str, EngineFile]], provenance: Provenance) -> EngineFile:
@@ -38,17 +20,14 @@ def join(engines: Sequence[tuple[str, EngineFile]], provenance: Provenance) -> E
     They have the same inputs, outputs and target. Weights, machine code and models that occur in several are
     stored once; all plans have the same tables of machine code and models.
     """
-    weights, cubins, models = _Blobs(), _Blobs(), _Blobs()
+    weights, cubins, models = Blobs(ALIGN), Blobs(ALIGN), Blobs(ALIGN)
     cubin_rows: list[Cubin] = []
     model_rows: list[ModelDecl] = []
     plans = []
     for name, engine in engines:
         plan = engine.plan
-        codes = [Cubin(cubins.add(memoryview(engine.cubin(i))), row.size) for i, row in enumerate(plan.cubins)]
-        bodies = [
-            msgspec.structs.replace(row, offset=models.add(memoryview(engine.model(i))))
-            for i, row in enumerate(plan.models)
-        ]
+        codes = [Cubin(cubins.add(engine.cubin(i)), row.size) for i, row in enumerate(plan.cubins)]
+        bodies = [msgspec.structs.replace(row, offset=models.add(engine.model(i))) for i, row in enumerate(plan.models)]
         code_at, body_at = [_place(row, cubin_rows) for row in codes], [_place(row, model_rows) for row in bodies]
         steps = [
             msgspec.structs.replace(
@@ -61,8 +40,7 @@ def join(engines: Sequence[tuple[str, EngineFile]], provenance: Provenance) -> E
         regions = [msgspec.structs.replace(r, body=body_at[r.body] if r.body >= 0 else -1) for r in plan.regions]
         values = _moved(plan, memoryview(engine.weights), weights)
         plans.append(msgspec.structs.replace(plan, name=name, values=values, steps=steps, regions=regions))
-    # The last constant's last vector load ends inside the segment.
-    weights.data.extend(bytes(align(len(weights.data)) - len(weights.data)))
+    weights.pad()  # the last constant's last vector load ends inside the segment
     plans = [
         msgspec.structs.replace(plan, cubins=cubin_rows, models=model_rows, weights_bytes=len(weights.data))
         for plan in plans
@@ -82,7 +60,7 @@ def _place(row: _Row, rows: list[_Row]) -> int:
     return rows.index(row)
 
 
-def _moved(plan: Plan, segment: memoryview, to: _Blobs) -> list[ValueDecl]:
+def _moved(plan: Plan, segment: memoryview, to: Blobs) -> list[ValueDecl]:
     """The values of ``plan``, those in its weights where ``to`` has them."""
     shifts: dict[int, int] = {}
     for start, end, members in _pieces(plan, len(segment)):

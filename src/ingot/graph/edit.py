@@ -95,6 +95,23 @@ def readers(value: ir.Value) -> list[ir.Node]:
     return list(dict.fromkeys(use.node for use in value.uses()))
 
 
+def bodies(attr: ir.Attr) -> Sequence[ir.Graph]:
+    """The graphs that an attribute holds."""
+    if attr.type == ir.AttributeType.GRAPH:
+        return [attr.as_graph()]
+    return attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else []
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, also from within its bodies, whose own values are among it."""
+    found = [value for value in node.inputs if value is not None]
+    for attr in node.attributes.values():
+        for body in bodies(attr):
+            found += [value for inner in body.all_nodes() for value in inner.inputs if value is not None]
+            found.extend(body.outputs)
+    return found
+
+
 class Editor:
     """Changes to one model's main graph, with names that stay unique, and notes on what was done."""
 

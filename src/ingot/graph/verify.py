@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ingot.graph.edit import shape_of
+from ingot.graph.edit import bodies, shape_of
 
 Shape = tuple[int | str | None, ...] | None
 
@@ -61,7 +61,7 @@ def _check_graph(graph: ir.Graph, defined: set[int], names: set[str]) -> None:
         for read in node.inputs:
             assert read is None or id(read) in defined, f"{node.name!r} reads {read.name!r} before it is made"
         for attr in node.attributes.values():
-            for body in _bodies(attr):
+            for body in bodies(attr):
                 _check_graph(body, defined, names)
         for made in node.outputs:
             assert made.producer() is node, f"{made.name!r} has another producer than {node.name!r}"
@@ -69,12 +69,6 @@ def _check_graph(graph: ir.Graph, defined: set[int], names: set[str]) -> None:
                 define(made)
     for value in graph.outputs:
         assert id(value) in defined, f"output {value.name!r} is not made"
-
-
-def _bodies(attr: ir.Attr) -> list[ir.Graph]:
-    if attr.type == ir.AttributeType.GRAPH:
-        return [attr.as_graph()]
-    return list(attr.as_graphs()) if attr.type == ir.AttributeType.GRAPHS else []
 
 
 def _check_interface(

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 from onnx_shape_inference import infer_symbolic_shapes
 
 from ingot.errors import IngotError
+from ingot.graph.edit import reads
 from ingot.importer.messages import first_line, quiet
 from ingot.importer.walk import check_text
 
@@ -120,24 +121,12 @@ def _check_bounds(graph: ir.Graph, starts: Sequence[ir.Value], ends: Sequence[ir
         seen.add(value)
         maker = value.producer()
         if maker is not None:
-            stack.extend(_reads(maker))
+            stack.extend(reads(maker))
         elif value.is_graph_input() and not value.is_initializer() and value.graph is graph:
             missing.add(str(value.name))
     if missing:
         names = ", ".join(sorted(missing))
         raise IngotError(f"the outputs also need {names}", fix=f"add --from {' --from '.join(sorted(missing))}")
-
-
-def _reads(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, also from within its nested graphs."""
-    found = [value for value in node.inputs if value is not None]
-    for attr in node.attributes.values():
-        graphs = [attr.as_graph()] if attr.type == ir.AttributeType.GRAPH else []
-        if attr.type == ir.AttributeType.GRAPHS:
-            graphs = list(attr.as_graphs())
-        for inner in graphs:
-            found.extend(value for n in inner.all_nodes() for value in n.inputs if value is not None)
-    return found
 
 
 def _drop_unused(part: ir.Graph, *, named: bool) -> None:

@@ -34,6 +34,12 @@ def all_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
         stack.extend((inner, depth + 1) for node in graph.node for inner in subgraphs(node))
 
 
+def fed(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller must give: those that no initialiser fills."""
+    inside = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in inside]
+
+
 def nodes_within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of ``graph``, each followed by those of its own graphs."""
     for node in graph.node:

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import onnx
 
 from ingot.graph.host_parts import decode, is_parts
 from ingot.graph.region import Region
+from ingot.importer.walk import fed
+from ingot.plan.blobs import Blobs
 from ingot.plan.bodies import body_bytes
 from ingot.plan.spec import Cubin, ModelDecl
 
 _ALIGN = 64
 
 
-class _Blobs:
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self._stored: dict[bytes, int] = {}
-
-    def add(self, content: bytes) -> int:
-        """Offset of ``content``."""
-        digest = hashlib.sha256(content).digest()
-        if digest not in self._stored:
-            self.data.extend(bytes(-len(self.data) % _ALIGN))
-            self._stored[digest] = len(self.data)
-            self.data.extend(content)
-        return self._stored[digest]
-
-
 class CubinTable:
     """Machine code of all kernels."""
 
     def __init__(self) -> None:
-        self._blobs = _Blobs()
+        self._blobs = Blobs(_ALIGN)
         self.rows: list[Cubin] = []
 
     @property
@@ -54,7 +40,7 @@ class ModelTable:
     """Island models and Region bodies."""
 
     def __init__(self) -> None:
-        self._blobs = _Blobs()
+        self._blobs = Blobs(_ALIGN)
         self.rows: list[ModelDecl] = []
         self._bodies: dict[str, int] = {}
 
@@ -82,6 +68,4 @@ def island_inputs(content: bytes) -> tuple[str, ...]:
     """Names of the tensors that an island's model must be fed, in its order (weights inside it excluded)."""
     if is_parts(content):
         return tuple(decode(content).inputs)
-    graph = onnx.load_from_string(content).graph
-    inside = {tensor.name for tensor in graph.initializer}
-    return tuple(value.name for value in graph.input if value.name not in inside)
+    return tuple(value.name for value in fed(onnx.load_from_string(content).graph))

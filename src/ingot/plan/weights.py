@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from ingot.graph import dtypes
 from ingot.graph.tensor import TensorSpec
-from ingot.plan.arena import aligned
+from ingot.plan.arena import ALIGN
+from ingot.plan.blobs import Blobs
 from ingot.plan.places import Places
 
 
@@ -25,22 +25,14 @@ class Weights:
 def pack(places: Places) -> Weights:
     """All constants of the lowered Graph, in the order of its values."""
     lowered = places.lowered
-    data = bytearray()
-    offsets: dict[str, int] = {}
-    stored: dict[bytes, int] = {}
-    for name, spec in lowered.values.items():
-        if name not in lowered.constants:
-            continue
-        content = physical(lowered.constants[name], spec).data
-        digest = hashlib.sha256(content).digest()
-        if digest not in stored:
-            data.extend(bytes(aligned(len(data)) - len(data)))
-            stored[digest] = len(data)
-            data.extend(content)
-        offsets[name] = stored[digest]
-    # The arena ends where its last constant's last vector load may end.
-    data.extend(bytes(aligned(len(data)) - len(data)))
-    return Weights(data, offsets)
+    blobs = Blobs(ALIGN)
+    offsets = {
+        name: blobs.add(physical(lowered.constants[name], spec).data)
+        for name, spec in lowered.values.items()
+        if name in lowered.constants
+    }
+    blobs.pad()  # the arena ends where its last constant's last vector load may end
+    return Weights(blobs.data, offsets)
 
 
 def physical(array: np.ndarray, spec: TensorSpec) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Array, Editor, constant_of, is_op, maker, operand
+from ingot.graph.edit import Array, Editor, bodies, constant_of, is_op, maker, operand
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
 from ingot.precision.half_types import HalfForm, half_form
@@ -101,9 +101,7 @@ class _Caster:
     def _convert_bodies(self, node: ir.Node) -> None:
         """Values that a body captures stay float32 for it."""
         for attr in node.attributes.values():
-            if attr.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-                continue
-            for body in [attr.as_graph()] if attr.type == ir.AttributeType.GRAPH else attr.as_graphs():
+            for body in bodies(attr):
                 for inner in body.all_nodes():
                     for position, value in enumerate(inner.inputs):
                         if value is not None and value in self.halved:
