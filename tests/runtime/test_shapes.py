@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.plan.spec import Binding, Plan, Profile
-from ingot.runtime.shapes import at, shape_at, solve
+from ingot.runtime.shapes import or_best, shape_at, solve
 
 
 def plan(*inputs: list[int | str], profiles: tuple[tuple[str, int, int, int], ...] = (("n", 1, 4, 8),)) -> Plan:
@@ -55,5 +56,10 @@ def test_symbol_that_no_input_gives() -> None:
 
 def test_profile_points() -> None:
     p = plan(["n", "ceil(n/3)"])
-    assert [at(p, which) for which in ("min", "opt", "max")] == [{"n": 1}, {"n": 4}, {"n": 8}]
-    assert shape_at(p.inputs[0], at(p, "max")) == (8, 3)
+    assert [corner(p, which) for which in ("min", "opt", "max")] == [{"n": 1}, {"n": 4}, {"n": 8}]
+    assert shape_at(p.inputs[0], corner(p, "max")) == (8, 3)
+
+
+def test_inputs_without_a_shape_have_the_best_one() -> None:
+    p = plan(["n", 3], ["m"], profiles=(("n", 1, 4, 8), ("m", 1, 2, 8)))
+    assert or_best(p, {"x1": (5,)}) == {"x0": (4, 3), "x1": (5,)}

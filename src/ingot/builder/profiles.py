@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
 from ingot.engine.file import EngineFile
+from ingot.engine.format import Scalar
 from ingot.engine.join import join
 from ingot.errors import IngotError
 from ingot.options import BuildOptions, Profiles, Range, Shapes
@@ -30,13 +32,12 @@ def build_profiles(options: BuildOptions, build: Build) -> EngineFile:
         if part.plan.target == "cpu":
             return _one_range(options, build)
         parts.append((name, part))
-    shapes_of: dict[str, object] = {}
+    shapes_of: dict[str, Scalar] = {}
     for name, part in parts:
         taken = part.provenance["shapes"]
         assert isinstance(taken, dict)
         shapes_of |= {f"{name}:{key}": value for key, value in taken.items()}
-    provenance = msgspec.json.decode(msgspec.json.encode({**parts[0][1].provenance, "shapes": shapes_of}))
-    return join(parts, provenance)
+    return join(parts, {**parts[0][1].provenance, "shapes": shapes_of})
 
 
 def _one_range(options: BuildOptions, build: Build) -> EngineFile:
@@ -44,7 +45,7 @@ def _one_range(options: BuildOptions, build: Build) -> EngineFile:
     names = ", ".join(name for name, _ in options.profiles)
     note = f"profiles: on the CPU the ranges of {names} are one"
     plan = msgspec.structs.replace(engine.plan, reasons=[*engine.plan.reasons, note])
-    return EngineFile(plan, engine.weights, engine.cubins, engine.models, engine.provenance)
+    return replace(engine, plan=plan)
 
 
 def hull(profiles: Profiles) -> Shapes:

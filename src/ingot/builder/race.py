@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ingot.device.stream import Event
+from ingot.engine.bounds import corner
 from ingot.engine.file import EngineFile
 from ingot.graph import dtypes
 from ingot.graph.dims import evaluate_shape
 from ingot.plan.spec import Plan
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.engine import Engine
-from ingot.runtime.shapes import at
 from ingot.tune.setting import Timing
 
 _ROUNDS = 24
@@ -54,7 +54,7 @@ def random_feeds(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
     generator = np.random.default_rng(_SEED)
     feeds: dict[str, np.ndarray[Any, Any]] = {}
     for binding in plan.inputs:
-        shape, kind = evaluate_shape(tuple(binding.shape), at(plan, "opt")), dtypes.numpy_dtype(binding.dtype)
+        shape, kind = evaluate_shape(tuple(binding.shape), corner(plan, "opt")), dtypes.numpy_dtype(binding.dtype)
         floating = dtypes.is_float(binding.dtype)
         feeds[binding.name] = generator.standard_normal(shape).astype(kind) if floating else np.zeros(shape, kind)
     return feeds

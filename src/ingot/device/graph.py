@@ -103,7 +103,7 @@ class GraphBuilder:
         kernel.blockDimX, kernel.blockDimY, kernel.blockDimZ = block, 1, 1
         kernel.sharedMemBytes = function.shared
         kernel.kernelParams = args.address
-        what = f"adding {function.name} with grid {grid}, {block} threads, {function.shared} bytes shared"
+        what = f"{function.name} with grid {grid}, {block} threads, {function.shared} bytes shared"
         node = self._add(params.getPtr(), after, programmatic, what)
         if function.cluster > 1:
             self._set_cluster(node, function.cluster)
@@ -140,7 +140,7 @@ class GraphBuilder:
             copy.srcPitch = copy.dstPitch = pitch
         params.memcpy.copyParams = copy
         params.memcpy.copyCtx = check(self._driver.cuCtxGetCurrent())
-        return self._add(params.getPtr(), after, (), f"adding a copy of {size} bytes")
+        return self._add(params.getPtr(), after, (), f"a copy of {size} bytes")
 
     def add_fill(self, pointer: int, value: int, size: int, *, after: Sequence[Node] = ()) -> Node:
         """Set ``size`` > 0 bytes of device memory to ``value`` (0 to 255)."""
@@ -150,7 +150,7 @@ class GraphBuilder:
         fill.dst, fill.value, fill.elementSize = pointer, value, 1
         fill.width, fill.height, fill.pitch = size, 1, 0
         fill.ctx = check(self._driver.cuCtxGetCurrent())
-        return self._add(params.getPtr(), after, (), f"adding a fill of {size} bytes")
+        return self._add(params.getPtr(), after, (), f"a fill of {size} bytes")
 
     def instantiate(self) -> Graph:
         """The graph ready to launch; the builder may go."""
@@ -170,7 +170,7 @@ class GraphBuilder:
         self.nodes += 1
         code = self._call(self._made_at, self._handle, before, edges, count, parameters)
         if code:
-            check((code,), what if what.startswith("adding") else f"adding {what}")
+            check((code,), f"adding {what}")
         assert self._made.value is not None
         return self._made.value
 

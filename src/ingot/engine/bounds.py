@@ -31,6 +31,16 @@ def corner(plan: Plan, which: str) -> dict[str, int]:
     return inputs | {d.symbol: 1 if which == "min" else int(getattr(d, which)) for d in plan.data}
 
 
+def memories(plan: Plan) -> dict[tuple[str, str], int]:
+    """Bytes of every memory but inputs and outputs."""
+    return {
+        ("arena", ""): plan.arena_bytes,
+        ("persistent", ""): plan.persistent_bytes,
+        ("weights", ""): plan.weights_bytes,
+        ("host", ""): MAX_BYTES,
+    }
+
+
 def data_dependent(value: ValueDecl, known: frozenset[str]) -> bool:
     """Whether a Value's shape is known only when a host step has made it, or it is no tensor at all."""
     return dtypes.nested(value.dtype) is not None or any(symbols_of(dim, value.name) - known for dim in value.shape)
@@ -39,12 +49,7 @@ def data_dependent(value: ValueDecl, known: frozenset[str]) -> bool:
 def check_at(plan: Plan, bindings: Bindings, known: frozenset[str] | None = None) -> None:
     """Raises IngotError unless every size, grid and number of ``plan`` is within bounds at ``bindings``."""
     known = known_symbols(plan) if known is None else known
-    capacity = {
-        ("arena", ""): plan.arena_bytes,
-        ("persistent", ""): plan.persistent_bytes,
-        ("weights", ""): plan.weights_bytes,
-        ("host", ""): MAX_BYTES,
-    }
+    capacity = memories(plan)
     loose = frozenset(i for i, value in enumerate(plan.values) if data_dependent(value, known))
     for space, rows in (("input", plan.inputs), ("output", plan.outputs)):
         for b in rows:
@@ -110,6 +115,16 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     return sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
 
 
+def dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements lie in rows without gaps."""
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
 def _check_value(value: ValueDecl, bindings: Bindings, capacity: int) -> None:
     memory, item = value.memory, dtypes.itemsize(value.dtype)
     shape = _numbers(value.shape, bindings, value.name)
@@ -126,12 +141,8 @@ def _check_value(value: ValueDecl, bindings: Bindings, capacity: int) -> None:
 
 
 def _check_dense(value: ValueDecl, bindings: Bindings) -> None:
-    step = 1
-    shape = _numbers(value.shape, bindings, value.name)
-    for size, stride in zip(reversed(shape), reversed(_numbers(value.strides, bindings, value.name)), strict=True):
-        if size != 1 and stride != step:
-            raise _refuse("an input or output is not dense and row-major", value.name)
-        step *= size
+    if not dense(_numbers(value.shape, bindings, value.name), _numbers(value.strides, bindings, value.name)):
+        raise _refuse("an input or output is not dense and row-major", value.name)
 
 
 def _check_map(m: TensorMapDecl, value: ValueDecl, bindings: Bindings, where: str) -> None:

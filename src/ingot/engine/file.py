@@ -6,7 +6,7 @@ import mmap
 import os
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ingot.engine.format import Provenance, decode, encode
@@ -42,7 +42,7 @@ class EngineFile:
 
     def alone(self, plan: Plan) -> EngineFile:
         """The engine with one of its plans only; the segments are the same memory."""
-        return EngineFile(plan, self.weights, self.cubins, self.models, self.provenance)
+        return replace(self, plan=plan, others=())
 
     def __post_init__(self) -> None:
         for name in ("weights", "cubins", "models"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ingot.engine.bounds import GRID, MAX_BYTES, check_at, data_dependent, known_symbols
+from ingot.engine.bounds import GRID, MAX_BYTES, check_at, data_dependent, dense, known_symbols, memories
 from ingot.errors import IngotError
 from ingot.graph import dtypes
 from ingot.graph.dim_code import compile_all
@@ -46,8 +46,9 @@ class _Slots:
 class _Ends:
     """Positions of the numbers of an input or output and of its Value."""
 
-    def __init__(self, binding: Binding, value: ValueDecl, slots: _Slots) -> None:
-        self.binding = binding
+    def __init__(self, space: str, binding: Binding, value: ValueDecl, slots: _Slots) -> None:
+        self.memory = (space, binding.name)
+        self.item = dtypes.itemsize(binding.dtype)
         self.sizes = slots.column(binding.shape)
         self.shape, self.strides = slots.column(value.shape), slots.column(value.strides)
 
@@ -86,8 +87,11 @@ class PlanNumbers:
         self._map_values = np.array([self.row_of[index] for index, _ in maps], np.int64)
         self._map_shape = slots.table([m.dims for _, m in maps], 1)
         self._map_steps = slots.table([m.strides for _, m in maps], 0)
-        self._bindings = [
-            _Ends(b, plan.values[b.value], slots) for b in (*plan.inputs, *plan.outputs) if b.value not in self.loose
+        self._ends = [
+            _Ends(space, b, plan.values[b.value], slots)
+            for space, rows in (("input", plan.inputs), ("output", plan.outputs))
+            for b in rows
+            if b.value not in self.loose
         ]
         try:
             self._compile()
@@ -136,19 +140,12 @@ class PlanNumbers:
 
     def _capacities(self, v: Ints) -> Ints | None:
         """Bytes of every memory in ``spaces``; None where an input or output is not dense or too large."""
-        plan = self.plan
-        room = {
-            "arena": plan.arena_bytes, "persistent": plan.persistent_bytes, "weights": plan.weights_bytes,
-            "host": MAX_BYTES,
-        }  # fmt: skip
-        found = {(space, ""): size for space, size in room.items()}
-        inputs = {id(b) for b in plan.inputs}
-        for end in self._bindings:
-            size = math.prod(v[end.sizes].tolist()) * dtypes.itemsize(end.binding.dtype)
-            if size > MAX_BYTES or not _dense(v[end.shape].tolist(), v[end.strides].tolist()):
+        found = memories(self.plan)
+        for end in self._ends:
+            size = math.prod(v[end.sizes].tolist()) * end.item
+            if size > MAX_BYTES or not dense(v[end.shape].tolist(), v[end.strides].tolist()):
                 return None
-            binding = end.binding
-            found["input" if id(binding) in inputs else "output", binding.name] = size
+            found[end.memory] = size
         return np.array([found.get(space, 0) for space in self.spaces], np.int64)
 
     def _launchable(self, v: Ints) -> bool:
@@ -178,13 +175,3 @@ def _fits(shape: Ints, strides: Ints, items: Ints, size: Ints) -> bool:
     extents = ((shape - 1) * strides).sum(1) + 1
     extents[(shape == 0).any(1)] = 0
     return bool((extents * items <= size).all())
-
-
-def _dense(shape: list[int], strides: list[int]) -> bool:
-    """Whether elements lie in rows without gaps."""
-    step = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != step:
-            return False
-        step *= size
-    return True

@@ -35,10 +35,9 @@ def declared(plan: Plan, shapes: Shapes = ()) -> dict[str, tuple[str, tuple[int,
             f"the engine has no input called {', '.join(unknown)}",
             fix=f"its inputs are {', '.join(b.name for b in plan.inputs)}",
         )
-    best = dims.at(plan, "opt")
-    found = {b.name: (b.dtype, given.get(b.name) or dims.shape_at(b, best)) for b in plan.inputs}
-    dims.solve(plan, {name: shape for name, (_, shape) in found.items()})
-    return found
+    whole = dims.or_best(plan, given)
+    dims.solve(plan, whole)
+    return {b.name: (b.dtype, whole[b.name]) for b in plan.inputs}
 
 
 def plan_for(plans: Sequence[Plan], shapes: Shapes = ()) -> Plan:

@@ -61,14 +61,19 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
-        dtype = dtypes.numpy_dtype(self.dtype)
-        return {
-            "shape": self.shape,
-            "typestr": dtype.str if self.dtype not in ("bfloat16", "float8_e4m3fn") else f"<V{dtype.itemsize}",
-            "data": (self.pointer, False),
-            "version": 3,
-            "stream": int(self.stream.handle),
-        }
+        return cuda_interface(self.pointer, self.dtype, self.shape, int(self.stream.handle))
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype}{list(self.shape)} at {self.pointer:#x})"
+
+
+def cuda_interface(pointer: int, dtype: str, shape: tuple[int, ...], stream: int | None) -> dict[str, object]:
+    """A dense row-major array as ``__cuda_array_interface__`` tells it (version 3)."""
+    found = dtypes.numpy_dtype(dtype)
+    return {
+        "shape": shape,
+        "typestr": found.str if dtype not in ("bfloat16", "float8_e4m3fn") else f"<V{found.itemsize}",
+        "data": (pointer, False),
+        "version": 3,
+        "stream": stream,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.graph.dims import Dim, evaluate_shape
 from ingot.plan.spec import Binding, Plan
@@ -50,7 +51,7 @@ def named(plans: Sequence[Plan], name: str) -> Plan:
 
 def largest(plan: Plan) -> int:
     """Elements of all inputs at the plan's largest shapes."""
-    most = dims.at(plan, "max")
+    most = corner(plan, "max")
     return sum(math.prod(evaluate_shape(tuple(b.shape), most)) for b in plan.inputs)
 
 
@@ -60,7 +61,7 @@ def ranges_of(plan: Plan) -> str:
 
 
 def _range(plan: Plan, binding: Binding) -> str:
-    ends = ["x".join(map(str, dims.shape_at(binding, dims.at(plan, end)))) for end in ("min", "opt", "max")]
+    ends = ["x".join(map(str, dims.shape_at(binding, corner(plan, end)))) for end in ("min", "opt", "max")]
     return ends[0] if len(set(ends)) == 1 else ":".join(ends)
 
 

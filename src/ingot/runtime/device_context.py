@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingot.device.stream import Stream
+from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.graph.dtypes import numpy_dtype
 from ingot.plan.spec import Binding
@@ -32,6 +32,7 @@ from ingot.runtime.lane import Lane
 from ingot.runtime.open_program import OpenProgram
 from ingot.runtime.places import Base, capacity
 from ingot.runtime.program import Program
+from ingot.runtime.recent import Recent
 from ingot.runtime.slots import Slots
 from ingot.runtime.table import LaunchTable
 
@@ -56,9 +57,9 @@ class DeviceContext(Context):
         self._ordinal = ordinal
         self._lane = lane or Lane(plan.arena_bytes, plan.persistent_bytes)
         self._stream = self._lane.stream
-        self._slots = Slots(capacity(plan, dims.at(plan, "max")), self._stream)
-        self._programs: OrderedDict[_Key, Program | OpenProgram] = OrderedDict()
-        self._jobs: OrderedDict[tuple[tuple[int, ...], ...], Job] = OrderedDict()
+        self._slots = Slots(capacity(plan, corner(plan, "max")), self._stream)
+        self._programs = Recent[_Key, Program | OpenProgram](_PROGRAMS)
+        self._jobs = Recent[tuple[tuple[int, ...], ...], Job](_PROGRAMS)
         """What shapes on the Context's own arrays were bound to."""
         self._best: dict[str, tuple[int, ...]] | None = None
         self._table: LaunchTable | None = None
@@ -190,7 +191,7 @@ class DeviceContext(Context):
         check_names({**inputs, **(shapes or {})}, plan.inputs, "input")
         views: dict[str, View] = {}
         arrays: dict[str, Array] = {}
-        given: dict[str, tuple[int, ...]] = {}
+        given = dims.or_best(plan, shapes or {})
         for binding in plan.inputs:
             name = binding.name
             if name in inputs and on_device(inputs[name]):
@@ -199,8 +200,6 @@ class DeviceContext(Context):
             elif name in inputs:
                 arrays[name] = host_value(inputs[name], binding)
                 given[name] = shape_of(arrays[name])
-            else:
-                given[name] = tuple((shapes or {}).get(name) or dims.shape_at(binding, dims.at(plan, "opt")))
         job = self._job(given, arrays, views, outputs or {})
         self._reject_indirect(job)
         for binding in plan.inputs:  # host steps read their own arrays: make those that were not given
@@ -211,13 +210,12 @@ class DeviceContext(Context):
         self._slots.settle()
         self._bound = job
         if not inputs and not outputs:
-            self._remember(tuple(given.values()), job)
+            self._jobs.put(tuple(given.values()), job)
 
     def _bind_again(self, shapes: Shapes) -> bool:
         """Binds shapes that were bound before on the Context's own arrays; nothing is checked or submitted."""
-        plan = self.engine.plan
         if self._best is None:
-            self._best = {b.name: dims.shape_at(b, dims.at(plan, "opt")) for b in plan.inputs}
+            self._best = dims.or_best(self.engine.plan, {})
         best = self._best
         if not shapes.keys() <= best.keys():
             return False
@@ -225,15 +223,9 @@ class DeviceContext(Context):
         job = self._jobs.get(key)
         if job is None:
             return False
-        self._jobs.move_to_end(key)
         job.program.feed_host(job.arrays)  # another run at these shapes may have left its own
         self._bound = job
         return True
-
-    def _remember(self, key: tuple[tuple[int, ...], ...], job: Job) -> None:
-        self._jobs[key] = job
-        if len(self._jobs) > _PROGRAMS:
-            self._jobs.popitem(last=False)
 
     def enqueue(self, stream: Any = None) -> None:
         """See :meth:`Context.enqueue`. An engine with host steps waits for the device at each of them."""
@@ -305,10 +297,7 @@ class DeviceContext(Context):
             program = kind(
                 self._table, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
             )
-            self._programs[key] = program
-            if len(self._programs) > _PROGRAMS:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(key)
+            self._programs.put(key, program)
         return program
 
     # Outputs that the caller owns.

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.graph.dtypes import nested, numpy_dtype
 from ingot.plan.spec import Binding
 from ingot.runtime import shapes as dims
 from ingot.runtime.context import Context, Shapes
 from ingot.runtime.feeds import Array, check_names, dtype_error, host_value, on_device, require_all, shape_of
-from ingot.runtime.island import call
+from ingot.runtime.island import call, host_constants
 from ingot.runtime.places import Places
 
 if TYPE_CHECKING:
@@ -43,18 +44,12 @@ class HostContext(Context):
         self._results = [b.name for b in plan.outputs]
 
     def _read_weights(self) -> dict[int, Array]:
-        plan, weights = self.engine.plan, memoryview(self.engine.file.weights)
-        used = {i for step in plan.steps for i in step.reads if plan.values[i].memory.space == "weights"}
-        constants: dict[int, Array] = {}
-        if not used:
-            return constants
+        plan = self.engine.plan
+        if all(plan.values[i].memory.space != "weights" for step in plan.steps for i in step.reads):
+            return {}  # most engines: their sizes need not be computed
         numbers = self.engine.numbers
-        found = Places(numbers, numbers.at(dims.at(plan, "opt")))
-        for index in used:
-            place = found[index]
-            assert place is not None
-            constants[index] = np.ascontiguousarray(place.view(weights, place.offset)).reshape(place.shape)
-        return constants
+        found = Places(numbers, numbers.at(corner(plan, "opt")))
+        return host_constants(plan, found, memoryview(self.engine.file.weights))
 
     def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """See :meth:`Context.run`; everything is NumPy. Strings are arrays of objects, sequences lists."""
@@ -127,11 +122,10 @@ class HostContext(Context):
             raise IngotError("an engine for the CPU makes its outputs anew", fix="read context.output(name)")
         given: dict[str, Any] = dict(inputs or {})
         check_names({**given, **(shapes or {})}, plan.inputs, "input")
-        fallback = dims.at(plan, "opt")
+        whole = dims.or_best(plan, shapes or {})
         for binding, _, _ in self._inputs:
             if binding.name not in given:
-                shape = (shapes or {}).get(binding.name)
-                given[binding.name] = empty_value(binding, shape or dims.shape_at(binding, fallback))
+                given[binding.name] = empty_value(binding, whole[binding.name])
         self._bound = self._accept(given)
         self._given = dict(zip((b.name for b, _, _ in self._inputs), self._bound, strict=True))
 

@@ -97,3 +97,14 @@ def call(function: Callable[[Sequence[Array]], list[Array]], arrays: Sequence[Ar
         return function(arrays)
     except Exception as error:  # the host libraries raise exceptions of their own, without a common base
         raise IngotError(f"the host model failed: {error}", node=name) from error
+
+
+def host_constants(plan: Plan, found: Places, weights: memoryview) -> HostArrays:
+    """Weights that host steps read, as views of the file."""
+    constants: HostArrays = {}
+    for step in plan.steps:
+        for index in step.reads if step.kind == "host" else ():
+            place = found[index]
+            if plan.values[index].memory.space == "weights" and place is not None:
+                constants[index] = np.ascontiguousarray(place.view(weights, place.offset)).reshape(place.shape)
+    return constants

@@ -7,7 +7,6 @@ make a row that nobody reads, since all they make is rows of such sizes; host st
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from ingot.runtime.hostmodel import HostFunction
 from ingot.runtime.island import HostArrays, Island
 from ingot.runtime.places import Base, Place, Places
 from ingot.runtime.program import Program
+from ingot.runtime.recent import Recent
 from ingot.runtime.stages import Stage
 from ingot.runtime.stream_call import StreamFunction
 from ingot.runtime.table import LaunchTable
@@ -89,7 +89,7 @@ class OpenProgram:
         self._table, self._weights, self._ordinal = table, weights, ordinal
         self._models, self._calls = models, calls
         self._parts = _parts(self.plan, schedule)
-        self._programs: OrderedDict[tuple[int, tuple[int, ...]], Program] = OrderedDict()
+        self._programs = Recent[tuple[int, tuple[int, ...]], Program](_KEPT)
         self.host: HostArrays = {}
         self._first = self._program(0, {})
         least = Places(table.numbers, self._first.found)
@@ -140,10 +140,7 @@ class OpenProgram:
                 self._table, part.stages, at, self.bases, self._models, self._calls, self._weights, self._ordinal,
                 part.open,
             )  # fmt: skip
-            self._programs[key] = found
-            if len(self._programs) > _KEPT:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(key)
+            self._programs.put(key, found)
         return found
 
     def _send_late(self, program: Program, part: _Part, sizes: Sizes, stream: Stream) -> None:

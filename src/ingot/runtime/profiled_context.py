@@ -73,8 +73,7 @@ class ProfiledContext(Context):
         check_names({**(inputs or {}), **(shapes or {})}, plan.inputs, "input")
         given = dict(shapes or {})
         given |= {name: _shape(array) for name, array in (inputs or {}).items()}
-        best = dims.at(plan, "opt")
-        whole = {b.name: tuple(given.get(b.name) or dims.shape_at(b, best)) for b in plan.inputs}
+        whole = dims.or_best(plan, given)
         context = self.at(whole)
         context.bind(whole, inputs, outputs)
         self._bound = context

@@ -12,7 +12,7 @@ from ingot.device.stream import Stream
 from ingot.graph.dims import Bindings
 from ingot.plan.spec import Plan
 from ingot.runtime.hostmodel import HostFunction
-from ingot.runtime.island import HostArrays, Island
+from ingot.runtime.island import HostArrays, Island, host_constants
 from ingot.runtime.places import Base, Places
 from ingot.runtime.segment import SegmentBuilder
 from ingot.runtime.stages import Stage
@@ -56,7 +56,7 @@ class Program:
         self.constants: HostArrays = {}
         if any(stage.host for stage in schedule):
             self._host_inputs = _host_inputs(plan, self.places, self.at)
-            self.constants = _host_constants(plan, self.places, weights)
+            self.constants = host_constants(plan, self.places, weights)
         self.parts: list[Graph | Island | StreamCall] = []
         table.fill(self.found, self._addresses)
         for stage in schedule:
@@ -131,14 +131,3 @@ def _host_inputs(plan: Plan, found: Places, at: Callable[[int], int]) -> list[tu
             place = found[index]
             rows.append((index, value.memory.binding, 0 if place is None else place.offset))
     return rows
-
-
-def _host_constants(plan: Plan, found: Places, weights: memoryview) -> HostArrays:
-    """Weights that host steps read, as views of the file."""
-    constants: HostArrays = {}
-    for step in plan.steps:
-        for index in step.reads if step.kind == "host" else ():
-            place = found[index]
-            if plan.values[index].memory.space == "weights" and place is not None:
-                constants[index] = np.ascontiguousarray(place.view(weights, place.offset)).reshape(place.shape)
-    return constants

@@ -42,11 +42,6 @@ def solve(plan: Plan, shapes: Shapes) -> dict[str, int]:
     return found
 
 
-def at(plan: Plan, which: str) -> dict[str, int]:
-    """Values of the symbolic dimensions at ``min``, ``opt`` or ``max`` of the profile."""
-    return corner(plan, which)
-
-
 def _gather(binding: Binding, shape: tuple[int, ...], found: dict[str, int]) -> None:
     if len(shape) != len(binding.shape):
         raise _mismatch(binding, shape, f"it has {len(shape)} dimensions")
@@ -79,6 +74,12 @@ def _user_of(bindings: Sequence[Binding], symbol: str) -> str:
         if any(symbol in symbols(dim) for dim in binding.shape):
             return f"input {binding.name!r} {[*binding.shape]}"
     return ""
+
+
+def or_best(plan: Plan, given: Shapes) -> dict[str, tuple[int, ...]]:
+    """The shape of every input: as given, else the profile's optimum one."""
+    best = corner(plan, "opt")
+    return {b.name: tuple(given.get(b.name) or shape_at(b, best)) for b in plan.inputs}
 
 
 def shape_at(binding: Binding, bindings: Mapping[str, int]) -> tuple[int, ...]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from ingot.device.stream import Stream
 from ingot.errors import IngotError
-from ingot.graph.dtypes import numpy_dtype
 from ingot.plan.spec import Plan, Step
 from ingot.plugins.api import Attrs, OnStream, Tensors
 from ingot.plugins.record import Record, read_record
 from ingot.plugins.registry import Plugins
 from ingot.runtime import dlpack
+from ingot.runtime.array import cuda_interface
 from ingot.runtime.island import HostArrays
 from ingot.runtime.places import Places
 
@@ -55,13 +55,7 @@ class Tensor:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
-        return {
-            "shape": self.shape,
-            "typestr": numpy_dtype(self.dtype).str if self.dtype != "bfloat16" else "<V2",
-            "data": (self.pointer, False),
-            "version": 3,
-            "stream": self.stream or None,
-        }
+        return cuda_interface(self.pointer, self.dtype, self.shape, self.stream or None)
 
     def __dlpack__(self, *, stream: int | None = None, **_: object) -> Any:
         # The function is told to work on the stream on which the content is made, so there is nothing to wait for.
@@ -69,6 +63,10 @@ class Tensor:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return dlpack.CUDA, self.ordinal
+
+
+_Operand = tuple[int, str, tuple[int, ...]]
+"""Address, element type and shape."""
 
 
 class StreamCall:
@@ -84,22 +82,26 @@ class StreamCall:
         ordinal: int,
     ) -> None:
         """``at``: device address of every Value."""
-        self._plan, self._step, self._function, self._ordinal = plan, step, function, ordinal
-        self._places, self._at = found, at
+        self._name, self._function, self._ordinal = step.name, function, ordinal
+
+        def operand(index: int) -> _Operand:
+            place = found[index]
+            assert place is not None, "the engine's check lets no value of unknown shape onto the device"
+            return at(index), plan.values[index].dtype, place.shape
+
+        self._reads, self._writes = [operand(i) for i in step.reads], [operand(i) for i in step.writes]
 
     def run(self, stream: Stream, host: HostArrays) -> None:
         """Submits the work behind what is on ``stream``. What the function raises becomes an IngotError."""
         handle, record = int(stream.handle), self._function.record
-        inputs = record.arrange([self._tensor(i, handle) for i in self._step.reads])
+        inputs = record.arrange([self._tensor(read, handle) for read in self._reads])
         outputs: list[Tensor | None] = [None] * (max(record.results, default=-1) + 1)
-        for position, index in zip(record.results, self._step.writes, strict=True):
-            outputs[position] = self._tensor(index, handle)
+        for position, write in zip(record.results, self._writes, strict=True):
+            outputs[position] = self._tensor(write, handle)
         try:
             self._function(inputs, outputs, handle)
         except Exception as error:  # the plugin's own code
-            raise IngotError(f"the plugin failed: {type(error).__name__}: {error}", node=self._step.name) from error
+            raise IngotError(f"the plugin failed: {type(error).__name__}: {error}", node=self._name) from error
 
-    def _tensor(self, index: int, stream: int) -> Tensor:
-        place = self._places[index]
-        assert place is not None, "the engine's check lets no value of unknown shape onto the device"
-        return Tensor(self._at(index), self._plan.values[index].dtype, place.shape, stream, self._ordinal)
+    def _tensor(self, operand: _Operand, stream: int) -> Tensor:
+        return Tensor(*operand, stream, self._ordinal)

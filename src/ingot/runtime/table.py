@@ -11,9 +11,9 @@ from ingot.device.module import Function
 from ingot.device.tensor_map import ALIGN, BYTES, MapEncoder
 from ingot.engine.numbers import Ints, PlanNumbers
 from ingot.plan.spec import Step
+from ingot.runtime.places import Base
 
 Functions = Callable[[Step], Function]
-Base = tuple[str, str]
 _PARAMETERS = 256
 """Bytes of CUgraphNodeParams (cuda.h, since CUDA 12.2): a type, then at byte 16 the parameters of that type."""
 _FUNCTION, _GRID, _BLOCK, _SHARED, _ARGUMENTS = 16, 24, 36, 48, 56
