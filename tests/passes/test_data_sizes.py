@@ -37,6 +37,8 @@ def network(choice: str, *tail: tuple[str, list[str], list[str]]) -> onnx.ModelP
     weights = {
         "w": rng.standard_normal((64, 32)).astype(np.float32),
         "one": np.array([1], np.int64), "zero": np.array([0], np.int64), "half": np.array(0, np.float32),
+        "wq": rng.integers(-127, 128, (64, 32)).astype(np.int8), "step": np.array(0.03, np.float32),
+        "none": np.array(0, np.int8),
     }  # fmt: skip
     rows = [("Relu", ["x"], ["r"], {}), ("ReduceSum", ["x", "one"], ["s"], {"keepdims": 0})]
     rows += [("Greater", ["s", "half"], ["m"], {}), *CHOICES[choice]]
@@ -79,6 +81,21 @@ def test_what_follows_runs_on_the_device_at_the_real_size(choice: str) -> None:
         nothing = {"x": -np.ones((5, 64), np.float32)}
         assert Simulator(engine).run(nothing)["y"].shape == (0, 32)
     assert len(sizes) > 1
+
+
+def test_a_quantized_product_is_heavy_too() -> None:
+    tail = (
+        ("QuantizeLinear", ["g", "step", "none"], ["q"]),
+        ("DequantizeLinear", ["q", "step", "none"], ["d"]),
+        ("DequantizeLinear", ["wq", "step", "none"], ["wd"]),
+        ("MatMul", ["d", "wd"], ["y"]),
+    )
+    model = network("NonZero", *tail)
+    engine = EngineFile.from_bytes(build_hollow(model, OPTIONS).to_bytes())
+    assert len(engine.plan.data) == 1 and sum(kind == "host" for kind in kinds(engine.plan).values()) == 1
+    assert any("MatMulInteger" in region.ops and region.kind != "host" for region in engine.plan.regions)
+    made, wanted = Simulator(engine).run(feeds(9, 1))["y"], Reference(model).run(feeds(9, 1))["y"]
+    assert made.shape == wanted.shape and np.allclose(made, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_kernels_are_built_for_such_sizes() -> None:

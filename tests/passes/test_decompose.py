@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
-from support.rewrites import Net, kinds, rewritten
+from support.rewrites import Net, assert_same, kinds, rewritten, run_ort
 
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
@@ -25,6 +26,29 @@ def test_running_sums(dtype: str, axis: int, attributes: dict[str, int]) -> None
     model, notes = rewritten(net, decompose)
     assert notes == ["1 CumSum in terms of other ops"]
     assert all(kind_of(node.op_type, node.domain) is not Kind.HOST for node in model.graph)
+
+
+@pytest.mark.parametrize("attributes", [{}, {"exclusive": 1}])
+def test_what_a_running_sum_leaves_out_may_be_infinite(attributes: dict[str, int]) -> None:
+    net = Net()
+    net.output(net.op("CumSum", net.input("x", [4]), net.const(0, "int64"), **attributes))
+    feeds = {"x": np.asarray([1, 2, np.inf, np.nan], np.float32)}
+    wanted, (model, _) = run_ort(net.proto(), feeds), rewritten(net, decompose)
+    assert "CumSum" not in kinds(model)
+    assert_same(wanted, run_ort(ir.to_proto(model), feeds))
+
+
+def test_a_running_sum_beside_a_symbolic_axis() -> None:
+    net = Net()
+    net.output(net.op("CumSum", net.input("x", ["N", 4]), net.const(1, "int64")))
+    assert "CumSum" not in kinds(rewritten(net, decompose, N=3)[0])
+
+
+def test_a_running_sum_of_a_scalar_stays() -> None:
+    net = Net()
+    net.output(net.op("CumSum", net.input("x", []), net.const(0, "int64")))
+    model = net.model()
+    assert decompose(model) == ["CumSum stays: n0: its axis or shape is not known"]
 
 
 @pytest.mark.parametrize("case", ["symbolic", "long"])

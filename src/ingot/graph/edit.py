@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from ingot.graph.region import Attr
+
 Array = npt.NDArray[Any]
 Attribute = int | float | str | Sequence[int]
 
@@ -71,6 +73,14 @@ def _dim(dim: ir.SymbolicDim) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
+def fixed_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape of a value of which every dimension is a number."""
+    shape = shape_of(value)
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
+        return None
+    return tuple(int(dim) for dim in shape if isinstance(dim, int))
+
+
 def rank_of(value: ir.Value | None) -> int | None:
     """Number of axes, None where unknown."""
     return None if value is None or value.shape is None else len(value.shape)
@@ -80,6 +90,11 @@ def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
     """Whether both shapes are known and equal."""
     first = shape_of(a)
     return first is not None and None not in first and first == shape_of(b)
+
+
+def is_read(value: ir.Value) -> bool:
+    """Whether a node reads ``value``, or it is a graph output."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:
@@ -110,6 +125,27 @@ def reads(node: ir.Node) -> list[ir.Value]:
             found += [value for inner in body.all_nodes() for value in inner.inputs if value is not None]
             found.extend(body.outputs)
     return found
+
+
+def kept(node: ir.Node, *dropped: str) -> dict[str, Attribute]:
+    """The node's attributes, without some."""
+    return {name: attr.value for name, attr in node.attributes.items() if name not in dropped}
+
+
+def plain_attribute(attr: ir.Attr) -> Attr | None:
+    """The attribute as a plain value; None for a tensor, a graph or another without such a form."""
+    match attr.type:
+        case ir.AttributeType.INT:
+            return attr.as_int()
+        case ir.AttributeType.FLOAT:
+            return attr.as_float()
+        case ir.AttributeType.STRING:
+            return attr.as_string()
+        case ir.AttributeType.INTS:
+            return tuple(attr.as_ints())
+        case ir.AttributeType.FLOATS:
+            return tuple(attr.as_floats())
+    return None
 
 
 class Editor:
@@ -218,13 +254,13 @@ class Editor:
         pending = list(nodes)
         while pending:
             node = pending.pop()
-            if node.graph is not self.graph or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            if node.graph is not self.graph or any(is_read(v) for v in node.outputs):
                 continue
             before = [v for v in node.inputs if v is not None]
             self.graph.remove(node, safe=True)
             pending.extend(n for v in before if (n := v.producer()) is not None)
             for value in before:
-                if value.is_initializer() and not value.uses() and not value.is_graph_output() and value.name:
+                if value.is_initializer() and not is_read(value) and value.name:
                     self.graph.initializers.pop(value.name, None)
 
     def substitute(self, node: ir.Node, new: ir.Value) -> None:

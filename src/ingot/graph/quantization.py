@@ -22,6 +22,14 @@ def along(parameter: Array, shape: tuple[int, ...], axis: int, block: int = 0) -
     return parameter.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 
+def centred(weight: Array, zero: Array) -> Array | None:
+    """Bytes less their zero points, which broadcast to them, as int8; None where they do not fit."""
+    whole = weight.astype(np.int16) - zero.astype(np.int16)
+    if whole.size and (whole.min() < -128 or whole.max() > 127):
+        return None
+    return whole.astype(np.int8)
+
+
 def dequantized(x: Array, scale: Array, zero: Array | None, axis: int, block: int = 0) -> Array:
     """(x - zero) * scale, in the type of ``scale``."""
     factor = along(scale, x.shape, axis, block).astype(np.float32)

@@ -34,7 +34,7 @@ def _zero_point(args: Sequence[str]) -> str:
     return "" if len(args) < 3 or not args[2] or constant(args[2].replace("(int)", "")) == 0 else f"({args[2]})"
 
 
-def _axis_or_block(op: BodyOp) -> No | None:
+def _in_blocks(op: BodyOp) -> No | None:
     return No(f"{op.op} in blocks") if op.attr("block_size", 0) else None
 
 
@@ -44,7 +44,7 @@ def quantize(code: Code, args: Sequence[str], op: BodyOp, to: str, *, narrow: bo
     By a known scale it is divided through its reciprocal, which differs from a division where the
     quotient is within a rounding error of a half.
     """
-    if (refused := _axis_or_block(op)) is not None:
+    if (refused := _in_blocks(op)) is not None:
         return refused
     if code.dtype != "float32":
         return No(f"{op.op} of {code.dtype}")
@@ -68,7 +68,7 @@ def quantize(code: Code, args: Sequence[str], op: BodyOp, to: str, *, narrow: bo
 
 def dequantize(code: Code, args: Sequence[str], op: BodyOp) -> str | No:
     """(x - zero point) * scale."""
-    if (refused := _axis_or_block(op)) is not None:
+    if (refused := _in_blocks(op)) is not None:
         return refused
     zero = "" if code.floating else _zero_point(args)
     whole = code.convert(args[0], "int32") if zero else args[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import onnx_ir as ir
@@ -11,6 +11,7 @@ from onnx_shape_inference import ShapeInferenceContext, registry
 from ingot.errors import IngotError
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
+from ingot.graph.edit import plain_attribute, shape_of
 from ingot.graph.region import Attr
 from ingot.plugins.api import Node, Plugin, TensorInfo
 from ingot.plugins.registry import active
@@ -27,23 +28,14 @@ def plain_attributes(node: ir.Node) -> dict[str, Attr]:
     """Attributes as plain values. Raises IngotError for a tensor, a graph or another without such a form."""
     found: dict[str, Attr] = {}
     for name, attr in node.attributes.items():
-        match attr.type:
-            case ir.AttributeType.INT:
-                found[name] = attr.as_int()
-            case ir.AttributeType.FLOAT:
-                found[name] = attr.as_float()
-            case ir.AttributeType.STRING:
-                found[name] = attr.as_string()
-            case ir.AttributeType.INTS:
-                found[name] = tuple(attr.as_ints())
-            case ir.AttributeType.FLOATS:
-                found[name] = tuple(attr.as_floats())
-            case _:
-                raise IngotError(
-                    f"attribute {name!r} is a {attr.type.name.lower()}, which plugins cannot take",
-                    node=node.name or node.op_type,
-                    fix="make it an input",
-                )
+        value = plain_attribute(attr)
+        if value is None:
+            raise IngotError(
+                f"attribute {name!r} is a {attr.type.name.lower()}, which plugins cannot take",
+                node=node.name or node.op_type,
+                fix="make it an input",
+            )
+        found[name] = value
     return found
 
 
@@ -111,12 +103,10 @@ def _infer(plugin: Plugin, node: ir.Node, ctx: ShapeInferenceContext) -> None:
 
 
 def _info(value: ir.Value) -> TensorInfo | None:
-    if value.shape is None or value.dtype is None:
+    dims = shape_of(value)
+    if dims is None or value.dtype is None:
         return None
     dtype = dtypes.from_onnx(int(value.dtype))
-    dims: Sequence[Dim | None] = [
-        d if isinstance(d, int) else (str(d) if d.value is not None else None) for d in value.shape
-    ]
     known = tuple(d for d in dims if d is not None)
     return None if dtype is None or len(known) < len(dims) else TensorInfo(dtype, known)
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import Answer, No
-from ingot.graph.edit import Editor, constant_of, is_op, maker, operand, rank_of, sole_reader
+from ingot.graph.edit import Editor, constant_of, is_op, is_read, maker, operand, rank_of, sole_reader
 from ingot.passes.affine import Affine, Doubles, absorb, channels_of, per_channel
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -39,7 +39,7 @@ def fold_batch_norm(model: ir.Model) -> list[str]:
 def _trains(node: ir.Node) -> No | None:
     if node.attributes.get_int("training_mode", 0):
         return No("BatchNormalization in training mode", node=node.name or "")
-    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+    if any(is_read(v) for v in node.outputs[1:]):
         return No("the running statistics of a BatchNormalization are read", node=node.name or "")
     return None
 

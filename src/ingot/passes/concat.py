@@ -16,6 +16,7 @@ from ingot.graph.edit import (
     Editor,
     constant_of,
     is_op,
+    kept,
     maker,
     operand,
     rank_of,
@@ -70,7 +71,7 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
     if any(column is None for column in columns):
         return False
     parts: list[ir.Value | None] = []
-    attributes = {name: attr.value for name, attr in node.attributes.items()}
+    attributes = kept(node)
     for index, part in enumerate(concat.inputs):
         expanded = _on_expanded(editor, node, part, whole, columns, index)
         if expanded is not None:

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Attribute, Editor, operand, rank_of, shape_of
+from ingot.graph.edit import Attribute, Editor, is_read, kept, operand, rank_of, shape_of
 from ingot.passes import contrib_attention, contrib_weights
-from ingot.plugins.registry import active
+from ingot.passes.rules import Rule, apply_rules
 
 _MICROSOFT = "com.microsoft"
-_Rule = Callable[[Editor, ir.Node], Answer]
 _ACTIVATIONS = {"Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
 
 
 def standardise(model: ir.Model) -> list[str]:
     """Replaces the ops of the table; gives how many of each, and why others stay."""
-    editor = Editor(model)
-    counts: dict[str, int] = {}
-    for node in list(model.graph):
-        rule = _RULES.get(node.op_type) if node.domain == _MICROSOFT else _ANY_DOMAIN.get(node.op_type)
-        if rule is None or node.graph is not model.graph or active().find(node.domain, node.op_type) is not None:
-            continue
-        answer = rule(editor, node)
-        if isinstance(answer, No):
-            editor.note(f"{node.op_type} stays: {answer}")
-        else:
-            counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    editor.notes[:0] = [f"{count} {name} as standard ops" for name, count in sorted(counts.items())]
-    return editor.notes
+    return apply_rules(model, _rule_of, "as standard ops")
+
+
+def _rule_of(node: ir.Node) -> Rule | None:
+    return (_RULES if node.domain == _MICROSOFT else _ANY_DOMAIN).get(node.op_type)
 
 
 def _read(node: ir.Node, position: int) -> bool:
     """Whether anybody uses output ``position``."""
-    return position < len(node.outputs) and bool(
-        node.outputs[position].uses() or node.outputs[position].is_graph_output()
-    )
+    return position < len(node.outputs) and is_read(node.outputs[position])
 
 
 def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
@@ -160,10 +149,8 @@ def _with_activation(editor: Editor, node: ir.Node, op_type: str, params: Sequen
     if (activation and not known) or (op_type == "Gemm" and activation == "Clip"):
         return No(f"activation {activation} is not known", node=node.name or "")
     y = node.outputs[0]
-    kept: dict[str, Attribute] = {
-        name: attr.value for name, attr in node.attributes.items() if not name.startswith("activation")
-    }
-    value = editor.op(op_type, node.inputs[:3], kept, before=node, like=y)
+    others = kept(node, *(name for name in node.attributes if name.startswith("activation")))
+    value = editor.op(op_type, node.inputs[:3], others, before=node, like=y)
     addend = operand(node, 3)
     if addend is not None:
         value = editor.op("Add", [value, addend], before=node, like=y)
@@ -178,8 +165,8 @@ def _with_activation(editor: Editor, node: ir.Node, op_type: str, params: Sequen
     return YES
 
 
-_ANY_DOMAIN: dict[str, _Rule] = {"SimplifiedLayerNormalization": _rms}
-_RULES: dict[str, _Rule] = {
+_ANY_DOMAIN: dict[str, Rule] = {"SimplifiedLayerNormalization": _rms}
+_RULES: dict[str, Rule] = {
     "SimplifiedLayerNormalization": _rms,
     "SkipLayerNormalization": _skip_norm,
     "SkipSimplifiedLayerNormalization": _skip_norm,

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Editor, operand, rank_of, shape_of
-from ingot.passes.writer import Writer, fixed_shape, float_type
+from ingot.graph.edit import Editor, fixed_shape, is_read, operand, rank_of, shape_of
+from ingot.passes.writer import Writer, float_type
 
 
 def rotary(editor: Editor, node: ir.Node) -> Answer:
@@ -40,9 +40,7 @@ def rotary(editor: Editor, node: ir.Node) -> Answer:
             return No("its number of heads is not known", node=name)
         attributes["num_heads"] = heads or (size // (2 * width[1]) if isinstance(size, int) else 0)
     editor.needs_opset(23)
-    made = w("RotaryEmbedding", x, cos, sin, positions, **attributes)
-    made.type, made.shape = node.outputs[0].type, node.outputs[0].shape
-    w.done(made)
+    w.done(w.typed(w("RotaryEmbedding", x, cos, sin, positions, **attributes)))
     return YES
 
 
@@ -52,7 +50,7 @@ def multi_head(editor: Editor, node: ir.Node) -> Answer:
     name = node.name or ""
     if any(rank_of(v) != 3 for v in (query, key, value)) or float_type(query) is None:
         return No("its queries, keys and values are not three tensors of rank 3", node=name)
-    if any(operand(node, i) is not None for i in range(6, 10)) or _any_read(node, 1):
+    if any(operand(node, i) is not None for i in range(6, 10)) or any(is_read(v) for v in node.outputs[1:]):
         return No("it has a cache", node=name)
     w = Writer(editor, node)
     if bias is not None:
@@ -79,9 +77,7 @@ def multi_head(editor: Editor, node: ir.Node) -> Answer:
     if (scale := node.attributes.get_float("scale", 0.0)) > 0:
         attributes["scale"] = scale
     editor.needs_opset(23)
-    made = w("Attention", query, key, value, *([] if mask is None else [mask]), **attributes)
-    made.type, made.shape = node.outputs[0].type, node.outputs[0].shape
-    w.done(made)
+    w.done(w.typed(w("Attention", query, key, value, *([] if mask is None else [mask]), **attributes)))
     return YES
 
 
@@ -129,10 +125,5 @@ def grouped(editor: Editor, node: ir.Node) -> Answer:
     editor.needs_opset(23)
     made = w("Attention", parts[0], *present, w.const(mask, dtype), **attributes)
     flat = w("Reshape", w("Transpose", made, perm=[0, 2, 1, 3]), w.ints(1, length, heads * width))
-    flat.type, flat.shape = node.outputs[0].type, node.outputs[0].shape
-    w.done(flat, *present)
+    w.done(w.typed(flat), *present)
     return YES
-
-
-def _any_read(node: ir.Node, first: int) -> bool:
-    return any(v.uses() or v.is_graph_output() for v in node.outputs[first:])

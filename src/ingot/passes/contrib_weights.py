@@ -41,9 +41,7 @@ def matmul_nbits(editor: Editor, node: ir.Node) -> Answer:
     w = Writer(editor, node)
     made = w("MatMul", a, w.const(np.ascontiguousarray(dense), dtype))
     bias = operand(node, 5)
-    made = made if bias is None else w("Add", made, bias)
-    made.type, made.shape = node.outputs[0].type, node.outputs[0].shape
-    w.done(made)
+    w.done(w.typed(made if bias is None else w("Add", made, bias)))
     return YES
 
 

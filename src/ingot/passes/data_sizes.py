@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import onnx_ir as ir
 
@@ -15,10 +16,11 @@ from ingot.errors import YES, Answer, IngotError, No
 from ingot.graph.dims import Dim, evaluate, evaluate_shape, symbols
 from ingot.graph.edit import scalar_of
 from ingot.graph.lowered import DataSize, SymbolRange
+from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind, Region
 
-HEAVY = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Attention", "FusedMatMul"})
-"""Ops worth a graph for each new size."""
+HEAVY = frozenset({Kind.CONV, Kind.STEM, Kind.GEMM, Kind.ATTENTION})
+"""Kinds of products, which are worth a graph for each new size."""
 _SHARE = 4
 """The size that kernels are chosen for is the largest over this."""
 
@@ -47,7 +49,7 @@ def _heavy_symbols(model: ir.Model) -> frozenset[str]:
     dims = (
         str(dim)
         for node in model.graph
-        if node.op_type in HEAVY
+        if kind_of(node.op_type, node.domain) in HEAVY
         for value in node.inputs
         if value is not None
         for dim in value.shape or ()
@@ -114,19 +116,13 @@ def _elements(node: ir.Node, known: dict[str, int]) -> int:
     return 0 if sizes is None else math.prod(sizes)
 
 
-def _along(node: ir.Node, known: dict[str, int]) -> int:
-    """At most the size of the axis; of all elements where no axis is given."""
-    axis = node.attributes.get_int("axis", None)
+def _along(node: ir.Node, known: dict[str, int], default: int | None = None) -> int:
+    """At most the size of the axis; of all elements where there is none."""
+    axis = node.attributes.get_int("axis", default)
     sizes = _sizes(node.inputs[0], known)
     if axis is None or sizes is None:
         return _elements(node, known)
     return sizes[axis] if -len(sizes) <= axis < len(sizes) else 0
-
-
-def _top(node: ir.Node, known: dict[str, int]) -> int:
-    sizes = _sizes(node.inputs[0], known)
-    axis = node.attributes.get_int("axis", -1)
-    return sizes[axis] if sizes and axis is not None and -len(sizes) <= axis < len(sizes) else 0
 
 
 def _boxes(node: ir.Node, known: dict[str, int]) -> int:
@@ -143,7 +139,7 @@ _BOUNDS: dict[str, Callable[[ir.Node, dict[str, int]], int]] = {
     "NonZero": _elements,
     "Compress": _along,
     "Unique": _along,
-    "TopK": _top,
+    "TopK": partial(_along, default=-1),
     "NonMaxSuppression": _boxes,
 }
 """The largest size, 0 for none, of the dimensions that an op's data decides."""

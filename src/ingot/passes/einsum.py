@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Editor, is_op, shape_of
+from ingot.plugins.registry import active
 
 Dims = tuple[int | str | None, ...]
 
@@ -26,7 +27,9 @@ def expand_einsums(model: ir.Model) -> list[str]:
     editor = Editor(model)
     count = 0
     for node in list(model.graph):
-        if node.graph is model.graph and is_op(node, "Einsum"):
+        if node.graph is not model.graph or active().find(node.domain, node.op_type) is not None:
+            continue
+        if is_op(node, "Einsum"):
             answer = _expand(editor, node)
             if isinstance(answer, No):
                 editor.note(f"not expanded: {answer}")

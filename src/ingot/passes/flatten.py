@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,8 @@ from onnx_shape_inference import SYM_DATA_KEY
 
 from ingot.errors import No
 from ingot.graph import dtypes
-from ingot.graph.dims import Dim, symbols
+from ingot.graph.dims import symbols
+from ingot.graph.edit import bodies, plain_attribute, shape_of
 from ingot.graph.op_table import PARAMETERS, WEIGHTS, kind_of
 from ingot.graph.region import Attr, BodyOp, Kind, Literal, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
@@ -154,10 +155,6 @@ def _constants(graph: ir.Graph) -> dict[str, np.ndarray]:
     return found
 
 
-def _dims(shape: ir.Shape) -> tuple[Dim | None, ...]:
-    return tuple(d if isinstance(d, int) else (str(d) if d.value is not None else None) for d in shape)
-
-
 def value_spec(value: ir.Value, known: frozenset[str], *, constant: bool = False) -> TensorSpec | None:
     """TensorSpec of a value; None for one whose type, or whose rank, is not known.
 
@@ -169,10 +166,11 @@ def value_spec(value: ir.Value, known: frozenset[str], *, constant: bool = False
         return None
     if dtypes.nested(dtype) is not None:
         return spec(dtype, ())
-    if value.shape is None:
+    shape = shape_of(value)
+    if shape is None:
         return None
     own = f"data_{zlib.crc32(str(value.name).encode())}"
-    dims = (d if d is not None and not symbols(d) - known else f"{own}_{i}" for i, d in enumerate(_dims(value.shape)))
+    dims = (d if d is not None and not symbols(d) - known else f"{own}_{i}" for i, d in enumerate(shape))
     return spec(dtype, tuple(dims), constant=constant)
 
 
@@ -276,36 +274,21 @@ def _attrs(node: ir.Node) -> tuple[tuple[tuple[str, Attr], ...], str]:
     """Attributes as plain values, and the name of the first that has no plain form."""
     plain: list[tuple[str, Attr]] = []
     for name, attr in sorted(node.attributes.items()):
-        kind = attr.type
-        if kind == ir.AttributeType.TENSOR and attr.as_tensor().size == 1:
+        value = plain_attribute(attr)
+        if attr.type == ir.AttributeType.TENSOR and attr.as_tensor().size == 1:
             array = attr.as_tensor().numpy().reshape(())
-            plain.append((name, array.item() if array.dtype.kind in "biu" else float(array)))
-        elif kind == ir.AttributeType.INT:
-            plain.append((name, attr.as_int()))
-        elif kind == ir.AttributeType.FLOAT:
-            plain.append((name, attr.as_float()))
-        elif kind == ir.AttributeType.STRING:
-            plain.append((name, attr.as_string()))
-        elif kind == ir.AttributeType.INTS:
-            plain.append((name, tuple(attr.as_ints())))
-        elif kind == ir.AttributeType.FLOATS:
-            plain.append((name, tuple(attr.as_floats())))
-        else:
+            value = array.item() if array.dtype.kind in "biu" else float(array)
+        if value is None:
             return tuple(plain), name
+        plain.append((name, value))
     return tuple(plain), ""
-
-
-def _graphs(attr: ir.Attr) -> Sequence[ir.Graph]:
-    if attr.type == ir.AttributeType.GRAPH:
-        return [attr.as_graph()]
-    return attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else []
 
 
 def _captures(node: ir.Node) -> tuple[str, ...]:
     """Values of outer scopes used inside the node's subgraphs."""
     names: dict[str, None] = {}
     for attr in node.attributes.values():
-        for graph in _graphs(attr):
+        for graph in bodies(attr):
             inner = {id(v) for v in (*graph.inputs, *graph.initializers.values())}
             inner |= {id(v) for sub in graph.all_nodes() for v in sub.outputs}
             inner |= {id(v) for sub in graph.subgraphs() for v in (*sub.inputs, *sub.initializers.values())}

@@ -28,7 +28,7 @@ from onnxscript.rewriter.rules.common import (
     _remove_optional_bias,
 )
 
-from ingot.graph.edit import Editor, constant_of, is_op, operand, scalar_of, shape_of
+from ingot.graph.edit import Editor, constant_of, fixed_shape, is_op, is_read, operand, scalar_of, shape_of
 from ingot.importer.infer import infer_noting_outputs
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def _has_unused(model: ir.Model) -> bool:
         return True
     made = (v for node in model.graph for v in node.outputs)
     values = (*made, *model.graph.initializers.values())
-    return any(not value.uses() and not value.is_graph_output() for value in values)
+    return not all(is_read(value) for value in values)
 
 
 def _infer_missing(model: ir.Model) -> None:
@@ -200,7 +200,7 @@ def _fold_known(model: ir.Model) -> None:
     for value in model.graph.inputs:
         shape = shape_of(value)
         if shape is not None and 0 in shape and None not in shape and value.dtype is not None and value.uses():
-            _empty(editor, value, shape)
+            _empty(editor, value)
             model.meta.pop(_UNKNOWN, None)  # axes may have become known
     for node in list(model.graph):
         known = [v for v in node.outputs if v.const_value is not None]
@@ -213,11 +213,10 @@ def _fold_known(model: ir.Model) -> None:
         editor.sweep([node])
 
 
-def _empty(editor: Editor, value: ir.Value, shape: Iterable[int | str | None]) -> None:
+def _empty(editor: Editor, value: ir.Value) -> None:
     """An input without elements is a constant."""
-    sizes = [dim for dim in shape if isinstance(dim, int)]
-    kind = value.dtype
-    if len(sizes) != len(list(value.shape or ())) or kind is None or kind == ir.DataType.STRING:
+    sizes, kind = fixed_shape(value), value.dtype
+    if sizes is None or kind is None or kind == ir.DataType.STRING:
         return
     constant = editor.constant(np.empty(sizes, kind.numpy()), f"{value.name}/empty")
     value.replace_all_uses_with(constant)
@@ -227,13 +226,12 @@ def _worth_folding(node: ir.Node) -> bool:
     """Whether a node on constants alone becomes a constant: never when the weights would grow much."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT or len(node.outputs) != 1:
         return False
-    shape = shape_of(node.outputs[0])
+    shape = fixed_shape(node.outputs[0])
     inputs = [v for v in node.inputs if v is not None]
-    if shape is None or not all(isinstance(d, int) for d in shape):
+    if shape is None:
         return all(v.const_value is not None and v.const_value.size <= _FREE for v in inputs)
-    size = math.prod(d for d in shape if isinstance(d, int))
     freed = sum(_elements(v) for v in inputs if len(v.uses()) == 1)
-    return size <= max(_FREE, freed)
+    return math.prod(shape) <= max(_FREE, freed)
 
 
 def _elements(value: ir.Value) -> int:
@@ -288,7 +286,7 @@ def _settle_reshapes(model: ir.Model) -> bool:
 def _unchanged(node: ir.Node) -> ir.Value | None:
     """The input that the first output equals, as far as is certain."""
     source = operand(node, 0)
-    if source is None or not node.outputs or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+    if source is None or not node.outputs or any(is_read(v) for v in node.outputs[1:]):
         return None
     if is_op(node, "Identity"):
         return source

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Editor, constant_of, operand, scalar_of
-from ingot.passes.writer import Writer, fixed_shape, float_type
+from ingot.graph.edit import Editor, constant_of, fixed_shape, operand, scalar_of
+from ingot.passes.writer import Writer, float_type
 
 _LARGEST = 1 << 22
 """Most numbers in the matrix of a transform: 32 MiB."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ingot.errors import No
+from ingot.graph.edit import is_read
 from ingot.passes.fold import tidy
 from ingot.plugins.registry import active
 
@@ -52,9 +53,8 @@ def _is_listed(node: ir.Node) -> bool:
     """Whether the op is in the table, or an Attention in a form that no kernel has."""
     if node.op_type != "Attention" or node.domain:
         return node.op_type in _OPS.get(node.domain, ())
-    more = any(value is not None for value in node.inputs[4:]) or any(v.uses() for v in node.outputs[1:])
-    returned = any(value.is_graph_output() for value in node.outputs[1:])
-    return more or returned or node.attributes.get_float("softcap", 0.0) != 0.0
+    more = any(value is not None for value in node.inputs[4:]) or any(is_read(v) for v in node.outputs[1:])
+    return more or node.attributes.get_float("softcap", 0.0) != 0.0
 
 
 def _name_function(model: ir.Model, node: ir.Node, name: str) -> str | No:

@@ -6,11 +6,18 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Editor, constant_of, ints_of, operand, scalar_of
-from ingot.passes.writer import Writer, fixed_shape
+from ingot.graph.edit import Editor, constant_of, fixed_shape, ints_of, operand, scalar_of, shape_of
+from ingot.passes.writer import Writer
 
 _LONGEST = 1024
-"""Elements up to which a running product is one masked product per element."""
+"""Elements up to which a running sum or product is a masked one for each element."""
+
+
+def _positions(w: Writer, shape: tuple[int, ...], axis: int) -> ir.Value:
+    """Where each element is along ``axis``, with one element for all that lie beside each other."""
+    along = [1] * len(shape)
+    along[axis] = shape[axis]
+    return w.const(np.arange(shape[axis]).reshape(along), np.int64)
 
 
 def hardmax(editor: Editor, node: ir.Node) -> Answer:
@@ -21,10 +28,7 @@ def hardmax(editor: Editor, node: ir.Node) -> Answer:
     axis = node.attributes.get_int("axis", -1) % len(shape)
     w = Writer(editor, node)
     best = w("ArgMax", x, axis=axis, keepdims=1)
-    along = [1] * len(shape)
-    along[axis] = shape[axis]
-    places = w.const(np.arange(shape[axis]).reshape(along), np.int64)
-    w.done(w("Cast", w("Equal", places, best), to=x.dtype))
+    w.done(w("Cast", w("Equal", _positions(w, shape, axis), best), to=x.dtype))
     return YES
 
 
@@ -35,9 +39,9 @@ def reverse_sequence(editor: Editor, node: ir.Node) -> Answer:
         return No("its shape is not known", node=node.name or "")
     time, batch = node.attributes.get_int("time_axis", 0), node.attributes.get_int("batch_axis", 1)
     w = Writer(editor, node)
-    along, across = [1] * len(shape), [1] * len(shape)
-    along[time], across[batch] = shape[time], shape[batch]
-    places = w.const(np.arange(shape[time]).reshape(along), np.int64)
+    across = [1] * len(shape)
+    across[batch] = shape[batch]
+    places = _positions(w, shape, time)
     counts = w("Reshape", w("Cast", lengths, to=ir.DataType.INT64), w.ints(*across))
     turned = w("Sub", w("Sub", counts, w.const(1, np.int64)), places)
     source = w("Where", w("Less", places, counts), turned, places)
@@ -53,9 +57,7 @@ def tensor_scatter(editor: Editor, node: ir.Node) -> Answer:
         return No("its shapes are not known", node=node.name or "")
     axis = node.attributes.get_int("axis", -2) % len(shape)
     w = Writer(editor, node)
-    along = [1] * len(shape)
-    along[axis] = shape[axis]
-    places = w.const(np.arange(shape[axis]).reshape(along), np.int64)
+    places = _positions(w, shape, axis)
     starts = operand(node, 2)
     if starts is not None:
         first = [shape[0], *[1] * (len(shape) - 1)]
@@ -85,25 +87,40 @@ def compress(editor: Editor, node: ir.Node) -> Answer:
     return YES
 
 
+def running_sum(editor: Editor, node: ir.Node) -> Answer:
+    """CumSum."""
+    return _running(editor, node, "ReduceSum", 0)
+
+
 def running_product(editor: Editor, node: ir.Node) -> Answer:
-    """CumProd: the product over a new last axis of x where a triangle is set, else one."""
-    x, axis, shape = node.inputs[0], scalar_of(operand(node, 1)), fixed_shape(node.inputs[0])
-    if x is None or x.dtype is None or shape is None or axis is None or not shape:
+    """CumProd."""
+    return _running(editor, node, "ReduceProd", 1)
+
+
+def _running(editor: Editor, node: ir.Node, reduce: str, neutral: int) -> Answer:
+    """``reduce`` over a new last axis of x where a triangle is set, else of ``neutral``.
+
+    y[.., i, ..] takes x[.., j, ..] over j, which is the new axis behind all others.
+    """
+    x, axis, shape = node.inputs[0], scalar_of(operand(node, 1)), shape_of(node.inputs[0])
+    if x is None or x.dtype is None or axis is None or not shape:
         return No("its axis or shape is not known", node=node.name or "")
     place = int(axis) % len(shape)
     size = shape[place]
-    if size > _LONGEST:
-        return No(f"it runs over {size} elements; up to {_LONGEST} would be multiplied anew", node=node.name or "")
+    if not isinstance(size, int) or size > _LONGEST:
+        reason = f"it runs over {size} elements; up to {_LONGEST} would be read anew for each"
+        return No(reason, node=node.name or "")
     exclusive, reverse = (bool(node.attributes.get_int(key, 0)) for key in ("exclusive", "reverse"))
     triangle = np.tril(np.ones((size, size), bool), -1 if exclusive else 0)
     w = Writer(editor, node)
-    perm = [i for i in range(len(shape)) if i != place] + [place]
-    last = w("Transpose", x, perm=perm)
+    perm, inner = [i for i in range(len(shape)) if i != place] + [place], place == len(shape) - 1
+    last = x if inner else w("Transpose", x, perm=perm)
     wide = w("Unsqueeze", last, w.ints(len(shape) - 1))
-    one = w.const(1, x.dtype.numpy())
-    masked = w("Where", w.const(triangle.T if reverse else triangle, bool), wide, one)
-    total = w("ReduceProd", masked, w.ints(-1), keepdims=0)
-    w.done(w("Transpose", total, perm=[int(i) for i in np.argsort(perm)]))
+    mask = w.const(triangle.T if reverse else triangle, bool)
+    # A choice, not a product with zeros: what is left out may be infinite.
+    masked = w("Where", mask, wide, w.const(neutral, x.dtype.numpy()))
+    total = w(reduce, masked, w.ints(-1), keepdims=0)
+    w.done(total if inner else w("Transpose", total, perm=[int(i) for i in np.argsort(perm)]))
     return YES
 
 

@@ -12,7 +12,7 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Dim, add, divisible, mul
 from ingot.graph.lowered import Window
 from ingot.graph.op_table import WINDOW
-from ingot.graph.region import BodyOp, Kind, Literal, Region
+from ingot.graph.region import ANCHORS, BodyOp, Kind, Literal, Region
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
 from ingot.passes.flatten import FlatGraph
@@ -23,7 +23,7 @@ from ingot.plugins.api import Layout as PluginLayout
 _SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.POOL}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "ConvInteger", "MatMul", "Gemm", "MatMulInteger"})
+_WEIGHTED = frozenset({*ANCHORS[Kind.CONV], *ANCHORS[Kind.GEMM]})
 _VECTOR = 16
 """Bytes of the widest load: parts of a concat written in place start at multiples of it."""
 

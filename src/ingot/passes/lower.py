@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -34,6 +35,11 @@ class _Cut:
     flat: FlatGraph
     groups: list[Group]
     layout: Layout
+
+    @cached_property
+    def owner(self) -> dict[str, Group]:
+        """The group that makes each value."""
+        return {out: group for group in self.groups for i in group.ops for out in self.flat.ops[i].body.outputs}
 
 
 def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) -> Lowered | No:
@@ -67,7 +73,7 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
 
 def _on_device(cut: _Cut, data: tuple[SymbolRange, ...]) -> tuple[SymbolRange, ...]:
     """Those of ``data`` that a heavy Region on the device has to do with."""
-    regions = [r for r in cut.layout.regions if r.kind is not Kind.HOST and any(op.op in HEAVY for op in r.ops)]
+    regions = [r for r in cut.layout.regions if r.kind in HEAVY]
     dims = {dim for region in regions for spec in region.spec_of.values() for dim in spec.shape if isinstance(dim, str)}
     used = {symbol for dim in dims for symbol in symbols(dim)}
     return tuple(r for r in data if r.symbol in used)
@@ -96,7 +102,7 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
         if _settle(cut, takes, host, solo, plain):
             continue
         moved = cheaper_on_host(flat, groups, {r.symbol: r.opt for r in ranges})
-        if not moved.keys() - host.keys():
+        if not moved:
             return cut
         host |= moved
     raise AssertionError("partitioning did not settle")
@@ -128,7 +134,6 @@ def _free_outputs(model: ir.Model) -> None:
 
 def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: dict[str, str]) -> bool:
     """Records refusals (in ``plain`` those of what was rewritten); True when the graph has to be cut again."""
-    owner = {out: group for group in cut.groups for i in group.ops for out in cut.flat.ops[i].body.outputs}
     again = False
     for region in cut.layout.regions:
         if region.kind in (Kind.VIEW, Kind.HOST):
@@ -136,7 +141,7 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], pl
         answer = accepts(region)
         if answer:
             continue
-        group = owner.get(region.outputs[0])
+        group = cut.owner.get(region.outputs[0])
         assert group is not None, f"no kernel copies {region.inputs[0]}: {answer}"
         names = [cut.flat.ops[i].name for i in group.ops]
         made_from = {cut.flat.ops[i].origin for i in group.ops} - {""}
@@ -155,10 +160,9 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], pl
 
 def _noted(cut: _Cut) -> list[Region]:
     """The Regions, with what is worth reporting of their ops."""
-    owner = {out: group for group in cut.groups for i in group.ops for out in cut.flat.ops[i].body.outputs}
     found = []
     for region in cut.layout.regions:
-        group = owner.get(region.outputs[0])
+        group = cut.owner.get(region.outputs[0])
         names = [] if group is None else [cut.flat.ops[i].name for i in group.ops]
         notes = tuple(cut.flat.notes[name] for name in names if name in cut.flat.notes)
         found.append(replace(region, notes=(*region.notes, *notes)) if notes else region)

@@ -168,7 +168,6 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
                 if group.kind is Kind.REDUCE and shape != group.shape:
                     group.kind, group.shape = Kind.ROWWISE, shape
                 parts.join(index, group)
-                group.pointwise = group.pointwise and pointwise
                 return
     if op.kind is Kind.POOL and op.body.op == "MaxPool" and op.name not in solo and _pools_stem(parts, index, solo):
         return
@@ -248,8 +247,9 @@ def _pools_stem(parts: Partition, index: int, solo: frozenset[str]) -> bool:
     group = parts.groups[parts.group_of[maker]] if maker is not None and maker in parts.group_of else None
     if group is None or group.kind is not Kind.STEM or any(ops[i].name in solo for i in group.ops):
         return False
-    alone = all(reader == index for name in parts.outputs(group.ops) for reader in parts.readers[name])
-    free = not set(parts.outputs(group.ops)) & set(parts.flat.outputs)
+    made = parts.outputs(group.ops)
+    alone = all(reader == index for name in made for reader in parts.readers[name])
+    free = not made.keys() & set(parts.flat.outputs)
     pooled = any(ops[i].body.op == "MaxPool" for i in group.ops)
     if not (alone and free) or pooled or not takes_pool(op.body):
         return False

@@ -17,20 +17,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ingot.errors import No
-from ingot.graph.quantization import along
+from ingot.graph import dtypes
+from ingot.graph.quantization import along, centred
 from ingot.graph.region import BodyOp, Kind
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import spec
 from ingot.passes.flatten import FlatGraph, FlatOp, without_dead_ops
 from ingot.passes.quantized_values import Array, Quantized, QuantizedValues
-from ingot.passes.quantized_windows import border_sums
+from ingot.passes.stem import IMAGE_CHANNELS
+from ingot.passes.windows import border_sums
 
 _BYTES = ("int8", "uint8")
 _FLOAT8 = "float8_e4m3fn"
-_FLOAT = 1
-"""ONNX's number of float32."""
-_IMAGE = 4
-"""Most channels of an image."""
 _SAME_SCALE = 1e-5
 """Relative difference up to which the scale of an int32 bias is that of the sums."""
 
@@ -97,7 +95,7 @@ class _Rewriter:
 
     def _convolution(self, op: FlatOp, x: Quantized, w: Quantized) -> _Product | No:
         weight, y = self.known.constants.get(w.name), self.known.values[op.body.outputs[0]]
-        if y.dtype in ("float16", "bfloat16") and self.known.values[x.name].shape[1] in range(1, _IMAGE + 1):
+        if y.dtype in ("float16", "bfloat16") and self.known.values[x.name].shape[1] in range(1, IMAGE_CHANNELS + 1):
             return No("kernels for images read 16-bit floats")
         if weight is None or (w.scale.size != 1 and w.axis % weight.ndim != 0):
             return No("weights that are computed, or whose scales are not those of the output channels")
@@ -209,7 +207,7 @@ class _Rewriter:
         if p.offset is not None:
             steps.append(("Add", (current, self._constant(op, "offset", p.offset)), "int32", ()))
         if integers:
-            steps.append(("Cast", (current,), "float32", (("to", _FLOAT),)))
+            steps.append(("Cast", (current,), "float32", (("to", dtypes.onnx_code("float32")),)))
         if p.scale.size == 1:
             scale = f"{op.name}/scale"
             known.literals[scale] = float(p.scale.reshape(()))
@@ -234,11 +232,9 @@ def _centred(weight: Array, w: Quantized) -> Array | No:
     """Weights minus their zero points as int8."""
     if w.dtype not in _BYTES:
         return No(f"weights of {w.dtype}")
-    zero = w.zero if isinstance(w.zero, int) else along(w.zero, weight.shape, w.axis)
-    whole = weight.astype(np.int16) - zero
-    if whole.size and (whole.min() < -128 or whole.max() > 127):
-        return No("weights less their zero points are no bytes")
-    return whole.astype(np.int8)
+    zero = np.asarray(w.zero) if isinstance(w.zero, int) else along(w.zero, weight.shape, w.axis)
+    whole = centred(weight, zero)
+    return No("weights less their zero points are no bytes") if whole is None else whole
 
 
 # -- dequantization where it is read

@@ -6,14 +6,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
+from ingot.graph import dtypes
 from ingot.graph.edit import Editor, constant_of, maker, operand, shape_of
+from ingot.graph.scalar_quantize import LIMITS
 from ingot.passes.quantized_integers import elements, float_product
 
 _FLOAT = ir.DataType.FLOAT
-_LIMITS = {
-    ir.DataType.INT8: (-128, 127), ir.DataType.UINT8: (0, 255),
-    ir.DataType.INT16: (-32768, 32767), ir.DataType.UINT16: (0, 65535),
-}  # fmt: skip
+_LIMITS = {ir.DataType(dtypes.onnx_code(name)): limits for name, limits in LIMITS.items()}
 
 
 def dynamic_product(editor: Editor, node: ir.Node) -> Answer:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Array, Attribute, Editor, constant_of, is_op, operand, shape_of
+from ingot.graph.edit import Array, Editor, constant_of, fixed_shape, is_op, kept, operand, shape_of
+from ingot.graph.quantization import centred
 
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
 
 def elements(value: ir.Value | None) -> int | None:
     """Number of elements; None where it is not known."""
-    shape = shape_of(value)
-    if shape is None or not all(isinstance(d, int) for d in shape):
-        return None
-    return int(np.prod([int(d) for d in shape if isinstance(d, int)], dtype=np.int64))
-
-
-def kept(node: ir.Node, *dropped: str) -> dict[str, Attribute]:
-    """The node's attributes, without some."""
-    return {name: attribute.value for name, attribute in node.attributes.items() if name not in dropped}
+    shape = fixed_shape(value)
+    return None if shape is None else math.prod(shape)
 
 
 def integer_product(editor: Editor, node: ir.Node) -> Answer:
@@ -34,10 +30,9 @@ def integer_product(editor: Editor, node: ir.Node) -> Answer:
         return No("its second operand is computed, or its first has several zero points", node=node.name or "")
     conv = is_op(node, "ConvInteger")
     across = offset.reshape(-1, *(1,) * (weight.ndim - 1)) if conv and offset.size > 1 else offset
-    whole = weight.astype(np.int16) - across.astype(np.int16)
-    if whole.size and (whole.min() < -128 or whole.max() > 127):
+    whole = centred(weight, across)
+    if whole is None:
         return No("weights less their zero points are no bytes", node=node.name or "")
-    whole = whole.astype(np.int8)
     y, attributes = node.outputs[0], kept(node)
     if conv and zero_x is not None:
         padded = _padded(editor, node, x, zero_x)

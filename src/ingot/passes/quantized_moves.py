@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Attribute, Editor, constant_of, is_op, maker, operand, scalar_of, shape_of
+from ingot.graph.edit import Attribute, Editor, constant_of, is_op, kept, maker, operand, scalar_of, shape_of
+from ingot.passes.rules import repeat
+from ingot.passes.stem import IMAGE_CHANNELS
 
 _MOVES = frozenset({
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Split", "Expand", "Tile", "Gather", "Concat",
@@ -23,8 +25,6 @@ _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 _FLOAT8 = ir.DataType.FLOAT8E4M3FN
 _ORDERING = frozenset({"MaxPool", "Resize", "Pad"})
 """Moves that ONNX defines for bytes, but not for FP8."""
-_IMAGE = 4
-"""Most channels of an image."""
 _ROUNDS = 64
 
 
@@ -41,18 +41,8 @@ class Step:
 def move_quantized(model: ir.Model) -> list[str]:
     """Makes moves on stored tensors and removes round trips; gives how many of each."""
     editor = Editor(model)
-    moved = gone = 0
-    for _ in range(_ROUNDS):
-        changed = False
-        for node in list(model.graph):
-            if node.graph is not model.graph:
-                continue
-            if _cancel(editor, node):
-                gone, changed = gone + 1, True
-            elif _sink(editor, node) or _raise(editor, node):
-                moved, changed = moved + 1, True
-        if not changed:
-            break
+    gone, sunk, raised = repeat(editor, (_cancel, _sink, _raise), _ROUNDS)
+    moved = sunk + raised
     notes = [f"{gone} round trips through floats removed"] if gone else []
     return notes + ([f"{moved} moves made on stored tensors"] if moved else [])
 
@@ -139,15 +129,15 @@ def _pool_first(editor: Editor, pool: ir.Node, dequantize: ir.Node) -> bool:
     while convolution is not None and is_op(convolution, "Relu", "Clip", "LeakyRelu"):
         convolution = None if convolution.inputs[0] is None else convolution.inputs[0].producer()
     weight = shape_of(operand(convolution, 1)) if convolution is not None and is_op(convolution, "Conv") else None
-    if weight is None or weight[1] not in range(1, _IMAGE + 1) or len(dequantize.outputs[0].uses()) != 1:
+    if weight is None or weight[1] not in range(1, IMAGE_CHANNELS + 1) or len(dequantize.outputs[0].uses()) != 1:
         return False
     y = pool.outputs[0]
-    pooled = editor.op("MaxPool", [x], _attributes(pool), before=pool, like=y)
+    pooled = editor.op("MaxPool", [x], kept(pool), before=pool, like=y)
     stored = editor.value(f"{y.name}/stored", quantize.outputs[0].dtype, shape_of(y))
-    editor.ops("QuantizeLinear", [pooled, *quantize.inputs[1:]], _attributes(quantize), [stored], before=pool)
+    editor.ops("QuantizeLinear", [pooled, *quantize.inputs[1:]], kept(quantize), [stored], before=pool)
     editor.substitute(
         pool,
-        editor.op("DequantizeLinear", [stored, *dequantize.inputs[1:]], _attributes(dequantize), before=pool, like=y),
+        editor.op("DequantizeLinear", [stored, *dequantize.inputs[1:]], kept(dequantize), before=pool, like=y),
     )
     return True
 
@@ -156,7 +146,7 @@ def _rewrite(
     editor: Editor, node: ir.Node, inputs: list[ir.Value | None], dtype: ir.DataType, dequantize: ir.Node
 ) -> None:
     """The move on stored tensors, and a dequantization behind each of its outputs."""
-    attributes = _attributes(node)
+    attributes = kept(node)
     stored = [editor.value(f"{y.name}/stored", dtype, shape_of(y)) for y in node.outputs]
     editor.ops(node.op_type, inputs, attributes, stored, before=node)
     for old, new in zip(node.outputs, stored, strict=True):
@@ -201,10 +191,10 @@ def _raise(editor: Editor, node: ir.Node) -> bool:
         value = inputs[position]
         assert value is not None
         stored = editor.value(f"{value.name}/quantized", step.dtype, shape_of(value))
-        editor.ops("QuantizeLinear", [value, *node.inputs[1:]], _attributes(node), [stored], before=move)
+        editor.ops("QuantizeLinear", [value, *node.inputs[1:]], kept(node), [stored], before=move)
         inputs[position] = stored
     _fill(editor, move, inputs, step)
-    result = editor.op(move.op_type, inputs, _attributes(move), before=node, like=node.outputs[0])
+    result = editor.op(move.op_type, inputs, kept(move), before=node, like=node.outputs[0])
     editor.substitute(node, result)
     return True
 
@@ -217,7 +207,3 @@ def _leaves_attention(value: ir.Value | None) -> bool:
     if is_op(node, "Attention"):
         return True
     return node is not None and is_op(node, "MatMul") and maker(operand(node, 0), "Softmax") is not None
-
-
-def _attributes(node: ir.Node) -> dict[str, Attribute]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}

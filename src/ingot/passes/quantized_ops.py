@@ -7,41 +7,22 @@ and zero points that are computed, become arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Attribute, Editor, constant_of, operand, shape_of
+from ingot.graph.edit import Attribute, Editor, constant_of, kept, operand, shape_of
 from ingot.passes.quantized_arithmetic import dequantize, dynamic_product, dynamic_quantize, quantize
-from ingot.passes.quantized_integers import elements, integer_product, kept, scaled_product
+from ingot.passes.quantized_integers import elements, integer_product, scaled_product
+from ingot.passes.rules import Rule, apply_rules
 
-_Rule = Callable[[Editor, ir.Node], Answer]
-_MICROSOFT = "com.microsoft"
 _FLOAT = ir.DataType.FLOAT
 _BYTES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 def spell_out_quantized(model: ir.Model) -> list[str]:
     """Applies the tables; gives how many of each op, and why others stay."""
-    editor = Editor(model)
-    counts: dict[str, int] = {}
-    for node in list(model.graph):
-        if node.graph is not model.graph:
-            continue
-        rule = _RULES.get(node.op_type) if node.domain == "" else None
-        rule = _CONTRIB.get(node.op_type) if node.domain == _MICROSOFT else rule
-        if rule is None:
-            continue
-        answer = rule(editor, node)
-        if isinstance(answer, No):
-            if answer.reason:
-                editor.note(f"{node.op_type} stays: {answer}")
-        else:
-            counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    editor.notes[:0] = [f"{count} {name} in terms of other ops" for name, count in sorted(counts.items())]
-    return editor.notes
+    return apply_rules(model, lambda node: _RULES.get(node.domain, {}).get(node.op_type), "in terms of other ops")
 
 
 # -- parts
@@ -155,7 +136,7 @@ def _gemm(editor: Editor, node: ir.Node) -> Answer:
     return YES
 
 
-def _binary(op_type: str) -> _Rule:
+def _binary(op_type: str) -> Rule:
     def rule(editor: Editor, node: ir.Node) -> Answer:
         result = _float_result(editor, node)
         editor.ops(op_type, [_real(editor, node, 0), _real(editor, node, 3)], {}, [result], before=node)
@@ -165,7 +146,7 @@ def _binary(op_type: str) -> _Rule:
     return rule
 
 
-def _unary(op_type: str, *dropped: str) -> _Rule:
+def _unary(op_type: str, *dropped: str) -> Rule:
     """x, its scale and zero point, those of the result."""
 
     def rule(editor: Editor, node: ir.Node) -> Answer:
@@ -197,7 +178,7 @@ def _standard(editor: Editor, node: ir.Node) -> Answer:
     return YES
 
 
-_RULES: dict[str, _Rule] = {
+_STANDARD: dict[str, Rule] = {
     "QLinearConv": _convolution,
     "QLinearMatMul": _product,
     "ConvInteger": integer_product,
@@ -206,7 +187,7 @@ _RULES: dict[str, _Rule] = {
     "QuantizeLinear": quantize,
     "DequantizeLinear": dequantize,
 }
-_CONTRIB: dict[str, _Rule] = {
+_CONTRIB: dict[str, Rule] = {
     "QLinearConv": _convolution,
     "QLinearMatMul": _product,
     "QGemm": _gemm,
@@ -223,3 +204,4 @@ _CONTRIB: dict[str, _Rule] = {
     "QuantizeLinear": _standard,
     "DequantizeLinear": _standard,
 }
+_RULES = {"": _STANDARD, "com.microsoft": _CONTRIB}

@@ -124,6 +124,5 @@ class QuantizedValues:
             count += 1
             name = f"{hint}.{count}"
         self.constants[name] = np.ascontiguousarray(array)
-        dtype = next(d for d in dtypes.TABLE if dtypes.numpy_dtype(d) == array.dtype)
-        self.values[name] = spec(dtype, array.shape, constant=True)
+        self.values[name] = spec(array.dtype.name, array.shape, constant=True)
         return name

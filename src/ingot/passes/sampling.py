@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
-from ingot.graph.edit import Editor, operand
-from ingot.passes.writer import Writer, fixed_shape, float_type
+from ingot.graph.edit import Editor, fixed_shape, operand
+from ingot.passes.writer import Writer, float_type
 
 _CUBIC = -0.75
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Editor, constant_of, is_op, operand, scalar_of
-from ingot.passes.writer import Writer, fixed_shape
+from ingot.graph.edit import Editor, constant_of, fixed_shape, is_op, operand, scalar_of
+from ingot.passes.writer import Writer
 
 _Elements = list[ir.Value]
 
@@ -42,22 +42,20 @@ def _made(editor: Editor, node: ir.Node, known: dict[ir.Value, _Elements]) -> _E
     if is_op(node, "Identity"):
         return before
     if is_op(node, "SequenceInsert"):
-        tensor, place = node.inputs[1], _position(node, 2, len(before))
+        tensor, place = node.inputs[1], _position(node, 2, len(before), len(before))
         if tensor is None or place is None:
             return None
-        place = len(before) if operand(node, 2) is None else place
         return [*before[:place], tensor, *before[place:]]
     if is_op(node, "SequenceErase"):
-        place = _position(node, 1, len(before))
-        place = len(before) - 1 if operand(node, 1) is None else place
+        place = _position(node, 1, len(before), len(before) - 1)
         return None if place is None else [*before[:place], *before[place + 1 :]]
     return None
 
 
-def _position(node: ir.Node, at: int, count: int) -> int | None:
-    """A position from the front; 0 where none is given, None where it is data."""
+def _position(node: ir.Node, at: int, count: int, absent: int = 0) -> int | None:
+    """A position from the front; ``absent`` where none is given, None where it is data."""
     if operand(node, at) is None:
-        return 0
+        return absent
     place = scalar_of(operand(node, at))
     return None if place is None else int(place) + (count if place < 0 else 0)
 

@@ -18,6 +18,7 @@ from ingot.graph.edit import (
     constant_of,
     ints_of,
     is_op,
+    kept,
     maker,
     operand,
     rank_of,
@@ -26,6 +27,7 @@ from ingot.graph.edit import (
     shape_of,
 )
 from ingot.graph.scalar_ops import is_scalar_op
+from ingot.passes.rules import repeat
 
 _ROUNDS = 16
 _DEPTH = 8
@@ -80,19 +82,8 @@ class Mover:
 def sink_moves(model: ir.Model) -> list[str]:
     """Moves what it pays to move and removes round trips; gives how many of each."""
     editor = Editor(model)
-    gone = moved = 0
     _keep_reduced_axes(editor)
-    for _ in range(_ROUNDS):
-        changed = False
-        for node in list(model.graph):
-            if node.graph is not model.graph:
-                continue
-            if _cancel(editor, node):
-                gone, changed = gone + 1, True
-            elif _sink(editor, node):
-                moved, changed = moved + 1, True
-        if not changed:
-            break
+    gone, moved = repeat(editor, (_cancel, _sink), _ROUNDS)
     notes = [f"{gone} transposes and reshapes undo each other"] if gone else []
     return notes + ([f"{moved} transposes and reshapes moved behind arithmetic"] if moved else [])
 
@@ -126,11 +117,10 @@ def _sink(editor: Editor, node: ir.Node) -> bool:
     if inputs is None:
         return False
     inner = editor.value(f"{y.name}/unmoved", y.dtype, mover.before)
-    editor.ops(node.op_type, inputs, {n: a.value for n, a in node.attributes.items()}, [inner], before=node)
+    editor.ops(node.op_type, inputs, kept(node), [inner], before=node)
     move = moved.producer()
     assert move is not None
-    attributes = {n: a.value for n, a in move.attributes.items()}
-    editor.substitute(node, editor.op(move.op_type, [inner, *move.inputs[1:]], attributes, before=node, like=y))
+    editor.substitute(node, editor.op(move.op_type, [inner, *move.inputs[1:]], kept(move), before=node, like=y))
     return True
 
 
@@ -235,11 +225,10 @@ def _keep_reduced_axes(editor: Editor) -> None:
             continue
         places = sorted(a % rank for a in axes)
         left = iter(shape_of(y) or ())
-        kept = editor.value(f"{y.name}/kept", y.dtype, [1 if axis in places else next(left) for axis in range(rank)])
-        attributes = {name: attr.value for name, attr in node.attributes.items()} | {"keepdims": 1}
-        editor.ops(node.op_type, node.inputs, attributes, [kept], before=node)
+        whole = editor.value(f"{y.name}/kept", y.dtype, [1 if axis in places else next(left) for axis in range(rank)])
+        editor.ops(node.op_type, node.inputs, kept(node) | {"keepdims": 1}, [whole], before=node)
         gone = editor.constant(np.asarray(places, np.int64), f"{y.name}/axes")
-        editor.substitute(node, editor.op("Squeeze", [kept, gone], before=node, like=y))
+        editor.substitute(node, editor.op("Squeeze", [whole, gone], before=node, like=y))
 
 
 def _put_back(value: ir.Value, depth: int) -> bool:

@@ -23,10 +23,11 @@ from ingot.graph.op_table import WINDOW, WINDOW_DOMAIN
 from ingot.graph.region import BodyOp, Kind, Literal
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.passes.flatten import FlatGraph, FlatOp
+from ingot.passes.windows import window_pads
 
 _MARK = "/stem"
 """Behind a node's name, the origin of the op marked as a stem."""
-_CHANNELS = 4
+IMAGE_CHANNELS = 4
 """Channels after padding: of three, the usual image, one quarter is waste."""
 _VECTOR = 16
 """Bytes that the start of every run must be a multiple of."""
@@ -86,7 +87,7 @@ def _marked(op: FlatOp, flat: FlatGraph) -> FlatOp:
     if op.kind is not Kind.CONV or body.op != "Conv" or body.attr("group", 1) != 1:
         return op
     x, w = flat.values[body.inputs[0]], flat.values[body.inputs[1]]
-    small = x.rank == 4 and isinstance(x.shape[1], int) and x.shape[1] <= _CHANNELS
+    small = x.rank == 4 and isinstance(x.shape[1], int) and x.shape[1] <= IMAGE_CHANNELS
     constant = all(name in flat.constants for name in body.inputs[1:] if name)
     if not small or not constant or x.dtype not in ("float16", "bfloat16"):
         return op
@@ -126,39 +127,21 @@ def _stem(op: FlatOp, flat: FlatGraph) -> _Stem | None:
     sizes = (*x.shape[1:], *y.shape[2:])
     if x.rank != 4 or x.dtype not in ("float16", "bfloat16") or body.inputs[1] not in flat.constants:
         return None
-    if not all(isinstance(size, int) for size in sizes) or int(x.shape[1]) > _CHANNELS:
+    if not all(isinstance(size, int) for size in sizes) or int(x.shape[1]) > IMAGE_CHANNELS:
         return None
     _, height, width, out_h, out_w = (int(size) for size in sizes)
     kernel = (int(w.shape[2]), int(w.shape[3]))
     stride, dilation = body.ints("strides", (1, 1)), body.ints("dilations", (1, 1))
-    start = stride[1] * _CHANNELS * dtypes.itemsize(x.dtype)
+    start = stride[1] * IMAGE_CHANNELS * dtypes.itemsize(x.dtype)
     if kernel[1] == 1 or dilation[1] != 1 or start % _VECTOR:
         return None
-    top, left = _pads(body, (height, width), (out_h, out_w), kernel, stride, dilation)
-    run = -(-kernel[1] * _CHANNELS // _RUN) * _RUN
+    pads = window_pads(body, x, y, kernel)
+    assert pads is not None
+    top, left = pads[:2]
+    run = -(-kernel[1] * IMAGE_CHANNELS // _RUN) * _RUN
     rows = max((out_h - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1, top + height)
-    needed = max(((out_w - 1) * stride[1] * _CHANNELS + run + _CHANNELS - 1) // _CHANNELS, left + width)
+    needed = max(((out_w - 1) * stride[1] * IMAGE_CHANNELS + run + IMAGE_CHANNELS - 1) // IMAGE_CHANNELS, left + width)
     return _Stem(rows, needed + needed % 2, run, top, left, kernel, (stride[0], stride[1]), dilation[0])
-
-
-def _pads(
-    op: BodyOp,
-    size: tuple[int, int],
-    out: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> tuple[int, int]:
-    """Rows above and pixels left of the image."""
-    mode = op.attr("auto_pad", "NOTSET")
-    if mode in ("NOTSET", ""):
-        pads = op.ints("pads", (0, 0, 0, 0))
-        return pads[0], pads[1]
-    if mode == "VALID":
-        return 0, 0
-    total = [max((out[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 - size[i], 0) for i in (0, 1)]
-    lower = mode == "SAME_LOWER"
-    return (total[0] + lower) // 2, (total[1] + lower) // 2
 
 
 def _rewritten(
@@ -176,12 +159,12 @@ def _rewritten(
     assert isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)
     padded, window, amount, weight = (f"{op.name}/{part}" for part in ("padded", "window", "pads", "weight"))
     out_w = flat.values[body.outputs[0]].shape[3]
-    values[padded] = spec(x.dtype, (batch, _CHANNELS, stem.rows, stem.width))
+    values[padded] = spec(x.dtype, (batch, IMAGE_CHANNELS, stem.rows, stem.width))
     values[window] = spec(x.dtype, (batch, stem.run, stem.rows, out_w))
     constants[weight] = _weights(flat.constants[body.inputs[1]], stem)
     values[weight] = spec(x.dtype, constants[weight].shape, constant=True)
     below, right = stem.rows - height - stem.top, stem.width - width - stem.left
-    literals[amount] = (0, 0, stem.top, stem.left, 0, _CHANNELS - channels, below, right)
+    literals[amount] = (0, 0, stem.top, stem.left, 0, IMAGE_CHANNELS - channels, below, right)
     attrs: Mapping[str, Any] = {
         "dilations": (stem.dilation, 1),
         "kernel_shape": (stem.kernel[0], 1),
@@ -200,7 +183,7 @@ def _rewritten(
 def _weights(weight: np.ndarray[Any, Any], stem: _Stem) -> np.ndarray[Any, Any]:
     """[K, C, kh, kw] as [K, run, kh, 1]: channel ``4 x + c`` of the new one is (c, x) of the old one."""
     outputs, channels, kh, kw = weight.shape
-    wide = np.zeros((outputs, stem.run // _CHANNELS + 1, _CHANNELS, kh), weight.dtype)
+    wide = np.zeros((outputs, stem.run // IMAGE_CHANNELS + 1, IMAGE_CHANNELS, kh), weight.dtype)
     wide[:, :kw, :channels, :] = weight.transpose(0, 3, 1, 2)
     flat = wide.reshape(outputs, -1, kh)[:, : stem.run, :]
     return np.ascontiguousarray(flat[..., None])

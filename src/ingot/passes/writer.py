@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Editor, shape_of
+from ingot.graph.edit import Editor
 
 
 class Writer:
@@ -30,6 +30,11 @@ class Writer:
         """A vector of 64-bit integers: a shape, axes."""
         return self.const(list(numbers), np.int64)
 
+    def typed(self, made: ir.Value) -> ir.Value:
+        """``made`` with type and shape of the node's first result, where the inference may not find them."""
+        made.type, made.shape = self.node.outputs[0].type, self.node.outputs[0].shape
+        return made
+
     def done(self, *results: ir.Value | None) -> None:
         """``results`` take the places of the node's outputs; None for one that nobody reads."""
         for old, new in zip(self.node.outputs, results, strict=False):
@@ -37,14 +42,6 @@ class Writer:
                 self.editor.replace(old, new)
         makers = [v.producer() for v in results if v is not None]
         self.editor.sweep([self.node, *(m for m in makers if m is not None)])
-
-
-def fixed_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of a value of which every dimension is a number."""
-    shape = shape_of(value)
-    if shape is None or not all(isinstance(dim, int) for dim in shape):
-        return None
-    return tuple(int(dim) for dim in shape if isinstance(dim, int))
 
 
 def float_type(value: ir.Value | None) -> np.dtype[Any] | None:

@@ -1,4 +1,4 @@
-"""Sums of a convolution's weights over the part of each window that lies inside the image."""
+"""Windows over the border: the padding of a convolution, and sums of its weights over what lies inside the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def border_sums(op: BodyOp, x: TensorSpec, y: TensorSpec, weight: Array) -> Arra
     None where they differ between pixels and the sizes are not known, or the constant would be too large.
     """
     taps = weight.astype(np.int64).sum(axis=1)
-    pads = _pads(op, x, y, weight.shape[2:])
+    pads = window_pads(op, x, y, weight.shape[2:])
     if pads is not None and not any(pads):
         whole: Array = taps.sum(axis=tuple(range(1, taps.ndim)))
         return whole
@@ -42,7 +42,7 @@ def border_sums(op: BodyOp, x: TensorSpec, y: TensorSpec, weight: Array) -> Arra
     return sums
 
 
-def _pads(op: BodyOp, x: TensorSpec, y: TensorSpec, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
+def window_pads(op: BodyOp, x: TensorSpec, y: TensorSpec, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
     """Padding before each axis, then after; None where it depends on unknown sizes."""
     rank = len(kernel)
     mode = op.attr("auto_pad", "NOTSET")
