@@ -114,12 +114,12 @@ def test_build_lists_and_prunes() -> None:
     assert (second.variants, second.compiled, second.bytes) == (4, 0, first.bytes)
     (group,) = library.contents()
     assert (group.target, group.kind, group.tactic, group.variants) == ("sm_90", "map", "fake", 4)
-    assert group.bytes == sum(path.stat().st_size for path in library.folder().glob("*/*"))
-    files = sorted(library.folder().glob("*/*"))
+    assert group.bytes == sum(path.stat().st_size for path in store.folder().glob("*/*"))
+    files = sorted(store.folder().glob("*/*"))
     for age, path in enumerate(files):
         os.utime(path, (1000 - age, 1000 - age))
     keep = files[0].stat().st_size
     count, freed = library.prune(keep)
     assert count == 7 and freed == group.bytes - keep
-    assert list(library.folder().glob("*/*")) == [files[0]]
+    assert list(store.folder().glob("*/*")) == [files[0]]
     assert library.prune(keep) == (0, 0)

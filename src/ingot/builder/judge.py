@@ -11,6 +11,8 @@ from pathlib import Path
 from ingot.errors import No
 from ingot.graph.lowered import Lowered
 from ingot.plan.build import build_plan
+from ingot.plan.places import Places
+from ingot.plan.weights import Weights, pack
 from ingot.tune.choice import Choice
 from ingot.tune.setting import Timing
 from ingot.tune.worker import Worker
@@ -31,17 +33,19 @@ class EngineJudge:
     def __init__(self, lowered: Lowered, target: str, ordinal: int) -> None:
         self._lowered, self._target, self._ordinal = lowered, target, ordinal
         self._worker = Worker()
-        self._weights: Path | None = None
+        self._weights: tuple[Weights, Path] | None = None
 
     def compare(self, engines: Sequence[Sequence[Choice]]) -> list[Timing] | No:
         """See :class:`ingot.tune.contest.Judge`."""
-        if sum(array.nbytes for array in self._lowered.constants.values()) > MOST_WEIGHTS:
+        if self._lowered.constant_bytes > MOST_WEIGHTS:
             return No(f"more than {MOST_WEIGHTS >> 30} GiB of weights")
-        bundles = [build_plan(self._lowered, choices, self._target, bodies=False) for choices in engines]
         if self._weights is None:
-            self._weights = _kept(bundles[0].weights)
+            packed = pack(Places(self._lowered))
+            self._weights = packed, _kept(packed.data)
+        weights, path = self._weights
+        bundles = [build_plan(self._lowered, c, self._target, bodies=False, weights=weights) for c in engines]
         parts = [(bundle.plan, bundle.cubins) for bundle in bundles]
-        answer: list[Timing] | No = self._worker.call(_RACE, str(self._weights), parts, self._ordinal, timeout=_TIMEOUT)
+        answer: list[Timing] | No = self._worker.call(_RACE, str(path), parts, self._ordinal, timeout=_TIMEOUT)
         return answer
 
     def close(self) -> None:
@@ -49,7 +53,7 @@ class EngineJudge:
         self._worker.close()
         if self._weights is not None:
             with contextlib.suppress(OSError):
-                self._weights.unlink()
+                self._weights[1].unlink()
             self._weights = None
 
 

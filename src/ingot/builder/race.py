@@ -14,10 +14,10 @@ from ingot.device.stream import Event
 from ingot.engine.bounds import corner
 from ingot.engine.file import EngineFile
 from ingot.graph import dtypes
-from ingot.graph.dims import evaluate_shape
 from ingot.plan.spec import Plan
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.engine import Engine
+from ingot.runtime.shapes import shape_at
 from ingot.tune.setting import Timing
 
 _ROUNDS = 24
@@ -51,10 +51,10 @@ def race(weights: str, parts: Sequence[tuple[Plan, bytes]], ordinal: int) -> lis
 
 def random_feeds(plan: Plan) -> dict[str, np.ndarray[Any, Any]]:
     """Normal numbers for float inputs, since zeros would draw less power; zeros for what may be an index."""
-    generator = np.random.default_rng(_SEED)
+    generator, bindings = np.random.default_rng(_SEED), corner(plan, "opt")
     feeds: dict[str, np.ndarray[Any, Any]] = {}
     for binding in plan.inputs:
-        shape, kind = evaluate_shape(tuple(binding.shape), corner(plan, "opt")), dtypes.numpy_dtype(binding.dtype)
+        shape, kind = shape_at(binding, bindings), dtypes.numpy_dtype(binding.dtype)
         floating = dtypes.is_float(binding.dtype)
         feeds[binding.name] = generator.standard_normal(shape).astype(kind) if floating else np.zeros(shape, kind)
     return feeds

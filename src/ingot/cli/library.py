@@ -133,6 +133,7 @@ def regions(source: Source, flags: LibraryFlags, target: Target) -> list[tuple[R
 
 def show(json: str | None) -> None:
     """What is compiled, by target, kind of layer and tactic."""
+    from ingot.kernels import store
     from ingot.tune import library
 
     groups = library.contents()
@@ -142,7 +143,7 @@ def show(json: str | None) -> None:
     rows = [[g.target, g.kind, g.tactic, str(g.variants), str(g.codes), render.size(g.bytes)] for g in groups]
     screen = render.console()
     columns = ["target", "kind", "tactic", "variants", "codes", "size"]
-    screen.print(render.table(str(library.folder()), columns, rows, left=3))
+    screen.print(render.table(str(store.folder()), columns, rows, left=3))
     total = sum(g.bytes for g in groups)
     screen.print(f"{sum(g.variants for g in groups)} variants, {render.size(total)}")
 

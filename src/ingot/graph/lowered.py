@@ -69,6 +69,11 @@ class Lowered:
     data: tuple[DataSize, ...] = ()
     """Sizes that depend on data and have a bound."""
 
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of all weights, equal ones counted each."""
+        return sum(array.nbytes for array in self.constants.values())
+
     def bindings(self, which: str = "opt") -> dict[str, int]:
         """Values of the symbolic dimensions at ``min``, ``opt`` or ``max``."""
         return {r.symbol: getattr(r, which) for r in self.ranges}

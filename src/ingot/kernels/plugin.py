@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ingot.errors import YES, Answer, IngotError, No
@@ -16,8 +16,7 @@ from ingot.kernels.cost import region_bytes, streaming_seconds
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.triton.aot import compile_source
 from ingot.plugins import api
-from ingot.plugins.record import node_of, record
-from ingot.plugins.registry import active
+from ingot.plugins.record import node_of, plugin_of, record_of
 
 _PREFIX = "plugin."
 _SOURCE = "source"
@@ -49,24 +48,18 @@ class PluginTactic:
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """The tactics of all implementations that take the node; Python functions only where there is no kernel."""
         plugin, node = _use(region)
-        ways = [way for way, reason in _answers(plugin, node) if not reason]
         found = [
-            Variant(
-                f"{_PREFIX}{way.name}", (*sorted(tactic.items()), (_SOURCE, _digest(_work(plugin, way, node, tactic))))
-            )
-            for way in ways
-            if isinstance(way, api.Kernels)
-            for tactic in way.tactics
+            Variant(_name(way), (*sorted(tactic.items()), (_SOURCE, _digest(_work(plugin, way, node, tactic)))))
+            for way, tactic in _offers(plugin, node)
         ]
-        return found or [Variant(f"{_PREFIX}{way.name}") for way in ways[:1]]
+        return found or [Variant(_name(way)) for way, reason in _answers(plugin, node) if not reason][:1]
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of every launch. Raises IngotError where the plugin's source does not compile."""
         plugin, node = _use(region)
-        way = next(w for w in plugin.implementations if f"{_PREFIX}{w.name}" == variant.tactic)
+        way = _way(plugin, variant)
         if isinstance(way, api.OnStream):
-            types = [spec.dtype for spec in region.output_specs]
-            return Program((), call=record(plugin, region.ops[0], region.inputs, region.outputs, types))
+            return Program((), call=record_of(region))
         params = {name: value for name, value in variant.params if name != _SOURCE}
         work = _work(plugin, way, node, params)
         maker = _Maker(region, node, target, plugin.op, work.workspaces)
@@ -75,30 +68,44 @@ class PluginTactic:
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
         """Bound by memory, for want of anything better; the likelier tactics are listed first and win ties."""
-        plugin, _ = _use(region)
+        plugin, node = _use(region)
         seconds = streaming_seconds(region_bytes(region, bindings), target)
-        ways = [f"{_PREFIX}{way.name}" for way in plugin.implementations]
-        on_stream = isinstance(plugin.implementations[ways.index(variant.tactic)], api.OnStream)
-        order = [str(v) for v in self.variants(region, target, bindings)].index(str(variant))
-        return seconds * (1 + 1e-3 * order) + (_CALL if on_stream else 0.0)
+        if isinstance(_way(plugin, variant), api.OnStream):
+            return seconds + _CALL
+        offers = [(_name(way), tuple(sorted(tactic.items()))) for way, tactic in _offers(plugin, node)]
+        order = offers.index((variant.tactic, variant.params[:-1]))  # the last one is _SOURCE
+        return seconds * (1 + 1e-3 * order)
 
 
 def _use(region: Region) -> tuple[api.Plugin, api.Node]:
-    op = region.ops[0]
-    plugin = active().find(op.domain, op.op)
-    assert plugin is not None, f"the plugin {op.op} is no longer active"
-    return plugin, node_of(plugin, op, region.spec_of)
+    plugin = plugin_of(region)
+    return plugin, node_of(plugin, region.ops[0], region.spec_of)
+
+
+def _name(way: api.Kernels | api.OnStream) -> str:
+    """What the implementation's variants are called."""
+    return f"{_PREFIX}{way.name}"
+
+
+def _way(plugin: api.Plugin, variant: Variant) -> api.Kernels | api.OnStream:
+    return next(way for way in plugin.implementations if _name(way) == variant.tactic)
+
+
+def _offers(plugin: api.Plugin, node: api.Node) -> list[tuple[api.Kernels, Mapping[str, int]]]:
+    """The tactics of all kernels that take the node, the likeliest first."""
+    kernels = (way for way, reason in _answers(plugin, node) if not reason and isinstance(way, api.Kernels))
+    return [(way, tactic) for way in kernels for tactic in way.tactics]
 
 
 def _answers(plugin: api.Plugin, node: api.Node) -> list[tuple[api.Kernels | api.OnStream, str]]:
     return [(way, way.accepts(node)) for way in plugin.implementations]
 
 
-def _work(plugin: api.Plugin, way: api.Kernels, node: api.Node, tactic: object) -> api.Work:
+def _work(plugin: api.Plugin, way: api.Kernels, node: api.Node, tactic: Mapping[str, int]) -> api.Work:
     """What a tactic launches. Raises IngotError where the plugin's code fails or what it gives makes no sense."""
     where = f"plugin {plugin.op}, {way.name}"
     try:
-        work = way.make(node, dict(tactic))  # type: ignore[call-overload]
+        work = way.make(node, dict(tactic))
     except IngotError:
         raise
     except Exception as error:  # the plugin's own code

@@ -19,9 +19,9 @@ def folder() -> Path:
     return env.cache_dir() / "cubin"
 
 
-def path_of(name: str) -> Path:
-    """File of the code with this digest."""
-    return folder() / name[:2] / f"{name}{SUFFIX}"
+def path_of(name: str, suffix: str = SUFFIX) -> Path:
+    """File of the code with this digest, or of what is kept under another suffix by a digest of its own."""
+    return folder() / name[:2] / f"{name}{suffix}"
 
 
 def stored_bytes(name: str) -> int:

@@ -15,29 +15,19 @@ from typing import Any
 from ingot.graph.dims import is_static
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
-from ingot.plugins.record import record
-from ingot.plugins.registry import active
+from ingot.plugins.record import record_of
 
 
 def body_bytes(region: Region) -> bytes:
     """The stored form of a Region (in its canonical names, so that equal bodies are stored once)."""
     region = region.canonical
     if region.kind is Kind.PLUGIN:
-        return region_record(region)
+        return record_of(region)
     if not fixed(region):
         return json.dumps(asdict(region), sort_keys=True, separators=(",", ":")).encode()
     from ingot.graph.reference import region_model
 
     return bytes(region_model(region, {}).SerializeToString(deterministic=True))
-
-
-def region_record(region: Region) -> bytes:
-    """The one op of a plugin's Region. The plugin is active, since the Region was made with it."""
-    op = region.ops[0]
-    plugin = active().find(op.domain, op.op)
-    assert plugin is not None, f"the plugin {op.op} is no longer active"
-    types = [region.spec_of[name].dtype for name in region.outputs]
-    return record(plugin, op, region.inputs, region.outputs, types)
 
 
 def fixed(region: Region) -> bool:

@@ -51,11 +51,14 @@ class _Memory:
     after: list[list[int]] = field(default_factory=list)
 
 
-def build_plan(lowered: Lowered, choices: Sequence[Choice], target: str, *, bodies: bool = True) -> PlanBundle:
+def build_plan(
+    lowered: Lowered, choices: Sequence[Choice], target: str, *, bodies: bool = True, weights: Weights | None = None
+) -> PlanBundle:
     """The Plan of ``lowered`` with the Program of each Region in ``choices`` (parallel to ``regions``).
 
     ``target`` is the target's name (``sm_90``, ``cpu``). ``bodies`` keeps every Region's body in the engine,
-    for the simulator and for comparisons. Equal arguments give equal results, byte for byte.
+    for the simulator and for comparisons. ``weights``, where they are packed already, depend on ``lowered`` alone.
+    Equal arguments give equal results, byte for byte.
     """
     assert len(choices) == len(lowered.regions), "one choice for each region"
     places, flow = Places(lowered), Flow(lowered)
@@ -63,20 +66,17 @@ def build_plan(lowered: Lowered, choices: Sequence[Choice], target: str, *, bodi
     launches = make_launches(lowered, choices, order_regions(flow, places), places, islands)
     micros = [choices[x.region].micros / len(launches.steps_of[x.region]) for x in launches.items]
     memory = _assign_memory(launches, flow, places, micros)
-    weights = pack(places)
+    weights = pack(places) if weights is None else weights
     values, index = _values(launches, memory, places, weights)
     cubins, models = CubinTable(), ModelTable()
+    told = {d.symbol for d in lowered.data}
     regions = [
         _region(region, choices[i], lowered, index, islands.get(i), models if bodies else None)
         for i, region in enumerate(lowered.regions)
     ]
     plan = spec.Plan(
         target=target,
-        profiles=[
-            spec.Profile(r.symbol, r.min, r.opt, r.max)
-            for r in lowered.ranges
-            if r.symbol not in {d.symbol for d in lowered.data}
-        ],
+        profiles=[spec.Profile(r.symbol, r.min, r.opt, r.max) for r in lowered.ranges if r.symbol not in told],
         inputs=[_binding(name, lowered, index) for name in lowered.inputs],
         outputs=[_binding(name, lowered, index) for name in lowered.outputs],
         values=values,

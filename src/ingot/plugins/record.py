@@ -10,10 +10,10 @@ import numpy as np
 
 from ingot.errors import IngotError
 from ingot.graph import dtypes
-from ingot.graph.region import BodyOp
+from ingot.graph.region import BodyOp, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.plugins.api import Array, Attrs, Node, Plugin, TensorInfo
-from ingot.plugins.registry import Plugins
+from ingot.plugins.registry import Plugins, active
 
 _MARK = b"plugin\0"
 """No ONNX model and no Region in JSON begins like this."""
@@ -56,6 +56,20 @@ def record(plugin: Plugin, op: BodyOp, reads: Sequence[str], writes: Sequence[st
         dtypes=list(types),
     )
     return _MARK + msgspec.json.encode(made)
+
+
+def plugin_of(region: Region) -> Plugin:
+    """The plugin of a Region's one op. It is active, since the Region was made with it."""
+    op = region.ops[0]
+    plugin = active().find(op.domain, op.op)
+    assert plugin is not None, f"the plugin {op.op} is no longer active"
+    return plugin
+
+
+def record_of(region: Region) -> bytes:
+    """The stored form of a Region's one op."""
+    types = [spec.dtype for spec in region.output_specs]
+    return record(plugin_of(region), region.ops[0], region.inputs, region.outputs, types)
 
 
 def is_record(content: bytes) -> bool:

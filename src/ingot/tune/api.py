@@ -52,8 +52,7 @@ def choose(
     """
     measurer: Measurer | None = None
     if device is not None and options.opt_level >= _MEASURES_FROM:
-        weights = sum(array.nbytes for array in lowered.constants.values())
-        measurer = DeviceMeasurer(device.info.name, Setting(device.ordinal, target.tf32, weights))
+        measurer = DeviceMeasurer(device.info.name, Setting(device.ordinal, target.tf32, lowered.constant_bytes))
     try:
         return decide(lowered, target, options, tactics, progress=progress, measurer=measurer, judge=judge)
     finally:
@@ -98,7 +97,7 @@ def decide(
         if options.opt_level >= 2:
             whole = _Whole(lowered, work, chosen, tuner, shipped)
             chosen |= whole.decided(target, options.opt_level, measurer, judge, path)
-    return list(in_order(lowered, chosen))
+    return in_order(lowered, chosen)
 
 
 @dataclass
@@ -124,7 +123,7 @@ class _Whole:
         verdict = user.verdict(key, exact=measurer is not None)
         if verdict is None and measurer is not None and judge is not None:
             times = hold(
-                self.lowered, self.chosen, held, judge, self._variants, LIMITS[level], progress=self.tuner.progress
+                self.lowered, self.chosen, held, judge, self._rivals, LIMITS[level], progress=self.tuner.progress
             )
             verdict = Verdict(key, times)
             record_merge(path, [], [verdict])  # also an empty one: the next build must not come out otherwise
@@ -137,13 +136,14 @@ class _Whole:
         for contest in held:
             micros = applied(verdict, contest)
             winner = next(iter(micros), None)
-            choice = self._variants(contest, (winner,)).get(winner) if winner is not None else None
+            job = self.jobs[contest.signature]
+            choice = self.tuner.variants(job, (winner,)).get(winner) if winner is not None else None
             if choice is not None:
                 chosen[contest.signature] = settled(choice, micros)
         return chosen
 
-    def _variants(self, contest: Contest, texts: Sequence[str] | None = None) -> dict[str, Choice]:
-        return self.tuner.variants(self.jobs[contest.signature], contest.texts if texts is None else texts)
+    def _rivals(self, contest: Contest) -> dict[str, Choice]:
+        return self.tuner.variants(self.jobs[contest.signature], contest.texts)
 
 
 def _job(

@@ -64,7 +64,8 @@ class CompilePool:
         order = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
         # A plugin's code may live where no other process can import it: in a script, in a notebook.
         here = [i for i in order if not self._workers or isinstance(tasks[i].tactic, PluginTactic)]
-        order = [i for i in order if i not in set(here)]
+        local = set(here)
+        order = [i for i in order if i not in local]
         pending: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index in order:
             pending.put(index)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -71,7 +71,7 @@ def contests(lowered: Lowered, jobs: Mapping[str, Job], chosen: Mapping[str, Cho
 
     None for a graph of a single Region, which was timed alone already, or with host steps, which hide the difference.
     """
-    counts = Counter(r.signature for r in lowered.regions if r.signature in jobs and r.kind is not Kind.VIEW)
+    counts = Counter(r.signature for r in lowered.regions if r.signature in jobs)
     if counts.total() < 2 or any(region.kind is Kind.HOST for region in lowered.regions):
         return []
     limits = LIMITS[max(level, min(LIMITS))]
@@ -138,7 +138,7 @@ def hold(
         texts = [text for text in contest.texts if text in options]
         if len(texts) < 2:
             continue
-        engines = [_with(lowered, current | {contest.signature: options[text]}) for text in texts]
+        engines = [in_order(lowered, current | {contest.signature: options[text]}) for text in texts]
         timings = judge.compare(engines)
         if isinstance(timings, No):
             break  # the device is lost, or the engine too large: the next one would be too
@@ -157,17 +157,12 @@ def winner(timings: Sequence[Timing]) -> int:
     return best if timings[best].seconds < timings[0].seconds * (1 - noise) else 0
 
 
-def _with(lowered: Lowered, chosen: Mapping[str, Choice]) -> list[Choice]:
-    return list(in_order(lowered, chosen))
-
-
-def in_order(lowered: Lowered, chosen: Mapping[str, Choice]) -> Iterator[Choice]:
+def in_order(lowered: Lowered, chosen: Mapping[str, Choice]) -> list[Choice]:
     """One Choice per Region of ``lowered``, from Choices by signature."""
-    for region in lowered.regions:
-        if region.kind in (Kind.VIEW, Kind.HOST):
-            yield Choice(region.kind.value, None, 0.0, False)
-        else:
-            yield chosen[region.signature]
+    return [
+        Choice(r.kind.value, None, 0.0, False) if r.kind in (Kind.VIEW, Kind.HOST) else chosen[r.signature]
+        for r in lowered.regions
+    ]
 
 
 def settled(choice: Choice, micros: Mapping[str, float]) -> Choice:

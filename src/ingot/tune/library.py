@@ -72,11 +72,6 @@ class Group:
     """Their files' size; code that several groups share counts in each."""
 
 
-def folder() -> Path:
-    """Where compiled kernels lie."""
-    return store.folder()
-
-
 def planned(
     regions: Iterable[tuple[Region, Bindings]], target: Target, tactics: Sequence[Tactic], *, level: int = 3
 ) -> list[Planned]:
@@ -145,7 +140,7 @@ def contents() -> list[Group]:
     counts: Counter[tuple[str, str, str]] = Counter()
     sizes: Counter[tuple[str, str, str]] = Counter()
     codes: dict[tuple[str, str, str], set[str]] = {}
-    for path in folder().glob(f"*/*{program_cache.SUFFIX}"):
+    for path in store.folder().glob(f"*/*{program_cache.SUFFIX}"):
         found = program_cache.describe(path)
         if found is not None:
             key = found.target, found.kind, found.variant.partition("[")[0]
@@ -163,7 +158,7 @@ def prune(limit: int) -> tuple[int, int]:
     All of the folder counts: also what the compilers keep there by source.
     """
     files: list[tuple[float, Path, int]] = []
-    for path in folder().glob("*/*"):
+    for path in store.folder().glob("*/*"):
         try:
             status = path.stat()
         except FileNotFoundError:  # another build is at work

@@ -52,25 +52,23 @@ class DeviceMeasurer:
         self._setting = setting
         self._worker = Worker()
         self._opened = -1
-        self._ages: tuple[int, ...] = ()
 
     def measure(
         self, region: Region, bindings: Bindings, programs: Mapping[str, Program], ages: Sequence[int] = ()
     ) -> Measured | No:
         """See :class:`Measurer`."""
-        self._ages = tuple(ages)
         self._opened = -1
         if any(program.call for program in programs.values()):
             return No("a plugin's Python function runs where the engine runs, not here")
         results: Measured = {}
         for text, program in programs.items():
-            refusal = self._ready(region, bindings)
+            refusal = self._ready(region, bindings, ages)
             if refusal is not None:
                 return refusal
             results[text] = self._quick(program)
         passed = {text: timing for text, timing in results.items() if isinstance(timing, Timing)}
         best = sorted(passed, key=lambda text: (passed[text].seconds, text))[:FINALISTS]
-        if best and self._ready(region, bindings) is None:
+        if best and self._ready(region, bindings, ages) is None:
             timings = self._time([programs[text] for text in best], PRECISE)
             if not isinstance(timings, No):
                 results.update(zip(best, timings, strict=True))
@@ -80,7 +78,7 @@ class DeviceMeasurer:
         """End the helper process."""
         self._worker.close()
 
-    def _ready(self, region: Region, bindings: Bindings) -> No | None:
+    def _ready(self, region: Region, bindings: Bindings, ages: Sequence[int]) -> No | None:
         """Open the Region unless the living process has it open."""
         if self._opened == self._worker.starts and self._worker.alive:
             return None
@@ -91,7 +89,7 @@ class DeviceMeasurer:
             except Exception as error:  # the plugin's own code
                 return No(f"the reference of the plugin fails: {one_line(error)}")
         answer = self._worker.call(
-            f"{_SESSION}:open_session", region, dict(bindings), self._setting, self._ages, truth, timeout=_OPEN_TIMEOUT
+            f"{_SESSION}:open_session", region, dict(bindings), self._setting, tuple(ages), truth, timeout=_OPEN_TIMEOUT
         )
         self._opened = self._worker.starts
         return answer if isinstance(answer, No) else None

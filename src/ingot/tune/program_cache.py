@@ -89,7 +89,7 @@ def path_of(region: Region, variant: str, target: Target, compilers: str) -> Pat
     """File of one compiled variant."""
     text = repr((_FORMAT, region.signature, variant, target, compilers))
     key = hashlib.sha256(text.encode()).hexdigest()
-    return store.folder() / key[:2] / f"{key}{SUFFIX}"
+    return store.path_of(key, SUFFIX)
 
 
 def load(path: Path) -> Program | None:

@@ -9,7 +9,6 @@ more buffers.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 
 from ingot.graph.dims import Bindings
 from ingot.graph.lowered import Lowered
@@ -57,7 +56,6 @@ def sets_for(distance: int, launch: int) -> int:
 
 def _root(lowered: Lowered, name: str) -> str:
     """The Value in whose memory ``name`` lies."""
-    windows: Mapping[str, object] = lowered.windows
-    while name in windows:
+    while name in lowered.windows:
         name = lowered.windows[name].parent
     return name

@@ -8,8 +8,7 @@ import numpy as np
 
 from ingot.graph.dims import Bindings
 from ingot.graph.region import Region
-from ingot.plugins.record import node_of, run_reference
-from ingot.plugins.registry import active
+from ingot.plugins.record import node_of, plugin_of, run_reference
 from ingot.tune.gate import OutputGate, tolerance
 from ingot.tune.samples import random_inputs
 from ingot.tune.storage import Array, Stored
@@ -25,9 +24,7 @@ class Expected:
 
 def plugin_truth(region: Region, bindings: Bindings) -> Expected:
     """A plugin's reference on its own samples, or on random numbers. Raises whatever the plugin raises."""
-    op = region.ops[0]
-    plugin = active().find(op.domain, op.op)
-    assert plugin is not None, f"the plugin {op.op} is no longer active"
+    op, plugin = region.ops[0], plugin_of(region)
     stored = [Stored.of(tensor, bindings) for tensor in region.input_specs]
     flat = random_inputs(region, bindings)
     node = node_of(plugin, op, region.spec_of)

@@ -48,7 +48,7 @@ def compile_cuda(
     flags = (f"--gpu-architecture={arch}", *_OPTIONS, *options)
     version = nvrtc_version()
     key = hashlib.sha256(repr((PRELUDE, source, entry, flags, version)).encode()).hexdigest()
-    path = store.folder() / key[:2] / f"{key}.nvrtc"
+    path = store.path_of(key, ".nvrtc")
     kept = _kept(path)
     if kept is not None:
         return kept

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
@@ -82,7 +83,11 @@ class _Source:
         self.others = [i for i in range(self.x.rank) if i != self.axis]
         self.rows: Dim = mul(*(self.x.shape[i] for i in self.others))
         self.rounds = _rounds(int(self.x.shape[self.axis]), self.k)
-        self.texts = [self._round(number) for number in range(len(self.rounds))]
+
+    @cached_property
+    def texts(self) -> list[CudaText]:
+        """The kernels under construction; times need only ``rounds`` and ``rows``."""
+        return [self._round(number) for number in range(len(self.rounds))]
 
     @property
     def text(self) -> str:

@@ -11,8 +11,7 @@ from ingot.graph.dims import Dim, add, floordiv, maximum, mul
 from ingot.graph.region import BodyOp, Kind, Region, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.kernels.cuda.rows.axes import Loop, Placement, aligned_strides, typical
-from ingot.kernels.cuda.rows.expand import arithmetic
-from ingot.kernels.cuda.rows.text import refusal
+from ingot.kernels.cuda.rows.text import arithmetic_types, refusal
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def plan_pool(region: Region) -> PoolPlan | No:
     if isinstance(parts, No):
         return parts
     prologue, epilogue = parts
-    windows = _windows(anchor, x.shape[2:], y.shape[2:])
+    windows = windows_of(anchor, x.shape[2:], y.shape[2:])
     source = _placements(region, _external(region, prologue, anchor.inputs[:1]), x.shape)
     outside = [n for n in _external(region, epilogue, ()) if n != anchor.outputs[0]]
     result = _placements(region, [*outside, *region.outputs], y.shape)
@@ -95,7 +94,7 @@ def plan_pool(region: Region) -> PoolPlan | No:
     loops = tuple((a, Loop(y.shape[a], {n: p.strides[a] for n, p in result.items()})) for a in axes)
     single = {n: v[0] if isinstance(v, tuple) and len(v) == 1 else v for n, v in region.literals}
     literals = {n: v for n, v in single.items() if not isinstance(v, str | tuple)}
-    kinds = {name: arithmetic(spec.dtype) for name, spec in region.values}
+    kinds = arithmetic_types(region)
     unwritten = refusal([*prologue, *epilogue], kinds, literals)
     if unwritten is not None:
         return unwritten
@@ -142,7 +141,8 @@ def _placements(region: Region, names: list[str], space: tuple[Dim, ...]) -> dic
     return placed
 
 
-def _windows(op: BodyOp, sizes: tuple[Dim, ...], results: tuple[Dim, ...]) -> tuple[Window, ...]:
+def windows_of(op: BodyOp, sizes: tuple[Dim, ...], results: tuple[Dim, ...]) -> tuple[Window, ...]:
+    """The window of a pooling along each spatial axis, of ``sizes`` before and ``results`` behind it."""
     rank = len(sizes)
     kernel, strides = op.ints("kernel_shape", (1,) * rank), op.ints("strides", (1,) * rank)
     dilations, pads = op.ints("dilations", (1,) * rank), op.ints("pads", (0,) * (2 * rank))

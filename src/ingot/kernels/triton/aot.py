@@ -86,7 +86,7 @@ def compile_source(
         num_stages, target.cc, tuple(sorted(aligned)),
     )  # fmt: skip
     key = hashlib.sha256(repr(options).encode() + b"\0" + source.encode()).hexdigest()
-    path = store.folder() / key[:2] / f"{key}.triton"
+    path = store.path_of(key, ".triton")
     cached = _read(path)
     if cached is not None:
         return cached

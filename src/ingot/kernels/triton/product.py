@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ingot.errors import IngotError
 from ingot.graph.dims import Dim, ceildiv, divisible, mul
+from ingot.graph.dtypes import TABLE
 from ingot.graph.region import BodyOp, Region
 from ingot.kernels.api import Kernel, Program, Target, Workspace
 from ingot.kernels.cost import shared_limit
@@ -164,7 +165,7 @@ def sum_type(region: Region) -> str:
 
 def _reduce_splits(k: KernelBuilder, tile: Tile) -> None:
     """The last block of a tile adds up the parts, in order, so the result does not depend on who is last."""
-    partial, counter = k.scratch(0, "i32" if sum_type(k.region) == "int32" else "fp32"), k.scratch(1, "i32")
+    partial, counter = k.scratch(0, TABLE[sum_type(k.region)].triton), k.scratch(1, "i32")
     size = tile.m * tile.n
     k.line(f"inside = tl.arange(0, {tile.m})[:, None] * {tile.n} + tl.arange(0, {tile.n})[None, :]")
     k.line(f"slab = {partial} + tile_index.to(tl.int64) * {tile.split * size}")

@@ -78,11 +78,10 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
 def _fabric_bytes(o: Operands, tile: HopperTile, bindings: Bindings, tiles: int) -> float:
     """Bytes between the SMs and the L2 cache: operands of every tile, results, what the epilogue reads."""
     item = itemsize(o.a.dtype)
-    rows = (tile.m + tile.slide) / tile.slices if tile.slide else tile.m
     columns = 0.0 if tile.keep else tile.n / tile.cluster
     steps = math.ceil(evaluate(o.steps(tile), bindings) / tile.split)
     finished = evaluate(o.rows, bindings) * o.cols * evaluate(o.batch, bindings) * _row_bytes(o)
-    return tiles * steps * (rows + columns) * tile.k * item + finished
+    return tiles * steps * (tile.load_rows + columns) * tile.k * item + finished
 
 
 def _step(o: Operands, tile: HopperTile, target: Target, together: int) -> float:
@@ -90,9 +89,8 @@ def _step(o: Operands, tile: HopperTile, target: Target, together: int) -> float
     item = itemsize(o.a.dtype)
     compute = tile.m * tile.n * tile.k * item / (target.flops / target.sms * _TENSOR)
     shared = tile.k * item * (64 + tile.n) * (tile.m // 64) / _SHARED_MEMORY  # every 64 rows read all of B again
-    rows = (tile.m + tile.slide) / tile.slices if tile.slide else tile.m
     columns = 0 if tile.keep else tile.n * (_SHARED_TILE if tile.cluster > 1 else 1.0)
-    transfer = (rows + columns) * tile.k * item / _L2
+    transfer = (tile.load_rows + columns) * tile.k * item / _L2
     return max(together * max(compute, shared, transfer, _LATENCY / tile.stages), _STEP)
 
 

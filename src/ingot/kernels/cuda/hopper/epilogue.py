@@ -11,29 +11,37 @@ from dataclasses import dataclass, field, replace
 
 from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
-from ingot.graph.dims import Dim, divisible, mul
-from ingot.graph.region import BodyOp, Literal, Region, Scalar
-from ingot.graph.scalar_code import compute_dtype
+from ingot.graph.dims import Dim, mul
+from ingot.graph.region import BodyOp
 from ingot.graph.scalar_quantize import POSITIVE
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.tile import HopperTile
-from ingot.kernels.cuda.rows.text import CudaText, literal, literal_type, loaded, refusal, scalar_op, stored
+from ingot.kernels.cuda.rows.text import (
+    CudaText,
+    access_width,
+    arithmetic_types,
+    literal,
+    literal_type,
+    loaded,
+    refusal,
+    scalar_literals,
+    scalar_op,
+    stored,
+)
 from ingot.kernels.triton.indexing import broadcast_strides, same
 
 WIDTH = 8
 """Columns of a lane."""
-_BYTES = 16
-"""Widest access of a lane."""
 
 
 def check_epilogue(o: Operands) -> Answer:
     """Whether every op after the product has a CUDA form, and every tensor lies where rows of columns can be read."""
     region, anchor = o.region, o.region.ops[0]
     shape = region.shape(anchor.outputs[0])
-    literals = _literals(region)
+    literals = scalar_literals(region)
     if isinstance(literals, No):
         return literals
-    refused = refusal(o.normal.epilogue, _kinds(region), literals)
+    refused = refusal(o.normal.epilogue, arithmetic_types(region), literals)
     if refused is not None:
         return refused
     made = {name for op in region.ops for name in op.outputs}
@@ -52,21 +60,6 @@ def _broadcasts(shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
-def _literals(region: Region) -> dict[str, Scalar] | No:
-    found: dict[str, Scalar] = {}
-    for name, value in region.literals:
-        number: Literal = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-        if isinstance(number, str | tuple):
-            return No(f"literal {value!r} is not a number")
-        found[name] = number
-    return found
-
-
-def _kinds(region: Region) -> dict[str, str]:
-    """Arithmetic type of every value."""
-    return {name: compute_dtype(spec.dtype) for name, spec in region.values}
-
-
 @dataclass
 class EpilogueText:
     """Emits ``struct Epilogue`` for one Region; parameters are collected in ``out``."""
@@ -77,9 +70,9 @@ class EpilogueText:
 
     def __post_init__(self) -> None:
         self.out = CudaText(self.o.region)
-        literals = _literals(self.o.region)
+        literals = scalar_literals(self.o.region)
         assert isinstance(literals, dict)
-        self.literals, self.kinds = literals, _kinds(self.o.region)
+        self.literals, self.kinds = literals, arithmetic_types(self.o.region)
         region = self.o.region
         read = [n for op in self.o.normal.epilogue for n in op.inputs]
         self.tensors = [n for n in region.inputs if n in read]
@@ -101,17 +94,11 @@ class EpilogueText:
 
     def _width(self, name: str) -> int:
         """Columns that one access may take."""
-        spec = self.o.region.spec_of[name]
-        item, strides = dtypes.itemsize(spec.dtype), self._strides(name)
         if self._col_stride(name) != 1:
             return 1
+        strides = self._strides(name)
         steps = [strides[axis.axis] for axis in (*self.o.row_axes, *self.o.batch_axes)]
-        for width in (8, 4, 2):
-            bytes_ = width * item
-            aligned = bytes_ <= _BYTES and spec.align % bytes_ == 0 and self.o.cols % width == 0
-            if aligned and all(divisible(step, width) for step in steps):
-                return width
-        return 1
+        return access_width(self.o.region.spec_of[name], self.o.cols, steps)
 
     def _offset(self, name: str) -> str:
         """Code of the offset of (row, z), columns left out."""
@@ -162,6 +149,9 @@ class EpilogueText:
 
     def _kind(self, name: str) -> str:
         return dtypes.TABLE[self.o.region.spec_of[name].dtype].cuda
+
+    def _is_byte(self, name: str) -> bool:
+        return dtypes.itemsize(self.o.region.spec_of[name].dtype) == 1
 
     def _arithmetic(self, name: str) -> str:
         return dtypes.TABLE[self.kinds[name]].cuda
@@ -267,7 +257,7 @@ class EpilogueText:
             out.line("if (!has_result(row)) return;")
             for name in region.outputs:
                 width = self._width(name)
-                if dtypes.itemsize(region.spec_of[name].dtype) == 1:
+                if self._is_byte(name):
                     kind = "int" if name in packed else self._arithmetic(name)
                     out.line(f"{kind} y{self.number[name]}[{WIDTH}];")
                 else:
@@ -285,11 +275,11 @@ class EpilogueText:
                     kind = "int" if whole else dtypes.TABLE[self.kinds[op.outputs[0]]].cuda
                     out.line(f"const {kind} e_{values.index(op.outputs[0])} = {code};")
                 for name in region.outputs:
-                    width, dtype = self._width(name), region.spec_of[name].dtype
-                    if dtypes.itemsize(dtype) == 1:
+                    width = self._width(name)
+                    if self._is_byte(name):
                         out.line(f"y{self.number[name]}[j] = e_{values.index(name)};")
                         continue
-                    code = stored(f"e_{values.index(name)}", self.kinds[name], dtype)
+                    code = stored(f"e_{values.index(name)}", self.kinds[name], region.spec_of[name].dtype)
                     out.line(f"y{self.number[name]}[j / {width}].v[j % {width}] = {code};")
             for name in region.outputs:
                 self._store(name)
@@ -326,7 +316,7 @@ class EpilogueText:
         if any(n and n not in self.literals for op in readers for n in op.inputs[2:]):
             return False
         vectors = self._by_row(name) and self._col_stride(name) == 1 and self._width(name) >= 4
-        return vectors and dtypes.itemsize(self.o.region.spec_of[name].dtype) == 1
+        return vectors and self._is_byte(name)
 
     def _packed(self) -> set[str]:
         """Quantized results that nothing here reads: their last byte is stored, and the rest need not be right."""
@@ -350,7 +340,7 @@ class EpilogueText:
         out, width = self.out, self._width(name)
         with out.block():
             out.line(f"{self._kind(name)}* to = {out.output(name)} + ({self._offset(name)});")
-            packed = dtypes.itemsize(self.o.region.spec_of[name].dtype) == 1
+            packed = self._is_byte(name)
             if packed:
                 self._pack(name)
             with out.unrolled("i", WIDTH // width):

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
-
 from ingot.graph.dims import Dim, ceildiv, mul
 from ingot.graph.dtypes import itemsize
-from ingot.kernels.api import Argument, Target
+from ingot.kernels.api import Target
 from ingot.kernels.cuda.hopper.epilogue import EpilogueText
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.rows.text import HELPERS
+from ingot.kernels.cuda.source import Source, template
 
 ENTRY = "ingot_product"
 SPIN_LIMIT = 0
 """Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
-_TEMPLATE = ("stages.cuh", "producer.cuh", "consumer.cuh", "shares.cuh", "product.cuh")
+_TEMPLATE = tuple(f"hopper/{name}.cuh" for name in ("stages", "producer", "consumer", "shares", "product"))
 _WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16", "float8_e4m3fn": "e4m3", "int8": "s8", "uint8": "u8"}
 _DEPTH = 32
 """Bytes of the depth that one wgmma takes."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The text, and how to launch what it compiles to."""
-
-    text: str
-    grid: Dim
-    arguments: tuple[Argument, ...]
 
 
 def tile_counts(o: Operands, tile: HopperTile) -> tuple[Dim, Dim, Dim]:
@@ -63,7 +51,7 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
 """
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
     sums = f"typedef {'int' if o.whole else 'float'} sum_t;"
-    parts = [debug, HELPERS, sums, template("ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
+    parts = [debug, HELPERS, sums, template("hopper/ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
     text = "\n".join([*parts, *map(template, _TEMPLATE), kernel])
     clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
     if tile.keep:
@@ -72,12 +60,6 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
     if tile.persistent and tile.split == 1:
         clusters = min(clusters, most) if isinstance(clusters, int) else f"min({clusters}, {most})"
     return Source(text, mul(clusters, tile.cluster * tile.split), (*o.maps(tile), *out.arguments))
-
-
-@lru_cache(maxsize=8)
-def template(name: str) -> str:
-    """Text of a file of this package."""
-    return (resources.files("ingot.kernels.cuda.hopper") / name).read_text()
 
 
 def _constants(o: Operands, tile: HopperTile, held: int) -> str:

@@ -73,6 +73,11 @@ class HopperTile:
         return self.slice * self.slices
 
     @property
+    def load_rows(self) -> float:
+        """Rows of A that one load brings, those between the taps shared out among the loads."""
+        return (self.m + self.slide) / self.slices if self.slide else self.m
+
+    @property
     def threads(self) -> int:
         """Of a block: the producer's warpgroup and the consumers'."""
         return 128 * (1 + self.groups)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ingot.errors import No
-from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Region, Scalar
+from ingot.graph.scalar_code import compute_dtype
+from ingot.kernels.cuda.rows.text import arithmetic_types
 
 REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ArgMax", "ArgMin")
 """What the generated kernels reduce with; everything else is expanded into these."""
@@ -69,16 +70,9 @@ class Primitives:
         return None
 
 
-def arithmetic(dtype: str) -> str:
-    """The type that values of ``dtype`` are computed in."""
-    return "float32" if dtype in dtypes.WIDENED else dtype
-
-
 def expand(region: Region) -> Primitives | No:
     """The Region as primitive ops, or why it has no such form."""
-    out = Primitives(region)
-    for name, spec in region.values:
-        out.dtypes[name] = arithmetic(spec.dtype)
+    out = Primitives(region, dtypes=arithmetic_types(region))
     for name, value in region.literals:
         if isinstance(value, tuple):
             if len(value) != 1:
@@ -104,7 +98,7 @@ def _expand_op(out: Primitives, op: BodyOp) -> No | None:
         or op.op in ("ReduceLogSumExp", "GlobalAveragePool", "GlobalMaxPool")
     ):
         return _reduction(out, op)
-    out.add(op, arithmetic(out.region.spec_of[op.outputs[0]].dtype))
+    out.add(op, compute_dtype(out.region.spec_of[op.outputs[0]].dtype))
     return None
 
 
@@ -114,7 +108,7 @@ def _reduction(out: Primitives, op: BodyOp) -> No | None:
     if axes is None:
         return No("the axes of the reduction are not known at build time")
     source, result = op.inputs[0], op.outputs[0]
-    dtype = arithmetic(spec.dtype)
+    dtype = compute_dtype(spec.dtype)
     if dtype == "bool":
         return No("reductions of booleans have no kernel")
     if not axes:
@@ -170,7 +164,7 @@ def _log_sum_exp(out: Primitives, x: str, y: str, dtype: str) -> None:
 def _softmax(out: Primitives, op: BodyOp) -> No | None:
     x, y = op.inputs[0], op.outputs[0]
     spec = out.region.spec_of[x]
-    dtype = arithmetic(spec.dtype)
+    dtype = compute_dtype(spec.dtype)
     refusal = out.reduces((int(op.attr("axis", -1)) % spec.rank,), spec.shape, 0, True)  # type: ignore[arg-type]
     if refusal is not None:
         return refusal
@@ -215,7 +209,7 @@ def _trailing_norm(out: Primitives, op: BodyOp) -> No | None:
     x, y = op.inputs[0], op.outputs[0]
     spec = out.region.spec_of[x]
     axis = int(op.attr("axis", -1)) % spec.rank  # type: ignore[arg-type]
-    dtype = arithmetic(spec.dtype)
+    dtype = compute_dtype(spec.dtype)
     refusal = out.reduces(tuple(range(axis, spec.rank)), spec.shape, 0, True)
     if refusal is not None:
         return refusal
@@ -233,7 +227,7 @@ def _channel_norm(out: Primitives, op: BodyOp) -> No | None:
     """InstanceNormalization and GroupNormalization: scale and bias belong to axis 1."""
     x, y = op.inputs[0], op.outputs[0]
     spec = out.region.spec_of[x]
-    dtype = arithmetic(spec.dtype)
+    dtype = compute_dtype(spec.dtype)
     groups = int(op.attr("num_groups", 0)) if op.op == "GroupNormalization" else 0  # type: ignore[arg-type]
     channels = spec.shape[1]
     if groups and (not isinstance(channels, int) or channels % groups):
@@ -260,7 +254,7 @@ def _channel_norm(out: Primitives, op: BodyOp) -> No | None:
 def _lp_norm(out: Primitives, op: BodyOp) -> No | None:
     x, y = op.inputs[0], op.outputs[0]
     spec = out.region.spec_of[x]
-    dtype = arithmetic(spec.dtype)
+    dtype = compute_dtype(spec.dtype)
     refusal = out.reduces((int(op.attr("axis", -1)) % spec.rank,), spec.shape, 0, True)  # type: ignore[arg-type]
     if refusal is not None:
         return refusal

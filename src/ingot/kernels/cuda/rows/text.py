@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from ingot.errors import No
 from ingot.graph import dtypes
-from ingot.graph.dims import Dim
-from ingot.graph.region import BodyOp, Region, Scalar
+from ingot.graph.dims import Dim, divisible
+from ingot.graph.region import BodyOp, Literal, Region, Scalar
+from ingot.graph.scalar_code import compute_dtype
 from ingot.graph.scalar_ops import expression
 from ingot.graph.scalar_quantize import parameter_dtype
+from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Argument, Input, Output, Scratch, Value
 
 HELPERS = """
@@ -23,6 +25,8 @@ template <> INGOT_LARGER float ingot_smaller<float>(float a, float b) { return f
 template <> INGOT_LARGER double ingot_larger<double>(double a, double b) { return fmax(a, b); }
 template <> INGOT_LARGER double ingot_smaller<double>(double a, double b) { return fmin(a, b); }
 """.replace("INGOT_LARGER", "__device__ __forceinline__")
+_ACCESS = 16
+"""Bytes of a lane's widest access."""
 _INTEGER_LIMITS = {
     "int8": (-(1 << 7), (1 << 7) - 1),
     "int16": (-(1 << 15), (1 << 15) - 1),
@@ -176,6 +180,16 @@ class CudaText:
         return tuple(argument for _, argument in self.parameters.values())
 
 
+def access_width(spec: TensorSpec, columns: int, steps: Sequence[Dim]) -> int:
+    """Elements that one access may take of ``columns`` side by side, where ``steps`` lead from row to row."""
+    item = dtypes.itemsize(spec.dtype)
+    for width in (8, 4, 2):
+        aligned = width * item <= _ACCESS and spec.align % (width * item) == 0 and columns % width == 0
+        if aligned and all(divisible(step, width) for step in steps):
+            return width
+    return 1
+
+
 def load_pack(out: CudaText, target: str, address: str, dtype: str, width: int, stride: Dim, *, vector: bool) -> None:
     """Fills ``target`` (a vec_t lvalue of ``width`` elements) from ``address``."""
     if width == 1:
@@ -210,6 +224,22 @@ def stored(code: str, arithmetic_dtype: str, dtype: str) -> str:
     if dtype in dtypes.WIDENED:
         return f"{dtypes.TABLE[dtype].cuda}({code if arithmetic_dtype == 'float32' else f'(float)({code})'})"
     return code if arithmetic_dtype == dtype else f"({dtypes.TABLE[dtype].cuda})({code})"
+
+
+def arithmetic_types(region: Region) -> dict[str, str]:
+    """Arithmetic type of every value."""
+    return {name: compute_dtype(spec.dtype) for name, spec in region.values}
+
+
+def scalar_literals(region: Region) -> dict[str, Scalar] | No:
+    """The Region's literals, each a number; No where one is not."""
+    found: dict[str, Scalar] = {}
+    for name, value in region.literals:
+        number: Literal = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+        if isinstance(number, str | tuple):
+            return No(f"literal {value!r} is not a number")
+        found[name] = number
+    return found
 
 
 def literal_type(op: BodyOp, name: str, kinds: Mapping[str, str], literals: Mapping[str, Scalar]) -> str:

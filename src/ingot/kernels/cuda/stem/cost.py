@@ -44,9 +44,8 @@ def seconds(form: Form, target: Target, batch: int) -> float:
     blocks = batch * form.blocks[0] * form.blocks[1]
     room = shared_per_sm(target) // (form.shared + 1024)
     resident = max(min(room, form.resident), 1)
-    per_warp = form.conv_rows if form.window else -(-tile.rows * tile.wide // tile.warps)
     runs = plan.taps[0] * plan.taps[1] * plan.channels * form.tiles_n / tile.threads
-    alone = _LATENCY + runs * _RUN + per_warp * (form.depth.steps * _STEP + form.tiles_n * _FINISH)
+    alone = _LATENCY + runs * _RUN + form.per_warp * (form.depth.steps * _STEP + form.tiles_n * _FINISH)
     together = min(resident, math.ceil(blocks / target.sms))
     rounds = blocks / (target.sms * resident)
     rounds = math.ceil(rounds) if rounds < 4 else rounds + 0.5
@@ -60,9 +59,7 @@ def seconds(form: Form, target: Target, batch: int) -> float:
 def _busy(form: Form, runs: float) -> float:
     """Cycles of the SM's four parts together that a block takes."""
     plan, tile, depth = form.plan, form.tile, form.depth
-    per_warp = form.conv_rows if form.window else -(-tile.rows * tile.wide // tile.warps)
     ops = 4 + 4 * len(plan.middle)
     one = depth.passes * _WORDS + form.tiles_n * (depth.steps * _PRODUCT + ops * _EPILOGUE)
-    loads = -(-(form.row_pixels // form.load) // form.lanes_wide)
-    loads *= -(-form.image_rows[1] // (tile.warps * (32 // form.lanes_wide))) * tile.warps
-    return per_warp * tile.warps * one + loads * (1 + plan.channels) * _LOAD + runs * tile.threads * _KEPT
+    loads = form.row_loads * form.warp_rows * tile.warps
+    return form.per_warp * tile.warps * one + loads * (1 + plan.channels) * _LOAD + runs * tile.threads * _KEPT

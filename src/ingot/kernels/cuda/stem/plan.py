@@ -9,10 +9,10 @@ from functools import lru_cache
 from ingot.errors import No
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Kind, Region, Scalar
-from ingot.graph.scalar_code import compute_dtype
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import TensorSpec
-from ingot.kernels.cuda.rows.text import refusal
+from ingot.kernels.cuda.rows.text import arithmetic_types, refusal, scalar_literals
+from ingot.kernels.cuda.window import windows_of
 from ingot.kernels.triton.geometry import Geometry, geometry
 
 MOST_CHANNELS = 4
@@ -145,24 +145,18 @@ def _unfit(region: Region, g: Geometry) -> No | None:
 def _pooling(pools: Sequence[BodyOp], region: Region, dtype: str) -> Pooling | No:
     """The MaxPool's geometry, or why it cannot be taken along."""
     op = pools[0]
-    window, pads = op.ints("kernel_shape", ()), op.ints("pads", (0, 0, 0, 0))
-    if window not in ((2, 2), (3, 3)) or op.ints("strides", (1, 1)) != (2, 2) or op.ints("dilations", (1, 1)) != (1, 1):
+    source, result = region.spec_of[op.inputs[0]], region.spec_of[op.outputs[0]]
+    windows = windows_of(op, source.shape[2:], result.shape[2:])
+    if [(w.kernel, w.stride, w.dilation) for w in windows] not in ([(2, 2, 1)] * 2, [(3, 2, 1)] * 2):
         return No("a pooling other than 2 x 2 or 3 x 3 with stride 2")
     if len(op.outputs) > 1 and op.outputs[1]:
         return No("a pooling with indices")
-    source, result = region.spec_of[op.inputs[0]], region.spec_of[op.outputs[0]]
     if source.dtype != dtype:
         return No(f"a pooling of {source.dtype} behind a convolution of {dtype}")
-    auto = op.attr("auto_pad", "NOTSET")
-    if auto == "VALID":
-        pads = (0, 0, 0, 0)
-    elif auto not in ("NOTSET", ""):
-        sizes = zip(source.shape[2:], result.shape[2:], window, strict=True)
-        total = [max((int(out) - 1) * 2 + taps - int(size), 0) for size, out, taps in sizes]
-        pads = tuple((t + (auto == "SAME_LOWER")) // 2 for t in total)
-    if max(pads[:2]) >= window[0]:
+    kernel, (top, left) = windows[0].kernel, _pair([w.head for w in windows])
+    if max(top, left) >= kernel:
         return No("a pooling with more padding than its window")
-    return Pooling(window[0], pads[0], pads[1])
+    return Pooling(kernel, top, left)
 
 
 def _planned(region: Region, conv: BodyOp, g: Geometry, pool: Pooling | None, pools: list[BodyOp]) -> StemPlan | No:
@@ -170,13 +164,10 @@ def _planned(region: Region, conv: BodyOp, g: Geometry, pool: Pooling | None, po
     middle = _makers(region, pools[0].inputs[0]) if pools else region.ops
     middle = tuple(op for op in middle if op is not conv and op not in before and op not in pools)
     after = tuple(op for op in region.ops if op not in (conv, *pools, *before, *middle))
-    literals: dict[str, Scalar] = {}
-    for name, value in region.literals:
-        number = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-        if isinstance(number, str | tuple):
-            return No(f"literal {value!r} is not a number")
-        literals[name] = number
-    kinds = {name: compute_dtype(spec.dtype) for name, spec in region.values}
+    literals = scalar_literals(region)
+    if isinstance(literals, No):
+        return literals
+    kinds = arithmetic_types(region)
     unwritten = refusal([*before, *middle, *after], kinds, literals)
     if unwritten is not None:
         return unwritten

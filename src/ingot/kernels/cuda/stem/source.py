@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
-
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, mul
-from ingot.kernels.api import Argument, Target
-from ingot.kernels.cuda.hopper.source import template as hopper_template
+from ingot.kernels.api import Target
 from ingot.kernels.cuda.rows.text import HELPERS
+from ingot.kernels.cuda.source import Source, template
 from ingot.kernels.cuda.stem.tensors import StemText, store_width
 from ingot.kernels.cuda.stem.tile import Form
 
@@ -18,15 +14,6 @@ ENTRY = "ingot_stem"
 _ELEMENT = {"float16": "f16", "bfloat16": "bf16"}
 _BATCH = 12
 """Vector loads of the image that a thread has in flight."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The text, and how to launch what it compiles to."""
-
-    text: str
-    grid: Dim
-    arguments: tuple[Argument, ...]
 
 
 def generate(form: Form, target: Target) -> Source:
@@ -42,11 +29,11 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {E
   run_stem(stem);
 }}
 """
-    head = ["#define INGOT_WARPGROUPS 1", "typedef float sum_t;", hopper_template("ptx.cuh")] if warpgroups else []
+    head = ["#define INGOT_WARPGROUPS 1", "typedef float sum_t;", template("hopper/ptx.cuh")] if warpgroups else []
     product = [_wgmma(form)] if warpgroups else []
     parts = [
-        *head, HELPERS, _types(form), _constants(form), _depth(form), template("words.cuh"), struct,
-        template("stem.cuh"), _words(form), *product, template("multiply.cuh"), kernel,
+        *head, HELPERS, _types(form), _constants(form), _depth(form), template("stem/words.cuh"), struct,
+        template("stem/stem.cuh"), _words(form), *product, template("stem/multiply.cuh"), kernel,
     ]  # fmt: skip
     rows, columns = form.blocks
     return Source("\n".join(parts), mul(form.plan.batch, rows * columns), tensors.out.arguments)
@@ -55,12 +42,6 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {E
 def options(form: Form) -> tuple[str, ...]:
     """For the compiler: division to two units in the last place of a float32, where results are no integers."""
     return ("--prec-div=false",) if form.plan.result.dtype in ("float16", "bfloat16", "float32") else ()
-
-
-@lru_cache(maxsize=4)
-def template(name: str) -> str:
-    """Text of a file of this package."""
-    return (resources.files("ingot.kernels.cuda.stem") / name).read_text()
 
 
 def _types(form: Form) -> str:
@@ -101,9 +82,8 @@ def _constants(form: Form) -> str:
 
 def _batch(form: Form) -> int:
     """Rows of the image that a thread has in flight."""
-    passes = -(-(form.row_pixels // form.load) // form.lanes_wide)
-    rows = -(-form.image_rows[1] // (form.tile.warps * (32 // form.lanes_wide)))
-    return min(max(_BATCH // (form.plan.channels * passes * (1 if form.load > 1 else 2)), 1), rows)
+    least = form.plan.channels * form.row_loads * (1 if form.load > 1 else 2)
+    return min(max(_BATCH // least, 1), form.warp_rows)
 
 
 def weight_places(form: Form) -> list[int]:

@@ -13,9 +13,10 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import shared_limit
 from ingot.kernels.cuda.nvrtc import compile_cuda
+from ingot.kernels.cuda.source import Source
 from ingot.kernels.cuda.stem.cost import seconds
 from ingot.kernels.cuda.stem.plan import StemPlan, plan_stem
-from ingot.kernels.cuda.stem.source import ENTRY, Source, generate, options
+from ingot.kernels.cuda.stem.source import ENTRY, generate, options
 from ingot.kernels.cuda.stem.tile import PIXELS, Form, StemTile
 
 _LEAST_CC = 80

@@ -5,26 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ingot.graph import dtypes
-from ingot.graph.dims import Dim, divisible
+from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp
-from ingot.kernels.cuda.rows.text import CudaText, literal, literal_type, loaded, scalar_op, stored
+from ingot.kernels.cuda.rows.text import CudaText, access_width, literal, literal_type, loaded, scalar_op, stored
 from ingot.kernels.cuda.stem.tile import Form
-
-_BYTES = 16
-"""Widest access of a lane."""
 
 
 def store_width(form: Form) -> int:
     """Output channels that one store may take."""
     y = form.plan.result
-    item = dtypes.itemsize(y.dtype)
-    steps: list[Dim] = [y.strides[0], y.strides[2], y.strides[3]]
-    for width in (8, 4, 2):
-        aligned = width * item <= _BYTES and y.align % (width * item) == 0 and form.plan.outputs % width == 0
-        if aligned and all(divisible(step, width) for step in steps):
-            return width
-    return 1
+    return access_width(y, form.plan.outputs, [y.strides[0], y.strides[2], y.strides[3]])
 
 
 @dataclass

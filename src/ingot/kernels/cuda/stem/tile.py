@@ -61,12 +61,12 @@ class Form:
         """Elements of a pixel in shared memory: windows start at whole words."""
         return self.plan.channels + self.plan.stride[1] * self.plan.channels % 2
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Columns of the result per block."""
         return self.tile.wide * {0: PIXELS, 2: PIXELS // 2, 3: PIXELS // 2 - 1}[self.window]
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[int, int]:
         """Blocks of one image, (rows, columns)."""
         height, width = self.plan.result_size
@@ -76,6 +76,11 @@ class Form:
     def conv_rows(self) -> int:
         """Rows of the convolution that a block computes."""
         return {0: 1, 2: 2, 3: 2}[self.window] * self.tile.rows + (self.window == 3)
+
+    @property
+    def per_warp(self) -> int:
+        """Tiles of 16 pixels that a warp multiplies."""
+        return self.conv_rows if self.window else -(-self.tile.rows * self.tile.wide // self.tile.warps)
 
     @property
     def first_column(self) -> int:
@@ -155,7 +160,7 @@ class Form:
         words = -(-(self.lead + self.plan.taps[1] * self.pixel) // 2)
         return arrange(self.plan.taps[0], words, self.quad_step, self.plan.dilation)
 
-    @property
+    @cached_property
     def row_pixels(self) -> int:
         """Pixels of a row in shared memory, whole loads."""
         last = self.warp_pixels * (self.tile.wide - 1) + PIXELS - 1
@@ -175,12 +180,22 @@ class Form:
         least = -(-self.row_pixels * self.pixel // 2)
         return least + (self.depth.pitch - least) % 32
 
-    @property
+    @cached_property
     def image_rows(self) -> tuple[int, int]:
         """Rows of the image that a block needs, and those in its shared memory (the others are zero)."""
         first = (self.conv_rows - 1) * self.plan.stride[0]
         reach = (self.plan.taps[0] - 1) * self.plan.dilation + 1
         return first + reach, first + max((self.depth.extent[0] - 1) * self.plan.dilation + 1, reach)
+
+    @property
+    def row_loads(self) -> int:
+        """Loads of a lane for one row of the image."""
+        return -(-(self.row_pixels // self.load) // self.lanes_wide)
+
+    @property
+    def warp_rows(self) -> int:
+        """Rows of the image that a group of lanes loads."""
+        return -(-self.image_rows[1] // (self.tile.warps * (32 // self.lanes_wide)))
 
     @property
     def tiles_n(self) -> int:
