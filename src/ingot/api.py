@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ingot.errors import IngotError
 from ingot.options import BuildOptions, Profiles, Quantization, Range, Shapes, parse_shapes
 from ingot.plugins.api import Plugin
 from ingot.plugins.registry import using
+from ingot.progress import Progress, silent
 from ingot.runtime import session
 from ingot.runtime.engine import Engine
 
@@ -44,7 +45,7 @@ def build(
     calibration_cache: str | os.PathLike[str] | None = None,
     accuracy_budget: float | str | None = "0.5%",
     metric: str = "cosine",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> Engine:
     """Compiles an ONNX model (a path, the bytes of a file, or a ModelProto).
@@ -81,7 +82,7 @@ def build(
     if eight is None and calibration is not None:
         raise IngotError("calibration is for 8-bit layers", fix="add int8=True or fp8=True")
     with using(plugins):
-        return Engine(build_engine(model, options, progress=progress or _silent, data=calibration))
+        return Engine(build_engine(model, options, progress=progress or silent, data=calibration))
 
 
 def quantize(
@@ -98,7 +99,7 @@ def quantize(
     calibration_cache: str | os.PathLike[str] | None = None,
     host: bool = False,
     shapes: Mapping[str, Sequence[Dim] | str] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Quantized:
     """A standard ONNX model with 8-bit layers (Q/DQ), and a report: ``model, sha256, report = quantize(...)``.
 
@@ -114,7 +115,7 @@ def quantize(
 
     plain = _quantization(precision, calibration_cache, accuracy_budget, metric)
     options = dataclasses.replace(plain, method=method, keep=tuple(keep), pixels=pixels, samples=samples, host=host)
-    return run(model, options, data, shapes=_shapes(shapes or {}), progress=progress or _silent)
+    return run(model, options, data, shapes=_shapes(shapes or {}), progress=progress or silent)
 
 
 def _quantization(
@@ -124,10 +125,6 @@ def _quantization(
 
     share = parse_budget(budget) if isinstance(budget, str) else budget
     return Quantization(precision, cache=None if cache is None else Path(cache), budget=share, metric=metric)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress report."""
 
 
 def _expect_build_extra() -> None:

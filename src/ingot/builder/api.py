@@ -31,6 +31,7 @@ from ingot.passes.pipeline import canonicalise
 from ingot.plan.build import build_plan
 from ingot.precision.data import Source
 from ingot.precision.report import Report
+from ingot.progress import Progress, silent
 from ingot.tune.api import choose
 from ingot.tune.candidates import first_acceptance
 from ingot.tune.choice import Choice
@@ -39,20 +40,12 @@ from ingot.tune.hollow import hollow_choices
 if TYPE_CHECKING:
     import onnx
 
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total): ``import``, ``passes``, ``lower``, ``tactics``, ``compile``, ``measure``, ``whole`` (engines
-compared), ``plan``."""
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """No progress report."""
-
 
 def build_engine(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     options: BuildOptions | None = None,
     *,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     data: Source | None = None,
     told: Callable[[Report], None] | None = None,
 ) -> EngineFile:
@@ -96,7 +89,7 @@ def build_hollow(model: str | os.PathLike[str] | bytes | onnx.ModelProto, option
     chosen = choose_target(options.target, tf32=options.tf32)
 
     def build(single: BuildOptions) -> EngineFile:
-        return _built(model, single, chosen, lambda lowered, target: hollow_choices(lowered), _silent)
+        return _built(model, single, chosen, lambda lowered, target: hollow_choices(lowered), silent)
 
     return build_profiles(options, build) if options.profiles else build(options)
 
@@ -131,7 +124,7 @@ def lower_model(
 
     Raises IngotError for a model or options that are wrong.
     """
-    return _lowered(model, target, options, _silent).lowered
+    return _lowered(model, target, options, silent).lowered
 
 
 @dataclass(frozen=True)

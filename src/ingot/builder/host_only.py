@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -29,6 +29,7 @@ from ingot.options import BuildOptions
 from ingot.passes.flatten import type_name, value_spec
 from ingot.plan.build import build_plan
 from ingot.plan.spec import ModelDecl
+from ingot.progress import Progress
 from ingot.runtime.hostmodel import HostFunction, load_host_model
 from ingot.tune.choice import Choice
 
@@ -48,7 +49,7 @@ Array = np.ndarray[Any, Any]
 def build_host_engine(
     imported: Imported,
     options: BuildOptions,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     reasons: tuple[str, ...] = (),
 ) -> EngineFile:
     """The model as one step on the host.
@@ -125,7 +126,7 @@ def _backend(
     content: bytes,
     runtime: HostFunction,
     options: BuildOptions,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> _Backend:
     """The fastest library that gives ONNX Runtime's results."""
     decl = ModelDecl(0, len(content), list(lowered.inputs), list(lowered.outputs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,6 +24,7 @@ from ingot.passes.host import host_model
 from ingot.plan.build import build_plan
 from ingot.plugins.api import Plugin
 from ingot.plugins.record import record
+from ingot.progress import Progress
 from ingot.tune.choice import Choice
 
 _RUNTIME = "Model"
@@ -46,7 +46,7 @@ def has_plugins(model: ir.Model) -> bool:
 def build_split_engine(
     imported: Imported,
     options: BuildOptions,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     reasons: tuple[str, ...] = (),
 ) -> EngineFile:
     """The model in as few steps as its plugins allow. Nothing is measured.

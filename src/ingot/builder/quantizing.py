@@ -13,13 +13,13 @@ from ingot.builder.reading import read_model
 from ingot.errors import IngotError
 from ingot.options import Quantization, Shapes
 from ingot.passes.pipeline import prepare_to_quantize
-from ingot.precision.calibrate import Progress, silent
 from ingot.precision.data import Options, Source, open_data
 from ingot.precision.inputs import inputs_of
 from ingot.precision.quantizer import quantize_model
 from ingot.precision.report import Report
 from ingot.precision.settings import Settings
 from ingot.precision.widen import widen
+from ingot.progress import Progress, silent
 
 _MOST_BYTES = (1 << 31) - 1
 

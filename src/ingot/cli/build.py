@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
-from ingot.cli.quantize import EightBit, show
+from ingot.cli.quantize import show
 from ingot.cli.source import Source, open_source, output_name
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
-from ingot.options import BuildOptions, parse_profiles, parse_shapes
+from ingot.options import BuildOptions, Quantization, parse_profiles, parse_shapes
 
 if TYPE_CHECKING:
     from ingot.engine.describe import Description
@@ -37,7 +37,7 @@ class Flags:
     dump_after: Sequence[str] = ()
     dump_dir: Path | None = None
     profiles: Sequence[str] = ()
-    eight: EightBit | None = None
+    eight: Quantization | None = None
     """8-bit layers, where they are wanted."""
 
     def options(self, source: Source) -> BuildOptions:
@@ -54,7 +54,7 @@ class Flags:
             strict=self.strict,
             dump_after=tuple(self.dump_after),
             dump_dir=self.dump_dir,
-            quantization=self.eight.quantization() if self.eight is not None else None,
+            quantization=self.eight,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from ingot.cli.files import write_text
 from ingot.cli.source import Source, open_source
 from ingot.errors import IngotError, No
 from ingot.options import BuildOptions, parse_shapes
+from ingot.progress import Progress
 
 if TYPE_CHECKING:
     from ingot.graph.region import Region
@@ -76,9 +77,7 @@ def _layers(work: Sequence[Planned]) -> int:
     return len({item.task.region.signature for item in work})
 
 
-def _standard(
-    flags: LibraryFlags, target: Target, progress: Callable[[str, int, int], None]
-) -> Sequence[Sequence[Planned]]:
+def _standard(flags: LibraryFlags, target: Target, progress: Progress) -> Sequence[Sequence[Planned]]:
     from ingot.zoo import standard
 
     wanted = standard.setups(batches=flags.batches or standard.BATCHES, fp32=flags.fp32 or not flags.fp16)

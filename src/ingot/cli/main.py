@@ -129,9 +129,9 @@ def build(
     """Compile a model into an engine."""
     from ingot.cli.build import Flags
     from ingot.cli.build import build as run_build
-    from ingot.cli.quantize import EightBit
+    from ingot.cli.quantize import quantization
 
-    eight = EightBit.of(int8, fp8, calibration, calibration_cache, budget, metric, pixels=pixels, samples=samples)
+    eight = quantization(int8, fp8, calibration, calibration_cache, budget, metric, pixels=pixels, samples=samples)
     flags = Flags(
         target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
         tuple(profile or ()), eight,
@@ -157,10 +157,10 @@ def quantize(
     json: Json = None,
 ) -> None:
     """Write a model with 8-bit layers that other runtimes execute too. Exit code 3 beyond the accuracy budget."""
-    from ingot.cli.quantize import EightBit
+    from ingot.cli.quantize import quantization
     from ingot.cli.quantize import quantize as run_quantize
 
-    eight = EightBit.of(
+    eight = quantization(
         not fp8, fp8, calibration, calibration_cache, budget, metric,
         method=method, keep=tuple(keep or ()), pixels=pixels, samples=samples, host=host,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,50 +17,29 @@ _FEW = 5
 """Notes that are shown; the JSON has all."""
 
 
-@dataclass(frozen=True)
-class EightBit:
-    """The options of quantization as they stand on the command line."""
+def quantization(
+    int8: bool, fp8: bool, calibration: str | None, cache: Path | None, budget: str, metric: str,
+    *, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None, samples: int | None = None,
+    host: bool = False,
+) -> Quantization | None:  # fmt: skip
+    """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other."""
+    if int8 and fp8:
+        raise IngotError("--int8 and --fp8 are two precisions", fix="give one")
+    if not (int8 or fp8):
+        if calibration is not None or cache is not None:
+            raise IngotError("calibration is for 8-bit layers", fix="add --int8 or --fp8")
+        return None
+    if calibration is None and (cache is None or not cache.exists()):
+        raise IngotError("8-bit layers need data to calibrate with", fix="add --calibration")
+    from ingot.precision.settings import parse_budget
 
-    precision: str
-    calibration: str | None
-    cache: Path | None
-    budget: str
-    metric: str
-    method: str = "auto"
-    keep: tuple[str, ...] = ()
-    pixels: str | None = None
-    samples: int | None = None
-    host: bool = False
-
-    @classmethod
-    def of(
-        cls, int8: bool, fp8: bool, calibration: str | None, cache: Path | None, budget: str, metric: str,
-        *, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None, samples: int | None = None,
-        host: bool = False,
-    ) -> EightBit | None:  # fmt: skip
-        """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other."""
-        if int8 and fp8:
-            raise IngotError("--int8 and --fp8 are two precisions", fix="give one")
-        if not (int8 or fp8):
-            if calibration is not None or cache is not None:
-                raise IngotError("calibration is for 8-bit layers", fix="add --int8 or --fp8")
-            return None
-        if calibration is None and (cache is None or not cache.exists()):
-            raise IngotError("8-bit layers need data to calibrate with", fix="add --calibration")
-        precision = "fp8" if fp8 else "int8"
-        return cls(precision, calibration, cache, budget, metric, method, keep, pixels, samples, host)
-
-    def quantization(self) -> Quantization:
-        """The frozen options."""
-        from ingot.precision.settings import parse_budget
-
-        return Quantization(
-            self.precision, self.calibration, self.cache, parse_budget(self.budget), self.metric, self.method,
-            self.keep, self.pixels, self.samples, self.host,
-        )  # fmt: skip
+    precision = "fp8" if fp8 else "int8"
+    return Quantization(
+        precision, calibration, cache, parse_budget(budget), metric, method, keep, pixels, samples, host
+    )
 
 
-def quantize(model: str, output: Path, eight: EightBit, shapes: Sequence[str], json: str | None) -> bool:
+def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None) -> bool:
     """Writes the model and prints the report; false when the loss is beyond the budget."""
     import msgspec
 
@@ -72,7 +50,7 @@ def quantize(model: str, output: Path, eight: EightBit, shapes: Sequence[str], j
 
     source = open_source(model)
     with render.build_progress() as progress:
-        made = run(source.model, eight.quantization(), shapes=parse_shapes(shapes), progress=progress)
+        made = run(source.model, eight, shapes=parse_shapes(shapes), progress=progress)
     report: Report = made.report
     write_atomically(output, made.model.SerializeToString(deterministic=True))
     if json is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,7 @@ from ingot.errors import IngotError
 from ingot.precision.data import ADVISED, Batch, Data
 from ingot.precision.histogram import Channels, Histogram
 from ingot.precision.host import Runs
-
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total)."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """No progress report."""
+from ingot.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -154,16 +154,17 @@ def _stacked(arrays: dict[str, Array], inputs: Sequence[Input], options: Options
     count = min(next(iter(counts.values())), options.most or sys.maxsize)
     whole = [given for given in inputs if np.ndim(arrays[given.name]) == len(given.shape) + 1]
     size = 1 if whole else _batch_size(inputs, options)
+    least = size if _fixed(inputs) and not whole else 1
 
     def batches() -> Iterator[Batch]:
-        for start in range(0, count - size + 1 if _fixed(inputs) and not whole else count, size):
+        for start in range(0, count - least + 1, size):
             picked = range(start, min(start + size, count))
             feeds = {i.name: _picked(arrays[i.name], picked, bool(whole)) for i in inputs}
             labels = np.asarray(arrays[LABELS][picked.start : picked.stop]) if LABELS in arrays else None
             told = f"{where}, samples {picked.start} to {picked.stop - 1}," if size > 1 else f"{where}, sample {start},"
             yield Batch(fitted(feeds, inputs, told), len(picked), labels)
 
-    return _checked_size(Data(batches, count, where), size if _fixed(inputs) and not whole else 1)
+    return _checked_size(Data(batches, count, where), least)
 
 
 def _picked(array: Array, samples: range, whole: bool) -> Array:

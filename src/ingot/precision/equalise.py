@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ingot.errors import No
 from ingot.graph.edit import Array, Editor, constant_of, is_op, operand, readers, sole_reader
 from ingot.precision.histogram import Channels
-from ingot.precision.layers import Layer, layer_of, layers_of
+from ingot.precision.layers import Layer, known_layer, layers_of
 
 _STRENGTH = 0.5
 """How much of a channel's range moves into the weights (alpha of SmoothQuant)."""
@@ -157,13 +156,8 @@ def _scale(editor: Editor, pair: Pair, factors: Array) -> None:
 
 def _divide(editor: Editor, node: ir.Node, factors: Array) -> None:
     """What makes each channel, over its factor."""
-    if is_op(node, "LayerNormalization"):
-        positions, axis = [1, 2], 0
-    else:
-        layer = layer_of(node)
-        assert not isinstance(layer, No)
-        positions, axis = [1, 2], layer.axis
-    for position in positions:
+    axis = 0 if is_op(node, "LayerNormalization") else known_layer(node).axis
+    for position in (1, 2):
         array = constant_of(operand(node, position))
         if array is None:
             continue

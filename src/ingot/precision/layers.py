@@ -73,6 +73,13 @@ def layers_of(graph: ir.Graph) -> tuple[list[Layer], dict[str, No]]:
     return found, refused
 
 
+def known_layer(node: ir.Node) -> Layer:
+    """``node``, which is known to be a layer."""
+    found = layer_of(node)
+    assert not isinstance(found, No), found
+    return found
+
+
 def layer_of(node: ir.Node) -> Layer | No:
     """``node`` as a layer, or why it is none."""
     name = str(node.name)

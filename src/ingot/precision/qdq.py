@@ -10,10 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ingot.errors import No
 from ingot.graph.edit import Editor
 from ingot.precision.formats import Array, Format
-from ingot.precision.layers import Layer, layer_of
+from ingot.precision.layers import Layer, known_layer
 from ingot.precision.placement import Placement
 from ingot.precision.ranges import Threshold
 from ingot.precision.weights import Quantized, bias_of, has_int_bias, mean_shift, quantize_bias, quantize_weight
@@ -38,8 +37,7 @@ def insert(
     writer = _Writer(copy, form, {name: thresholds[placed.group(name)] for name in placed.values})
     nodes = {str(node.name): node for node in copy.graph}
     for name in (layer.name for layer in placed.layers):
-        layer = layer_of(nodes[name])
-        assert not isinstance(layer, No)
+        layer = known_layer(nodes[name])
         writer.weights(layer, None if means is None else means.get(str(layer.x.name)))
     for (name, position), value in placed.edges.items():
         writer.activation(nodes[name], position, value)
@@ -102,7 +100,7 @@ class _Writer:
             shift = mean_shift(layer, weight.real.astype(np.float64) - layer.array, means)
             bias = ((0 if bias is None else bias) - shift).astype(np.float32)
             self._set_bias(layer, bias)
-            layer = _again(layer)
+            layer = known_layer(layer.node)
             weight = quantize_weight(layer, self.form, scale)
         layer.node.replace_input_with(1, self._dequantized(layer, weight))
         if bias is not None and has_int_bias(self.form, bias, weight):
@@ -139,9 +137,3 @@ class _Writer:
         for name, value in list(self.model.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del self.model.graph.initializers[name]
-
-
-def _again(layer: Layer) -> Layer:
-    found = layer_of(layer.node)
-    assert not isinstance(found, No)
-    return found

@@ -8,17 +8,18 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from ingot.errors import IngotError
-from ingot.precision.calibrate import Progress, first, limited, silent
+from ingot.precision.calibrate import first, limited
 from ingot.precision.data import ADVISED, Batch, Data
-from ingot.precision.draft import Draft, draft_of
+from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.metrics import Evaluator, decibels, metric_of
 from ingot.precision.placement import place
-from ingot.precision.recipes import Prepared, best_draft, cached, calibrated
+from ingot.precision.recipes import Prepared, best_draft, cached, calibrated, drafted
 from ingot.precision.report import Report, Trial
 from ingot.precision.search import Outcome, search, without_budget
 from ingot.precision.settings import Settings
 from ingot.precision.summary import layer_reports
+from ingot.progress import Progress, silent
 
 _SAMPLE = 16
 """Samples that alternatives are tried on."""
@@ -45,9 +46,7 @@ def quantize_model(
     if data is None:
         if prepared is None:
             raise IngotError("there is neither calibration data nor a calibration cache", fix="give --calibration")
-        draft = draft_of(
-            prepared.model, prepared.statistics, settings.form, settings.method, both_branches=settings.host
-        )  # fmt: skip
+        draft = drafted(prepared.model, prepared.statistics, settings.method, settings)
         return _result(draft, without_budget(draft, settings), prepared, settings)
     sample = first(data, _SAMPLE)
     evaluator = Evaluator(HostRuns(model), sample, metric_of("cosine"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ingot.precision.cache import Calibration, read_cache, write_cache
-from ingot.precision.calibrate import Progress, Statistics, Wanted, calibrate, kept
+from ingot.precision.calibrate import Statistics, Wanted, calibrate, kept
 from ingot.precision.data import Data
 from ingot.precision.draft import Draft, draft_of
 from ingot.precision.equalise import equalise, pairs_of
@@ -17,6 +17,7 @@ from ingot.precision.metrics import Evaluator, decibels
 from ingot.precision.placement import place
 from ingot.precision.report import Trial
 from ingot.precision.settings import Settings
+from ingot.progress import Progress
 
 _GAIN = 0.97
 """An alternative must lower the squared error by this factor: below it is noise."""
@@ -67,7 +68,7 @@ def calibrated(
         before = _seen(model, sample, settings)
         forms = [tried, *_forms(model, before)]
         seen = [before, *(_seen(form.model, sample, settings) for form in forms[1:])]
-        errors = [_error(_auto(f.model, s, settings), evaluator) for f, s in zip(forms, seen, strict=True)]
+        errors = [_error(drafted(f.model, s, "auto", settings), evaluator) for f, s in zip(forms, seen, strict=True)]
         best = min(range(len(forms)), key=lambda i: errors[i] * (_GAIN if i == 0 else 1.0))
         tried = forms[best]
         trials = [Trial(f.what, decibels(e), f is tried) for f, e in zip(forms, errors, strict=True)]
@@ -100,8 +101,9 @@ def _forms(model: ir.Model, before: Statistics) -> list[_Tried]:
     return found
 
 
-def _auto(model: ir.Model, statistics: Statistics, settings: Settings) -> Draft:
-    return draft_of(model, statistics, settings.form, "auto", both_branches=settings.host)
+def drafted(model: ir.Model, statistics: Statistics, method: str, settings: Settings) -> Draft:
+    """The draft by ``method``, in the form and the placement that ``settings`` ask for."""
+    return draft_of(model, statistics, settings.form, method, both_branches=settings.host)
 
 
 def _runs(model: ir.Model, settings: Settings) -> HostRuns:
@@ -114,14 +116,8 @@ def _seen(model: ir.Model, sample: Data, settings: Settings) -> Statistics:
 
 def best_draft(prepared: Prepared, evaluator: Evaluator, settings: Settings) -> tuple[Draft, list[Trial]]:
     """The draft with the least error of the outputs on the sample, and what was tried."""
-
-    def drafted(method: str) -> Draft:
-        return draft_of(
-            prepared.model, prepared.statistics, settings.form, method, both_branches=settings.host
-        )  # fmt: skip
-
     methods = ("auto", *_RIVALS) if settings.method == "auto" else (settings.method,)
-    drafts = [drafted(method) for method in methods]
+    drafts = [drafted(prepared.model, prepared.statistics, method, settings) for method in methods]
     errors = [_error(draft, evaluator) for draft in drafts]
     place_of = min(range(len(drafts)), key=lambda i: errors[i] * (_GAIN if i == 0 else 1.0))
     best, least = drafts[place_of], errors[place_of]

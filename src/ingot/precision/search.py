@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ingot.precision.calibrate import Progress
 from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
-from ingot.precision.layers import first_and_last
+from ingot.precision.layers import first_and_last, layers_of
 from ingot.precision.metrics import Evaluator
-from ingot.precision.placement import place
 from ingot.precision.settings import Settings
 from ingot.precision.switches import sensitivities
+from ingot.progress import Progress
 
 _EDGES = 0.5
 """Share of the budget that may be lost with the first and the last layers in 8 bits: they matter most, and cost little
@@ -37,8 +36,7 @@ def asked(settings: Settings) -> dict[str, str]:
 
 def without_budget(draft: Draft, settings: Settings) -> Outcome:
     """First and last layers stay as they are, unmeasured."""
-    edges = first_and_last(draft.model.graph, place(draft.model).layers)
-    return Outcome({**edges, **asked(settings)})
+    return Outcome({**_edges(draft), **asked(settings)})
 
 
 def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings, progress: Progress) -> Outcome:
@@ -61,7 +59,7 @@ def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings,
     assert made.loss is not None
     if made.loss <= _EDGES * budget:
         return made
-    edges = {**first_and_last(draft.model.graph, place(draft.model).layers), **mine}
+    edges = {**_edges(draft), **mine}
     found = loss(edges)
     if found <= budget:
         return Outcome(edges, found)
@@ -80,6 +78,12 @@ def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings,
         best = loss(keep)
     notes = [] if best <= budget else [f"the loss of {best:.4f} is beyond the budget even without 8-bit layers"]
     return Outcome(keep, best, alone, notes)
+
+
+def _edges(draft: Draft) -> dict[str, str]:
+    """First and last layers, with the reason."""
+    layers, _ = layers_of(draft.model.graph)
+    return first_and_last(draft.model.graph, layers)
 
 
 def _with(edges: Mapping[str, str], names: list[str], alone: Mapping[str, float]) -> dict[str, str]:

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ingot.errors import No
 from ingot.graph.edit import Array, Editor
-from ingot.precision.calibrate import Progress, silent
 from ingot.precision.formats import Format
 from ingot.precision.host import HostRuns
-from ingot.precision.layers import layer_of
+from ingot.precision.layers import known_layer
 from ingot.precision.metrics import Evaluator
 from ingot.precision.placement import Placement
 from ingot.precision.ranges import Threshold
 from ingot.precision.weights import bias_of, mean_shift, quantize_weight
+from ingot.progress import Progress, silent
 
 _INPUT = "ingot/switch"
 _BATCHES = 2
@@ -78,8 +77,7 @@ def _switched(
             assert value is not None
             found = thresholds[placed.group(str(value.name))]
             if name in {layer.name for layer in placed.layers}:
-                layer = layer_of(node)
-                assert not isinstance(layer, No)
+                layer = known_layer(node)
                 weight = quantize_weight(layer, form, found.scale).real
                 bias, mean = bias_of(layer), means.get(str(value.name))
                 if bias is not None and mean is not None:

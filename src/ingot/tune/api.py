@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program, Tactic, Target
 from ingot.options import BuildOptions
+from ingot.progress import Progress
 from ingot.tune.candidates import Candidate, candidates
 from ingot.tune.choice import Choice
 from ingot.tune.compile_pool import Task
@@ -27,9 +28,6 @@ from ingot.tune.setting import Setting, Timing
 
 __all__ = ["NoKernel", "Progress", "choose", "decide"]
 
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total): stages ``tactics``, ``compile``, ``measure`` and ``whole`` count Regions, variants, variants
-and contests between whole engines."""
 _MEASURES_FROM = 3
 
 
@@ -39,7 +37,7 @@ def choose(
     options: BuildOptions,
     tactics: Sequence[Tactic],
     *,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     device: Device | None,
     judge: Judge | None = None,
 ) -> list[Choice]:

@@ -20,6 +20,7 @@ from ingot.errors import No
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind
 from ingot.kernels.api import Target
+from ingot.progress import Progress
 from ingot.tune.choice import Choice
 from ingot.tune.database import Key, Verdict, target_key
 from ingot.tune.job import Job
@@ -120,7 +121,7 @@ def hold(
     rivals: Rivals,
     limits: Limits,
     *,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, dict[str, float]]:
     """Hold the contests one after another, each winner in place for the next.

@@ -12,6 +12,7 @@ from ingot.graph.dims import Bindings
 from ingot.graph.region import Kind, Region
 from ingot.kernels import store
 from ingot.kernels.api import Program, Tactic, Target
+from ingot.progress import Progress, silent
 from ingot.tune import program_cache
 from ingot.tune.candidates import candidates
 from ingot.tune.compile_pool import Task
@@ -105,7 +106,7 @@ def build(
     *,
     jobs: int | None = None,
     limit: float | None = None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
 ) -> BuildReport:
     """Compile ``work`` in parallel, in its order; nothing new is begun later than ``limit`` seconds after the start."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ingot.errors import IngotError, No
 from ingot.options import BuildOptions, Range, Shapes
+from ingot.progress import Progress, silent
 from ingot.tune.library import Planned
 from ingot.tune.worker import Worker
 from ingot.zoo import architectures
@@ -89,7 +90,7 @@ def plans(
     target: Target,
     level: int,
     jobs: int,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> list[list[Planned]]:
     """:func:`plan` of every setup, in their order, in ``jobs`` processes.
 
@@ -121,9 +122,7 @@ def plans(
 _PLAN = f"{__name__}:plan"
 
 
-def _counted(
-    parts: Iterator[list[Planned]], total: int, progress: Callable[[str, int, int], None]
-) -> Iterator[list[Planned]]:
+def _counted(parts: Iterator[list[Planned]], total: int, progress: Progress) -> Iterator[list[Planned]]:
     for done, part in enumerate(parts, 1):
         yield part
         progress("tactics", done, total)
