@@ -59,7 +59,7 @@ def _block(b: ModelBuilder, x: str, c_in: int, stage: Stage) -> str:
     y = b.op(activation, b.batch_norm(b.conv(y, (hidden, hidden), kernel, stride, group=hidden), hidden))
     if squeezes:
         y = _squeeze_excite(b, y, hidden)
-    y = b.batch_norm(b.conv(y, (hidden, c_out), 1), c_out)
+    y = b.batch_norm(b.conv(y, (hidden, c_out), 1), c_out, gain=0.8)  # keeps sums over many blocks small
     return b.op("Add", x, y) if stride == 1 and c_in == c_out else y
 
 

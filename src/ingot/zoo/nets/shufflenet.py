@@ -28,7 +28,8 @@ def _unit(b: ModelBuilder, x: str, channels: tuple[int, int], kernel: int, strid
 def _branch(b: ModelBuilder, x: str, channels: tuple[int, int], stride: int) -> str:
     c_in, c_out = channels
     y = b.op("Relu", _unit(b, x, (c_in, c_out), 1))
-    y = _unit(b, y, (c_out, c_out), 3, stride, group=c_out)
+    # A gain below one on the depthwise layer, which no ReLU follows, keeps many blocks in the range of float16.
+    y = b.batch_norm(b.conv(y, (c_out, c_out), 3, stride, c_out), c_out, gain=0.7)
     return b.op("Relu", _unit(b, y, (c_out, c_out), 1))
 
 
