@@ -18,11 +18,11 @@ from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
-from ingot.kernels.cuda.hopper.epilogue import check_epilogue
 from ingot.kernels.cuda.hopper.operands import TYPES, Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
 from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
+from ingot.kernels.cuda.product import check_epilogue
 from ingot.kernels.cuda.source import Source
 
 _LIMIT = 40

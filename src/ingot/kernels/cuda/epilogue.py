@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ingot.errors import YES, Answer, No
+from ingot.errors import No
 from ingot.graph import dtypes
-from ingot.graph.dims import Dim, mul
-from ingot.graph.region import BodyOp
+from ingot.graph.dims import Dim
+from ingot.graph.region import BodyOp, Region
 from ingot.graph.scalar_quantize import POSITIVE
-from ingot.kernels.cuda.hopper.operands import Operands
-from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.product import Product, flat_offset
 from ingot.kernels.cuda.rows.text import (
     CudaText,
     access_width,
@@ -23,57 +22,36 @@ from ingot.kernels.cuda.rows.text import (
     literal,
     literal_type,
     loaded,
-    refusal,
     scalar_literals,
     scalar_op,
     stored,
 )
-from ingot.kernels.triton.indexing import broadcast_strides, same
+from ingot.kernels.triton.indexing import broadcast_strides
 
 WIDTH = 8
 """Columns of a lane."""
-
-
-def check_epilogue(o: Operands) -> Answer:
-    """Whether every op after the product has a CUDA form, and every tensor lies where rows of columns can be read."""
-    region, anchor = o.region, o.region.ops[0]
-    shape = region.shape(anchor.outputs[0])
-    literals = scalar_literals(region)
-    if isinstance(literals, No):
-        return literals
-    refused = refusal(o.normal.epilogue, arithmetic_types(region), literals)
-    if refused is not None:
-        return refused
-    made = {name for op in region.ops for name in op.outputs}
-    for name in (n for op in o.normal.epilogue for n in op.inputs if n and n not in literals and n not in made):
-        if not _broadcasts(region.shape(name), shape):
-            return No(f"{name!r} of shape {region.shape(name)} does not broadcast to the output {shape}")
-    for name in region.outputs:
-        if name not in made or region.shape(name) != shape:
-            return No(f"output {name!r} is not one of the product's own shape")
-        if o.col_axis is not None and shape[o.col_axis] != 1 and region.spec_of[name].strides[o.col_axis] != 1:
-            return No(f"output {name!r} whose channels are not innermost")
-    return YES
-
-
-def _broadcasts(shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> bool:
-    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
 @dataclass
 class EpilogueText:
     """Emits ``struct Epilogue`` for one Region; parameters are collected in ``out``."""
 
-    o: Operands
-    tile: HopperTile
+    o: Product
+    columns: int
+    """Columns of a tile."""
+    rows: Dim
+    """Rows that the kernel goes over."""
+    wide: Dim | None = None
+    """Rows for one line of the output where some of them are no results; None: every row is one."""
     out: CudaText = field(init=False)
 
     def __post_init__(self) -> None:
-        self.out = CudaText(self.o.region)
-        literals = scalar_literals(self.o.region)
+        self.region: Region = self.o.normal.region
+        self.out = CudaText(self.region)
+        literals = scalar_literals(self.region)
         assert isinstance(literals, dict)
-        self.literals, self.kinds = literals, arithmetic_types(self.o.region)
-        region = self.o.region
+        self.literals, self.kinds = literals, arithmetic_types(self.region)
+        region = self.region
         read = [n for op in self.o.normal.epilogue for n in op.inputs]
         self.tensors = [n for n in region.inputs if n in read]
         self.number = {name: i for i, name in enumerate((*region.inputs, *region.outputs))}
@@ -81,7 +59,7 @@ class EpilogueText:
     # -- where tensors lie
 
     def _strides(self, name: str) -> tuple[Dim, ...]:
-        region = self.o.region
+        region = self.region
         return broadcast_strides(region.spec_of[name], region.shape(region.ops[0].outputs[0]))
 
     def _col_stride(self, name: str) -> Dim:
@@ -98,7 +76,7 @@ class EpilogueText:
             return 1
         strides = self._strides(name)
         steps = [strides[axis.axis] for axis in (*self.o.row_axes, *self.o.batch_axes)]
-        return access_width(self.o.region.spec_of[name], self.o.cols, steps)
+        return access_width(self.region.spec_of[name], self.o.cols, steps)
 
     def _offset(self, name: str) -> str:
         """Code of the offset of (row, z), columns left out."""
@@ -108,24 +86,7 @@ class EpilogueText:
         return " + ".join(part for part in (rows, members) if part) or "0"
 
     def _flat(self, index: str, dims: list[tuple[Dim, Dim]]) -> str:
-        merged: list[tuple[Dim, Dim]] = []
-        for size, stride in dims:
-            if size == 1:
-                continue
-            if merged and same(merged[-1][1], mul(size, stride)):
-                merged[-1] = (mul(merged[-1][0], size), stride)
-            else:
-                merged.append((size, stride))
-        terms, inner = [], 1
-        inner_dim: Dim = inner
-        for position, (size, stride) in reversed(list(enumerate(merged))):
-            code = index if inner_dim == 1 else f"{index} / {self.out.number(inner_dim)}"
-            if position > 0:
-                code = f"{code} % {self.out.number(size)}"
-            inner_dim = mul(inner_dim, size)
-            if stride != 0:
-                terms.append(f"(long long)({code}) * {self.out.number(stride, 8)}")
-        return " + ".join(reversed(terms))
+        return flat_offset(self.out, index, dims)
 
     # -- text
 
@@ -148,10 +109,10 @@ class EpilogueText:
         return f"{{{', '.join(self.out.parameters)}}}"
 
     def _kind(self, name: str) -> str:
-        return dtypes.TABLE[self.o.region.spec_of[name].dtype].cuda
+        return dtypes.TABLE[self.region.spec_of[name].dtype].cuda
 
     def _is_byte(self, name: str) -> bool:
-        return dtypes.itemsize(self.o.region.spec_of[name].dtype) == 1
+        return dtypes.itemsize(self.region.spec_of[name].dtype) == 1
 
     def _arithmetic(self, name: str) -> str:
         return dtypes.TABLE[self.kinds[name]].cuda
@@ -168,7 +129,7 @@ class EpilogueText:
         total = 0
         for name in (n for n in self.tensors if self._by_row(n)):
             columns = 1 if self._col_stride(name) == 0 else WIDTH
-            total += passes * -(-columns * dtypes.itemsize(self.o.region.spec_of[name].dtype) // 4)
+            total += passes * -(-columns * dtypes.itemsize(self.region.spec_of[name].dtype) // 4)
         return total
 
     def _struct(self, struct: str, *, by_row: bool) -> None:
@@ -185,21 +146,21 @@ class EpilogueText:
 
     def _has_result(self) -> None:
         """Whether a row of the kernel is one of the result; turns its number into the result's."""
-        rows, wide = self.o.positions(self.tile)
         with self.out.block("INGOT_MEMBER bool has_result(int& row) const"):
-            if not self.tile.slide:
-                self.out.line(f"return row < {self.out.number(rows)};")
+            rows = self.out.number(self.rows)
+            if self.wide is None:
+                self.out.line(f"return row < {rows};")
                 return
             width = self.out.number(self.o.output[1])
-            self.out.line(f"const int line = row / {self.out.number(wide)};")
-            self.out.line(f"const int at = row - line * {self.out.number(wide)};")
-            self.out.line(f"const bool inside = row < {self.out.number(rows)} && at < {width};")
+            self.out.line(f"const int line = row / {self.out.number(self.wide)};")
+            self.out.line(f"const int at = row - line * {self.out.number(self.wide)};")
+            self.out.line(f"const bool inside = row < {rows} && at < {width};")
             self.out.line(f"row = line * {width} + at;")
             self.out.line("return inside;")
 
     def _guard(self, index: str, width: int) -> str:
         """Condition that the columns of one access exist; empty when they always do."""
-        if self.o.cols % self.tile.n == 0:
+        if self.o.cols % self.columns == 0:
             return ""
         return f"col + {index} * {width} < {self.o.cols}"
 
@@ -231,7 +192,7 @@ class EpilogueText:
             return
         out.line(f"const vec_t<{self._kind(name)}, {width}> piece = {load};")
         with out.unrolled("j", width):
-            code = loaded("piece.v[j]", self.o.region.spec_of[name].dtype)
+            code = loaded("piece.v[j]", self.region.spec_of[name].dtype)
             out.line(f"to.x{number}[i * {width} + j] = {code};")
 
     def _offset_of_member(self, name: str) -> str:
@@ -248,7 +209,7 @@ class EpilogueText:
         return f"e_{list(self.kinds).index(name)}"
 
     def _finish(self) -> None:
-        out, region = self.out, self.o.region
+        out, region = self.out, self.region
         values = list(self.kinds)
         raw = region.ops[0].outputs[0]
         packed = self._packed()
@@ -293,7 +254,7 @@ class EpilogueText:
 
     def _not_negative(self, name: str) -> bool:
         """Whether a value is certainly not below zero."""
-        maker = self.o.region.producer.get(name)
+        maker = self.region.producer.get(name)
         if maker is None or maker.op != "Clip":
             return maker is not None and maker.op in ("Relu", "Sigmoid", "HardSigmoid")
         low = self.literals.get(maker.inputs[1]) if len(maker.inputs) > 1 else None
@@ -321,7 +282,7 @@ class EpilogueText:
     def _packed(self) -> set[str]:
         """Quantized results that nothing here reads: their last byte is stored, and the rest need not be right."""
         read = {name for op in self.o.normal.epilogue for name in op.inputs}
-        makers = (self.o.region.producer[name] for name in self.o.region.outputs if name not in read)
+        makers = (self.region.producer[name] for name in self.region.outputs if name not in read)
         return {
             op.outputs[0] for op in makers if op.op == "QuantizeLinear" and self._kind(op.outputs[0]).endswith("char")
         }
@@ -331,7 +292,7 @@ class EpilogueText:
         each, number = self._col_stride(name) != 0, self.number[name]
         if self._by_row(name):
             index = f"[j / {width}].v[j % {width}]" if each else "[0].v[0]"
-            code = loaded(f"f.x{number}{index}", self.o.region.spec_of[name].dtype)
+            code = loaded(f"f.x{number}{index}", self.region.spec_of[name].dtype)
         else:
             code = f"c.x{number}[{'j' if each else '0'}]"
         self.out.line(f"const {self._arithmetic(name)} t{number} = {code};")
@@ -351,7 +312,7 @@ class EpilogueText:
 
     def _pack(self, name: str) -> None:
         """The results of a one-byte type as ``words``."""
-        y, dtype = f"y{self.number[name]}", self.o.region.spec_of[name].dtype
+        y, dtype = f"y{self.number[name]}", self.region.spec_of[name].dtype
         words = []
         for i in (0, 4):
             a, b, c, d = (f"{y}[{i + k}]" for k in range(4))
