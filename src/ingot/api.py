@@ -41,6 +41,7 @@ def build(
     strict: bool = False,
     int8: bool = False,
     fp8: bool = False,
+    best: bool = False,
     calibration: Calibration | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
     accuracy_budget: float | str | None = "0.5%",
@@ -55,17 +56,18 @@ def build(
     ``profiles``: several such ``shapes``, by name or in order ("0", "1", ...). Kernels are chosen for each at its
     optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.
     ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``int8`` or ``fp8``: layers become 8-bit first, as
-    :func:`quantize` does it with ``calibration``; what stays is float16 on a GPU. ``progress(stage, done, total)``
-    is told the way. ``plugins``: those that the model needs beside the ones of installed packages (docs/plugins.md).
-    Raises IngotError for a model or options that are wrong.
+    :func:`quantize` does it with ``calibration``; what stays is float16 on a GPU. ``best``: for each layer whichever
+    of float16, int8 and fp8 is fastest, as far as the budget allows, and never slower than float16 alone.
+    ``progress(stage, done, total)`` is told the way. ``plugins``: those that the model needs beside the ones of
+    installed packages (docs/plugins.md). Raises IngotError for a model or options that are wrong.
     """
     _expect_build_extra()
     from ingot.builder.api import build_engine
 
-    eight = None
-    if int8 or fp8:
-        precision = "fp8" if fp8 else "int8"
-        eight = _quantization(precision, calibration_cache, accuracy_budget, metric)
+    asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]
+    if len(asked) > 1:
+        raise IngotError(f"{' and '.join(asked)} are {len(asked)} ways to choose a precision", fix="give one")
+    eight = _quantization(asked[0], calibration_cache, accuracy_budget, metric) if asked else None
     options = BuildOptions(
         target=target,
         fp16=fp16 or eight is not None,
@@ -77,10 +79,8 @@ def build(
         strict=strict,
         quantization=eight,
     )
-    if int8 and fp8:
-        raise IngotError("int8 and fp8 are two precisions", fix="give one")
     if eight is None and calibration is not None:
-        raise IngotError("calibration is for 8-bit layers", fix="add int8=True or fp8=True")
+        raise IngotError("calibration is for 8-bit layers", fix="add int8=True, fp8=True or best=True")
     with using(plugins):
         return Engine(build_engine(model, options, progress=progress or silent, data=calibration))
 

@@ -30,7 +30,7 @@ class Quantization:
     """8-bit layers: precision, calibration data and what accuracy may be lost. See ``ingot.precision.settings``."""
 
     precision: str = "int8"
-    """``int8`` or ``fp8``."""
+    """``int8`` or ``fp8``; in a build also ``best``: for each layer the fastest within the budget."""
     calibration: str | None = None
     """A folder, an .npz file or ``module:function``; not needed where ``cache`` is there, or data is given beside."""
     cache: Path | None = None

@@ -61,12 +61,24 @@ def test_build_with_int8(folder: Path) -> None:
     assert made.exit_code == 0 and "the loss was not measured" in made.output
 
 
+def test_build_with_the_best_precision(folder: Path) -> None:
+    out = folder / "best.ingot"
+    made = ingot(
+        "build", folder / "net.onnx", "-o", out, "--target", "cpu", "--best", "--calibration", folder / "data.npz"
+    )
+    assert made.exit_code == 0, made.output
+    assert "measured as whole engines" in made.output and made.output.count("Conv") == 3
+    assert EngineFile.read(out).provenance["quantized"] == "best"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--int8"], "need data to calibrate with"),
-        (["--int8", "--fp8", "--calibration", "data.npz"], "two precisions"),
+        (["--int8", "--fp8", "--calibration", "data.npz"], "--int8 and --fp8 are 2 ways"),
         (["--calibration", "data.npz"], "calibration is for 8-bit layers"),
+        (["--best", "--fp8", "--calibration", "data.npz"], "--fp8 and --best are 2 ways"),
+        (["--best", "--calibration-cache", "cache.json"], "losses have to be measured"),
         (["--int8", "--calibration", "none"], "no such file or folder"),
     ],
 )

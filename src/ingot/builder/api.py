@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from ingot.builder.best import BEST, Seen, build_best
 from ingot.builder.host_only import build_host_engine
 from ingot.builder.hosting import host_islands
 from ingot.builder.judge import EngineJudge
 from ingot.builder.profiles import build_profiles
 from ingot.builder.provenance import provenance, quantized_provenance
 from ingot.builder.quantizing import quantize
-from ingot.builder.reading import read_model
+from ingot.builder.reading import Model, read_model
 from ingot.builder.stages import Dumper
 from ingot.builder.strict import refuse_islands, refuse_whole
 from ingot.builder.targets import Chosen, choose_target
@@ -37,12 +36,9 @@ from ingot.tune.candidates import first_acceptance
 from ingot.tune.choice import Choice
 from ingot.tune.hollow import hollow_choices
 
-if TYPE_CHECKING:
-    import onnx
-
 
 def build_engine(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: Model,
     options: BuildOptions | None = None,
     *,
     progress: Progress = silent,
@@ -51,37 +47,48 @@ def build_engine(
 ) -> EngineFile:
     """Compiles ``model`` (a path, the bytes of a file, or a ModelProto) into an engine.
 
-    With ``options.quantization`` its layers are 8-bit first; ``data`` calibrates in place of what the options
-    name, and ``told`` gets the report. With ``options.profiles`` it holds a plan for each. A model of which nothing
-    can run on the GPU becomes an engine for the CPU, with the reason. Raises IngotError for a model or options that
-    are wrong, and with ``options.strict`` for any part that would stay on the host.
+    With ``options.quantization`` its layers are 8-bit first, for ``best`` those that it makes faster; ``data``
+    calibrates in place of what the options name, and ``told`` gets the report. With ``options.profiles`` it holds a
+    plan for each. A model of which nothing can run on the GPU becomes an engine for the CPU, with the reason. Raises
+    IngotError for a model or options that are wrong, and with ``options.strict`` for any part that would stay on the
+    host.
     """
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
-    if options.quantization is not None:
-        made = quantize(
-            model,
-            replace(options.quantization, host=chosen.target is None),
-            data,
-            shapes=options.shapes,
-            progress=progress,
-        )
-        if told is not None:
-            told(made.report)
-        engine = build_engine(made.model, replace(options, quantization=None), progress=progress)
-        return replace(engine, provenance=quantized_provenance(engine.provenance, made.sha256, made.report))
+
+    def build(model: Model, plain: BuildOptions, seen: Seen | None = None) -> EngineFile:
+        return _whole(model, plain, chosen, progress, seen)
+
+    eight = options.quantization
+    if eight is None:
+        return build(model, options)
+    if eight.precision == BEST:
+        return build_best(model, options, chosen, data, build, progress, told)
+    host = replace(eight, host=chosen.target is None)
+    made = quantize(model, host, data, shapes=options.shapes, progress=progress)
+    if told is not None:
+        told(made.report)
+    engine = build(made.model, replace(options, quantization=None))
+    return replace(engine, provenance=quantized_provenance(engine.provenance, made.sha256, made.report))
+
+
+def _whole(model: Model, options: BuildOptions, chosen: Chosen, progress: Progress, seen: Seen | None) -> EngineFile:
+    """The engine of a model whose precision is settled; ``seen`` is told what was chosen for each profile."""
+
+    def tuned(lowered: Lowered, target: Target, single: BuildOptions) -> list[Choice]:
+        judge = None if chosen.device is None else EngineJudge(lowered, target.name, chosen.device.ordinal)
+        found = choose(lowered, target, single, TACTICS, progress=progress, device=chosen.device, judge=judge)
+        if seen is not None:
+            seen(lowered, found)
+        return found
 
     def build(single: BuildOptions) -> EngineFile:
-        def tuned(lowered: Lowered, target: Target) -> list[Choice]:
-            judge = None if chosen.device is None else EngineJudge(lowered, target.name, chosen.device.ordinal)
-            return choose(lowered, target, single, TACTICS, progress=progress, device=chosen.device, judge=judge)
-
-        return _built(model, single, chosen, tuned, progress)
+        return _built(model, single, chosen, lambda lowered, target: tuned(lowered, target, single), progress)
 
     return build_profiles(options, build) if options.profiles else build(options)
 
 
-def build_hollow(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options: BuildOptions) -> EngineFile:
+def build_hollow(model: Model, options: BuildOptions) -> EngineFile:
     """As :func:`build_engine`, but nothing is compiled: the engine has all steps and no machine code.
 
     It is for the simulator, which computes what kernels would from the Regions' bodies.
@@ -95,7 +102,7 @@ def build_hollow(model: str | os.PathLike[str] | bytes | onnx.ModelProto, option
 
 
 def _built(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: Model,
     options: BuildOptions,
     chosen: Chosen,
     kernels: Callable[[Lowered, Target], list[Choice]],
@@ -117,9 +124,7 @@ def _built(
     return _device_engine(hosted, choices, found, chosen, options, progress)
 
 
-def lower_model(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, target: Target, options: BuildOptions
-) -> Lowered | No:
+def lower_model(model: Model, target: Target, options: BuildOptions) -> Lowered | No:
     """What a build for ``target`` compiles kernels for; No where nothing of the model runs on the GPU.
 
     Raises IngotError for a model or options that are wrong.
@@ -138,7 +143,7 @@ class _Lowering:
 
 
 def _imported(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: Model,
     options: BuildOptions,
     progress: Progress,
     *,
@@ -150,9 +155,7 @@ def _imported(
     return imported
 
 
-def _lowered(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, target: Target, options: BuildOptions, progress: Progress
-) -> _Lowering:
+def _lowered(model: Model, target: Target, options: BuildOptions, progress: Progress) -> _Lowering:
     """Imported, canonical, fused and laid out."""
     imported = _imported(model, options, progress)
     sha256, ranges, notes = imported.sha256, imported.ranges, imported.notes

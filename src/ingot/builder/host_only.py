@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -40,10 +40,11 @@ _SECONDS = 0.6
 _ROUNDS = 400
 _AGREE = 1e-3
 """Largest relative error of an alternative against ONNX Runtime."""
-_WORTH = 0.97
+WORTH = 0.97
 """An alternative must be faster than ONNX Runtime by this factor: below it is noise."""
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 
 def build_host_engine(
@@ -140,13 +141,13 @@ def _backend(
         return _Backend("onnxruntime", notes=(f"not measured: the model refuses random inputs: {error}",))
     alternative = _alternative(content, decl, feeds, wanted)
     if isinstance(alternative, No):
-        seconds = _race([runtime], feeds)[0]
+        seconds = take_turns([runtime], feeds)[0]
         progress("measure", 2, 2)
         return _Backend("onnxruntime", seconds, (f"openvino: {alternative}",))
-    ours, theirs = _race([runtime, alternative], feeds)
+    ours, theirs = take_turns([runtime, alternative], feeds)
     progress("measure", 2, 2)
     note = f"onnxruntime {ours * 1e3:.3f} ms, openvino {theirs * 1e3:.3f} ms"
-    return _Backend("openvino", theirs, (note,)) if theirs < _WORTH * ours else _Backend("onnxruntime", ours, (note,))
+    return _Backend("openvino", theirs, (note,)) if theirs < WORTH * ours else _Backend("onnxruntime", ours, (note,))
 
 
 def _alternative(content: bytes, decl: ModelDecl, feeds: Sequence[Array], wanted: Sequence[Array]) -> HostFunction | No:
@@ -173,7 +174,7 @@ def _agree(wanted: Array, made: Array) -> bool:
     return bool(error <= _AGREE * np.linalg.norm(wanted.astype(np.float64)) + 1e-12)
 
 
-def _race(functions: Sequence[HostFunction], feeds: Sequence[Array]) -> list[float]:
+def take_turns(functions: Sequence[Callable[[T], object]], feeds: T) -> list[float]:
     """Median seconds of each function, in alternating rounds so that a slow spell hits all alike."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import msgspec
 import onnx
 import onnx_ir as ir
 
-from ingot.builder.reading import read_model
+from ingot.builder.reading import Model, read_model
 from ingot.errors import IngotError
 from ingot.options import Quantization, Shapes
 from ingot.passes.pipeline import prepare_to_quantize
-from ingot.precision.data import Options, Source, open_data
+from ingot.precision.data import Data, Options, Source, open_data
 from ingot.precision.inputs import inputs_of
 from ingot.precision.quantizer import quantize_model
 from ingot.precision.report import Report
@@ -34,7 +33,7 @@ class Quantized(NamedTuple):
 
 
 def quantize(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    model: Model,
     options: Quantization,
     data: Source | None = None,
     *,
@@ -47,7 +46,30 @@ def quantize(
     where ``options.cache`` holds a calibration. Input sizes that ``shapes`` does not fix stay open. Raises
     IngotError for a model, data, a cache or options that are wrong.
     """
-    settings = _settings(options)
+    settings = settings_of(options)
+    work = ready(model, options, data, shapes, progress)
+    made, report = quantize_model(work.model, work.sha256, work.data, settings, progress)
+    return Quantized(proto_of(made), work.sha256, msgspec.structs.replace(report, notes=[*report.notes, *work.notes]))
+
+
+class Ready(NamedTuple):
+    """A model prepared to be quantized, and its data, if there is any."""
+
+    model: ir.Model
+    sha256: str
+    """Of what it was read from."""
+    notes: tuple[str, ...]
+    data: Data | None
+
+
+def ready(
+    model: Model,
+    options: Quantization,
+    data: Source | None,
+    shapes: Shapes,
+    progress: Progress,
+) -> Ready:
+    """``model`` imported and prepared, and its data opened. Raises IngotError for either."""
     progress("import", 0, 1)
     imported = read_model(model, shapes, any_size=not shapes)
     sha256, notes = imported.sha256, imported.notes
@@ -58,15 +80,20 @@ def quantize(
     source = options.calibration if data is None else data
     reading = Options(pixels=options.pixels, most=options.samples)
     opened = None if source is None else open_data(source, inputs_of(_interface(prepared.model)), reading)
-    made, report = quantize_model(prepared.model, sha256, opened, settings, progress)
+    return Ready(prepared.model, sha256, notes, opened)
+
+
+def proto_of(made: ir.Model) -> onnx.ModelProto:
+    """A quantized model as a file holds it. Raises IngotError where it is too large for one."""
     proto = ir.to_proto(made)
     proto.producer_name = "ingot"
     if proto.ByteSize() > _MOST_BYTES:
         raise IngotError("the quantized model does not fit an ONNX file of 2 GB")
-    return Quantized(proto, sha256, msgspec.structs.replace(report, notes=[*report.notes, *notes]))
+    return proto
 
 
-def _settings(options: Quantization) -> Settings:
+def settings_of(options: Quantization) -> Settings:
+    """What the options ask of quantization."""
     return Settings(
         precision=options.precision,
         method=options.method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 
@@ -14,10 +14,11 @@ from ingot.options import Shapes
 if TYPE_CHECKING:
     import onnx
 
+Model: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
+"""A path, the bytes of a file, or the model itself."""
 
-def read_model(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, shapes: Shapes, *, any_size: bool = False
-) -> Imported:
+
+def read_model(model: Model, shapes: Shapes, *, any_size: bool = False) -> Imported:
     """The imported model.
 
     Raises what :func:`ingot.importer.load.import_model` raises, and IngotError for outputs under one name.

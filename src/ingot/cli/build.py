@@ -85,7 +85,7 @@ def make(source: Source, flags: Flags) -> tuple[EngineFile, float]:
     with render.build_progress() as progress:
         engine = build_engine(source.model, options, progress=progress, told=told.append)
     for line in told:
-        show(line)
+        show(line, layers=line.precision == "best")
     return engine, time.perf_counter() - start
 
 

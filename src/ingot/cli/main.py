@@ -111,6 +111,9 @@ def build(
     strict: Strict = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")] = False,
     fp8: Fp8 = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="Each layer in the fastest of FP16, INT8 and FP8, within the budget.")
+    ] = False,
     calibration: Calibration = None,
     calibration_cache: CalibrationCache = None,
     budget: Budget = "0.5%",
@@ -131,7 +134,9 @@ def build(
     from ingot.cli.build import build as run_build
     from ingot.cli.quantize import quantization
 
-    eight = quantization(int8, fp8, calibration, calibration_cache, budget, metric, pixels=pixels, samples=samples)
+    eight = quantization(
+        int8, fp8, calibration, calibration_cache, budget, metric, best=best, pixels=pixels, samples=samples
+    )
     flags = Flags(
         target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
         tuple(profile or ()), eight,

@@ -11,7 +11,7 @@ from ingot.errors import IngotError
 from ingot.options import Quantization, parse_shapes
 
 if TYPE_CHECKING:
-    from ingot.precision.report import Report
+    from ingot.precision.report import LayerReport, Report
 
 _FEW = 5
 """Notes that are shown; the JSON has all."""
@@ -19,24 +19,24 @@ _FEW = 5
 
 def quantization(
     int8: bool, fp8: bool, calibration: str | None, cache: Path | None, budget: str, metric: str,
-    *, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None, samples: int | None = None,
-    host: bool = False,
+    *, best: bool = False, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None,
+    samples: int | None = None, host: bool = False,
 ) -> Quantization | None:  # fmt: skip
     """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other."""
-    if int8 and fp8:
-        raise IngotError("--int8 and --fp8 are two precisions", fix="give one")
-    if not (int8 or fp8):
+    asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]
+    if len(asked) > 1:
+        flags = " and ".join(f"--{name}" for name in asked)
+        raise IngotError(f"{flags} are {len(asked)} ways to choose a precision", fix="give one")
+    if not asked:
         if calibration is not None or cache is not None:
-            raise IngotError("calibration is for 8-bit layers", fix="add --int8 or --fp8")
+            raise IngotError("calibration is for 8-bit layers", fix="add --int8, --fp8 or --best")
         return None
-    if calibration is None and (cache is None or not cache.exists()):
-        raise IngotError("8-bit layers need data to calibrate with", fix="add --calibration")
+    if calibration is None and (best or cache is None or not cache.exists()):
+        why = "losses have to be measured" if best else "8-bit layers need data to calibrate with"
+        raise IngotError(why, fix="add --calibration")
     from ingot.precision.settings import parse_budget
 
-    precision = "fp8" if fp8 else "int8"
-    return Quantization(
-        precision, calibration, cache, parse_budget(budget), metric, method, keep, pixels, samples, host
-    )
+    return Quantization(asked[0], calibration, cache, parse_budget(budget), metric, method, keep, pixels, samples, host)
 
 
 def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None) -> bool:
@@ -66,11 +66,13 @@ def show(report: Report, *, layers: bool = False) -> None:
     screen = render.console()
     if layers:
         columns = ["layer", "op", "precision", "why", "method", "range", "seen", "SQNR dB", "cosine", "alone dB"]
+        timed = any(line.micros for line in report.layers)
+        columns += ["µs"] if timed else []
         rows = [
             [
                 line.name, line.op, line.precision, line.why, line.method, _number(line.threshold or None),
                 _number(line.largest or None), _decibels(line.sqnr_db),
-                "" if line.cosine is None else f"{line.cosine:.5f}", _decibels(line.alone_db),
+                "" if line.cosine is None else f"{line.cosine:.5f}", _decibels(line.alone_db), *_times(line, timed),
             ]
             for line in report.layers
         ]  # fmt: skip
@@ -95,6 +97,11 @@ def _loss(report: Report) -> str:
         f"; {report.metric} {report.score:.5f} - {report.loss:.5f} on {report.evaluated} samples, "
         f"{held} the budget of {report.budget:.5f}"
     )
+
+
+def _times(line: LayerReport, timed: bool) -> list[str]:
+    """A cell with the time in each precision, where there is a column for it."""
+    return [" ".join(f"{name} {micros:.1f}" for name, micros in line.micros.items())] if timed else []
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from ingot.precision.data import ADVISED, Batch, Data
 from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.metrics import Evaluator, decibels, metric_of
+from ingot.precision.mixed import Part, written
 from ingot.precision.placement import place
 from ingot.precision.recipes import Prepared, best_draft, cached, calibrated, drafted
 from ingot.precision.report import Report, Trial
@@ -21,7 +23,7 @@ from ingot.precision.settings import Settings
 from ingot.precision.summary import layer_reports
 from ingot.progress import Progress, silent
 
-_SAMPLE = 16
+SAMPLE = 16
 """Samples that alternatives are tried on."""
 
 
@@ -41,17 +43,16 @@ def quantize_model(
     None where ``settings.cache`` holds a calibration; then nothing is measured. Raises IngotError for data or a
     cache that does not fit, and for a model without anything to quantize.
     """
-    _expect_layers(model, settings)
-    prepared = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
+    expect_layers(model, settings)
     if data is None:
+        prepared = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
         if prepared is None:
             raise IngotError("there is neither calibration data nor a calibration cache", fix="give --calibration")
         draft = drafted(prepared.model, prepared.statistics, settings.method, settings)
-        return _result(draft, without_budget(draft, settings), prepared, settings)
-    sample = first(data, _SAMPLE)
+        return _result(draft, without_budget(draft, settings), Origin(prepared, settings))
+    sample = first(data, SAMPLE)
     evaluator = Evaluator(HostRuns(model), sample, metric_of("cosine"))
-    if prepared is None:
-        prepared = calibrated(model, sha256, data, evaluator, settings, progress)
+    prepared = prepared_for(model, sha256, data, evaluator, settings, progress)
     draft, trials = best_draft(prepared, evaluator, settings)
     full = None
     if settings.budget is None:
@@ -60,10 +61,19 @@ def quantize_model(
         batches = list(limited(data, settings.evaluate))
         full = Evaluator(HostRuns(model), batches, metric_of(settings.metric))
         outcome = search(draft, evaluator, full, settings, progress)
-    return _result(draft, outcome, prepared, settings, sample, evaluator, full, trials)
+    return _result(draft, outcome, Origin(prepared, settings, sample, evaluator, full, trials))
 
 
-def _expect_layers(model: ir.Model, settings: Settings) -> None:
+def prepared_for(
+    model: ir.Model, sha256: str, data: Data, evaluator: Evaluator, settings: Settings, progress: Progress
+) -> Prepared:
+    """What the cache holds, where there is one, else what calibration with ``data`` finds."""
+    found = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
+    return calibrated(model, sha256, data, evaluator, settings, progress) if found is None else found
+
+
+def expect_layers(model: ir.Model, settings: Settings) -> None:
+    """Raises IngotError for a model without layers, and for nodes to keep that it does not have."""
     placed = place(model)
     names = {str(node.name) for node in model.graph}
     unknown = [name for name in settings.keep if name not in names]
@@ -76,37 +86,47 @@ def _expect_layers(model: ir.Model, settings: Settings) -> None:
         raise IngotError(f"nothing of this model can be quantized{': ' + why if why else ''}", fix="build with --fp16")
 
 
-def _result(
-    draft: Draft,
-    outcome: Outcome,
-    prepared: Prepared,
-    settings: Settings,
-    sample: Sequence[Batch] | None = None,
-    evaluator: Evaluator | None = None,
-    full: Evaluator | None = None,
-    trials: Sequence[Trial] = (),
-) -> Result:
-    made = draft.written(outcome.keep)
-    layers = layer_reports(draft, outcome, made, sample)
-    notes = [*prepared.statistics.notes, *draft.placed(outcome.keep).notes, *outcome.notes]
+@dataclass(frozen=True)
+class Origin:
+    """What a quantized model came from, for its report."""
+
+    prepared: Prepared
+    settings: Settings
+    sample: Sequence[Batch] | None = None
+    evaluator: Evaluator | None = None
+    full: Evaluator | None = None
+    """What the loss was measured with."""
+    trials: Sequence[Trial] = ()
+
+
+def _result(draft: Draft, outcome: Outcome, origin: Origin) -> Result:
+    parts = [Part(draft, draft.placed(outcome.keep))]
+    return reported(origin.settings.precision, parts, written(parts), outcome, origin)
+
+
+def reported(precision: str, parts: Sequence[Part], made: ir.Model, outcome: Outcome, origin: Origin) -> Result:
+    """``made``, which was written from ``parts``, with everything there is to say about it."""
+    prepared, settings, full = origin.prepared, origin.settings, origin.full
+    layers = layer_reports(parts, outcome, made, origin.sample)
+    notes = [*prepared.statistics.notes, *(note for part in parts for note in part.placed.notes), *outcome.notes]
     if prepared.statistics.samples < ADVISED and not any("samples" in note for note in notes):
         notes.append(f"calibrated with {prepared.statistics.samples} samples: {ADVISED} or more are advised")
     report = Report(
-        precision=settings.precision,
+        precision=precision,
         samples=prepared.statistics.samples,
-        method=draft.method,
+        method=", ".join(dict.fromkeys(part.draft.method for part in parts)),
         equalised=len(prepared.equalised),
-        bias_corrected=draft.corrected,
+        bias_corrected=any(part.draft.corrected for part in parts),
         metric=settings.metric,
         budget=settings.budget,
         score=None if full is None else full.best,
         loss=outcome.loss,
         evaluated=0 if full is None else full.samples,
-        output_sqnr_db=None if evaluator is None else decibels(evaluator.error(HostRuns(made))),
+        output_sqnr_db=None if origin.evaluator is None else decibels(origin.evaluator.error(HostRuns(made))),
         quantized=sum(layer.precision != "float" for layer in layers),
         given_back=sum(name in outcome.keep for name in (layer.name for layer in layers)),
         layers=layers,
-        trials=[*prepared.trials, *trials],
+        trials=[*prepared.trials, *origin.trials],
         notes=notes,
     )
     return Result(made, report)

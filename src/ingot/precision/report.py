@@ -28,6 +28,8 @@ class LayerReport(msgspec.Struct, frozen=True):
     cosine: float | None = None
     alone_db: float | None = None
     """Signal to noise of the model's outputs with this layer alone quantized, where it was measured."""
+    micros: dict[str, float] = {}
+    """Microseconds of it by precision, where they decided (``--best``)."""
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class Report(msgspec.Struct, frozen=True):
     """Everything there is to say about one quantization."""
 
     precision: str
+    """``int8``, ``fp8``, or ``best`` where each layer has its own."""
     samples: int
     """Calibration samples."""
     method: str

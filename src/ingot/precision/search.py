@@ -27,6 +27,8 @@ class Outcome:
     alone: Mapping[str, float] = field(default_factory=dict)
     """Squared error of the outputs, over their own square, with one layer alone quantized; where it was measured."""
     notes: list[str] = field(default_factory=list)
+    times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Microseconds of a layer by precision; where they decided."""
 
 
 def asked(settings: Settings) -> dict[str, str]:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import onnx_ir as ir
 
+from ingot.errors import No
 from ingot.graph.edit import is_op
 from ingot.precision.data import Batch
-from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.layers import PRODUCTS
 from ingot.precision.metrics import cosine, decibels, noise_ratio
-from ingot.precision.placement import Placement
-from ingot.precision.ranges import Threshold
+from ingot.precision.mixed import Part
 from ingot.precision.report import LayerReport
 from ingot.precision.search import Outcome
 
@@ -22,52 +21,65 @@ _SAMPLES = 16
 """Samples on which every layer's result is compared: all results of a batch are in memory at once."""
 
 
-def layer_reports(draft: Draft, outcome: Outcome, made: ir.Model, sample: Sequence[Batch] | None) -> list[LayerReport]:
-    """A line per product and residual add of the model, in its order."""
-    placed = draft.placed(outcome.keep)
-    shared = draft.shared(placed)
-    measured = _measured(draft.model, made, sample) if sample else {}
-    layers = {layer.name: layer for layer in placed.layers}
-    adds = {name for name, _ in placed.adds}
+def layer_reports(
+    parts: Sequence[Part], outcome: Outcome, made: ir.Model, sample: Sequence[Batch] | None
+) -> list[LayerReport]:
+    """A line per product and residual add of the model, in its order. ``parts`` are of one model."""
+    model = parts[0].draft.model
+    measured = _measured(model, made, sample) if sample else {}
+    told = [_Told(part) for part in parts]
+    refused = parts[0].placed.refused
     lines = []
-    for node in draft.model.graph:
+    for node in model.graph:
         name = str(node.name)
-        quantized = name in layers or name in adds
-        if not quantized and not is_op(node, *PRODUCTS) and name not in outcome.keep:
+        part = next((part for part in told if name in part.ops), None)
+        if part is None and not is_op(node, *PRODUCTS) and name not in outcome.keep:
             continue
         error, angle = measured.get(str(node.outputs[0].name), (None, None))
         line = LayerReport(
             name=name,
-            op=layers[name].op if name in layers else node.op_type,
-            precision=draft.form.name if quantized else "float",
-            why=_why(name, quantized, placed, outcome),
+            op=node.op_type if part is None else part.ops[name],
+            precision="float" if part is None else part.draft.form.name,
+            why=_why(name, part is not None, refused, outcome),
             sqnr_db=None if error is None else decibels(error),
             cosine=angle,
             alone_db=decibels(outcome.alone[name]) if name in outcome.alone else None,
+            micros=dict(outcome.times.get(name, {})),
         )
-        lines.append(_ranged(line, draft, placed, shared) if quantized else line)
+        lines.append(line if part is None else part.ranged(line))
     return lines
 
 
-def _why(name: str, quantized: bool, placed: Placement, outcome: Outcome) -> str:
+def _why(name: str, quantized: bool, refused: Mapping[str, No], outcome: Outcome) -> str:
     if quantized:
         return "within the budget" if outcome.loss is not None else "by rule"
     if name in outcome.keep:
         return outcome.keep[name]
-    return placed.refused[name].reason if name in placed.refused else "not quantized"
+    return refused[name].reason if name in refused else "not quantized"
 
 
-def _ranged(line: LayerReport, draft: Draft, placed: Placement, shared: Mapping[str, Threshold]) -> LayerReport:
-    value = next(v for (node, _), v in placed.edges.items() if node == line.name)
-    threshold = shared[placed.group(value)]
-    return msgspec.structs.replace(
-        line,
-        method=threshold.method,
-        threshold=threshold.value,
-        largest=draft.statistics.histograms[value].largest,
-        scale=threshold.scale,
-        stored=threshold.form.name,
-    )
+class _Told:
+    """What the lines of one format's layers say."""
+
+    def __init__(self, part: Part) -> None:
+        self.draft, self.placed = part
+        self.shared = self.draft.shared(self.placed)
+        self.ops = {name: "Add" for name, _ in self.placed.adds} | {
+            layer.name: layer.op for layer in self.placed.layers
+        }
+
+    def ranged(self, line: LayerReport) -> LayerReport:
+        """``line`` with the range of what the layer reads."""
+        value = next(v for (node, _), v in self.placed.edges.items() if node == line.name)
+        threshold = self.shared[self.placed.group(value)]
+        return msgspec.structs.replace(
+            line,
+            method=threshold.method,
+            threshold=threshold.value,
+            largest=self.draft.statistics.histograms[value].largest,
+            scale=threshold.scale,
+            stored=threshold.form.name,
+        )
 
 
 def _measured(original: ir.Model, made: ir.Model, sample: Sequence[Batch]) -> dict[str, tuple[float, float]]:
