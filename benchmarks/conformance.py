@@ -1,10 +1,10 @@
-"""Makes docs/conformance.md: ONNX's backend suite on the CPU and, for GPUs, in the simulator.
+"""Makes docs/conformance.md: ONNX's backend suite on the CPU, in the simulator of a GPU's plans, and on a GPU.
 
     python benchmarks/conformance.py
-    python benchmarks/conformance.py --target sm_90 --json FILE   # the other target's column of FILE stays
+    python benchmarks/conformance.py --target cuda --jobs 15      # on a GPU; the other targets' columns stay
     python benchmarks/conformance.py --only node/test_add         # prints outcomes, writes nothing
 
-Needs no GPU; a few minutes on one core. Ends with status 1 when a case is wrong.
+The first needs no GPU and takes a few minutes on one core. Ends with status 1 when a case is wrong.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 
 import msgspec
 
+from ingot.builder.targets import choose_target
 from ingot.measure.conformance.cases import case_names
 from ingot.measure.conformance.ledger import Ledger, column, page, total
 from ingot.measure.conformance.run import TIMEOUT, run_cases
 from ingot.measure.conformance.verdict import Outcome
+from ingot.measure.environment import environment
 
 ROOT = Path(__file__).parents[1]
 _PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
@@ -29,7 +31,10 @@ _PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy")
 def main() -> int:
     """Runs the suite and writes the ledger."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", action="append", help="cpu, or a GPU's target; repeat for several (cpu and sm_90)")
+    parser.add_argument(
+        "--target", action="append", help="cpu, cuda, or a GPU's target for the simulator; repeatable (cpu, sm_90)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--only", default="", help="run the cases with this in their name, print, and write nothing")
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for a case")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "conformance.json")
@@ -37,7 +42,15 @@ def main() -> int:
     options = parser.parse_args()
     names = [name for name in case_names() if options.only in name]
     ran = {
-        target: list(run_cases(names, target, timeout=options.timeout, progress=_show if options.only else None))
+        target: list(
+            run_cases(
+                names,
+                target,
+                timeout=options.timeout,
+                jobs=options.jobs,
+                progress=_show if options.only else None,
+            )
+        )
         for target in options.target or ("cpu", "sm_90")
     }
     if not options.only:
@@ -46,14 +59,26 @@ def main() -> int:
 
 
 def _write(json: Path, out: Path, ran: dict[str, list[Outcome]]) -> None:
-    old = msgspec.json.decode(json.read_bytes(), type=Ledger).columns if json.exists() else []
-    columns = {one.target: one for one in old} | {target: column(target, made) for target, made in ran.items()}
-    versions = {"Python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    old = msgspec.json.decode(json.read_bytes(), type=Ledger) if json.exists() else Ledger({}, [])
+    columns = {one.target: one for one in old.columns}
+    columns |= {target: column(target, made, _machine(target)) for target, made in ran.items()}
+    versions = old.versions
+    if set(ran) != {"cuda"}:
+        versions = {"Python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
     ledger = Ledger(versions, [columns[target] for target in sorted(columns)])
     json.write_bytes(msgspec.json.format(msgspec.json.encode(ledger), indent=1) + b"\n")
     out.write_text(page(ledger))
     for one in ledger.columns:
         print(one.target, dict(total(one)))
+
+
+def _machine(target: str) -> str:
+    device = choose_target("auto").device if target == "cuda" else None
+    if device is None:
+        return ""
+    about = environment(device.info)
+    known = ("onnx", "onnxruntime", "triton", "nvidia-cuda-nvrtc")
+    return f"{about.device}, " + ", ".join(f"{name} {about.versions[name]}" for name in known if name in about.versions)
 
 
 def _show(outcome: Outcome) -> None:

@@ -97,6 +97,11 @@ def test_a_hang_is_an_outcome() -> None:
     assert first.kind == second.kind == "wrong" and "no answer" in first.reason
 
 
+def test_several_processes_keep_the_order() -> None:
+    names = ["node/test_add", "node/test_abs", "node/test_relu"]
+    assert [(o.case, o.kind) for o in run_cases(names, "cpu", jobs=2)] == [(name, "pass") for name in names]
+
+
 def test_parameters_become_constants() -> None:
     case = with_constants(load_case("node/test_top_k"))
     assert case is not None and [v.name for v in case.model.graph.input] == ["x"]

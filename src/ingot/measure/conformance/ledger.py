@@ -34,6 +34,8 @@ class Column(msgspec.Struct, frozen=True):
     """Every case that is not a plain pass, without its ops."""
     constants: list[str] = []
     """Further ops of which some case is right without an island when their parameters are constants."""
+    machine: str = ""
+    """The device and the versions of a run that was on a GPU; else the ledger's versions hold."""
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -43,7 +45,7 @@ class Ledger(msgspec.Struct, frozen=True):
     columns: list[Column]
 
 
-def column(target: str, outcomes: Sequence[Outcome]) -> Column:
+def column(target: str, outcomes: Sequence[Outcome], machine: str = "") -> Column:
     """What the ledger keeps of ``outcomes``."""
     counts: dict[str, dict[str, int]] = {}
     for outcome in outcomes:
@@ -53,7 +55,7 @@ def column(target: str, outcomes: Sequence[Outcome]) -> Column:
     remarks = [msgspec.structs.replace(o, ops=[]) for o in outcomes if o.kind != "pass" or o.reason]
     fixed = {op for outcome in outcomes if outcome.as_constants for op in outcome.ops} - native
     ops = len({op for o in outcomes for op in o.ops})
-    return Column(target, counts, sorted(native), ops, remarks, sorted(fixed))
+    return Column(target, counts, sorted(native), ops, remarks, sorted(fixed), machine)
 
 
 def page(ledger: Ledger) -> str:
@@ -64,10 +66,10 @@ def page(ledger: Ledger) -> str:
         "ONNX's own backend suite (`onnx.backend.test`: the single ops, the small and PyTorch-made models, the light"
         " networks) through the whole path: import, passes, lowering, plan, engine, run."
         " Made by `python benchmarks/conformance.py`; do not edit.",
-        "Target `cpu` runs the engine. A GPU's target here is its plan in the simulator: memory, edges, islands and"
-        " bodies are real, and each kernel's arithmetic is done on the host (the kernels' own numerics are"
-        " tested in `tests/kernels/`).",
+        "Targets `cpu` and `cuda` run the engine, the latter on a GPU. A target with a GPU's name is its plan in the"
+        " simulator: memory, edges, islands and bodies are real, and each kernel's arithmetic is done on the host.",
         f"Versions: {versions}.",
+        *(f"`{one.target}`: {one.machine}." for one in ledger.columns if one.machine),
         "\n".join(f"- **{kind}**: {_MEANING[kind]}." for kind in KINDS),
         _totals(ledger.columns),
         *(_groups(one) for one in ledger.columns),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -33,22 +36,38 @@ Run = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def run_cases(
-    names: Iterable[str], target: str, *, timeout: float = TIMEOUT, progress: Callable[[Outcome], None] | None = None
+    names: Iterable[str],
+    target: str,
+    *,
+    timeout: float = TIMEOUT,
+    jobs: int = 1,
+    progress: Callable[[Outcome], None] | None = None,
 ) -> Iterator[Outcome]:
-    """The cases ``names`` on ``target``, one after the other: ``cpu``, or a GPU's name for the simulator.
+    """The cases ``names`` on ``target``, in order: ``cpu``, ``cuda`` (the GPU that is there), or a GPU's name for
+    the simulator. ``jobs`` helper processes share them.
 
     A case that crashes its process or takes more than ``timeout`` seconds is wrong.
     """
-    worker = Worker()
-    try:
-        for name in names:
+    idle = SimpleQueue[Worker]()
+
+    def run(name: str) -> Outcome:
+        worker = idle.get()
+        try:
             answer = worker.call("ingot.measure.conformance.run:run_case", name, target, timeout=timeout)
-            outcome = answer if isinstance(answer, Outcome) else Outcome(name, "wrong", str(answer))
+        finally:
+            idle.put(worker)
+        return answer if isinstance(answer, Outcome) else Outcome(name, "wrong", str(answer))
+
+    with ExitStack() as stack:
+        for _ in range(jobs):
+            worker = Worker()
+            stack.callback(worker.close)
+            idle.put(worker)
+        pool = stack.enter_context(ThreadPoolExecutor(jobs))
+        for outcome in pool.map(run, names):
             if progress is not None:
                 progress(outcome)
             yield outcome
-    finally:
-        worker.close()
 
 
 def run_case(name: str, target: str) -> Outcome:
@@ -63,8 +82,9 @@ def run_case(name: str, target: str) -> Outcome:
 def _judged(case: Case, target: str) -> tuple[Kind, str]:
     options = BuildOptions(target=target, opt_level=0, shapes=_shapes(case))
     try:
-        engine = build_engine(case.model, options) if target == "cpu" else build_hollow(case.model, options)
-        run = Engine(engine).context().run if target == "cpu" else Simulator(engine).run
+        simulated = target not in ("cpu", "cuda")
+        engine = build_hollow(case.model, options) if simulated else build_engine(case.model, options)
+        run = Simulator(engine).run if simulated else Engine(engine).context().run
         worst, problem = _compared(case, run)
     except PlanFault as fault:
         return "wrong", f"the plan: {fault}"
