@@ -54,6 +54,21 @@ def test_a_part_computes_what_the_whole_computes(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(tmp_path / "part.onnx", {start: known[start]})[0], known[end], rtol=1e-4, atol=1e-5)
 
 
+def test_a_branch_that_ends_in_an_outer_value_is_one_clear_error() -> None:
+    text = """g (float[4] x, bool c) => (float[4] y) {
+        h = Relu (x)
+        k = Tanh (h)
+        [choice] z = If (c) <
+            then_branch = t () => (float[4] h) { },
+            else_branch = e () => (float[4] s) { s = Neg (h) }
+        >
+        y = Relu (z)
+    }"""
+    with pytest.raises(IngotError, match=r"choice: output 'h' of a graph inside it.*Identity"):
+        extract(model(text), ["h", "c"], ["y"])
+    assert len(extract(model(text), ["x"], ["k"]).graph) == 2
+
+
 def test_left_out_ends_are_those_of_the_model(tmp_path: Path) -> None:
     head = extract(model(CHAIN), [], ["b"])
     assert [v.name for v in head.graph.inputs] == ["x"] and [v.name for v in head.graph.outputs] == ["b"]

@@ -69,6 +69,15 @@ def test_a_bias_of_no_type_goes_to_the_host() -> None:
     assert not attempt(model.SerializeToString(), False, through_build)
 
 
+@pytest.mark.parametrize(
+    "file", [(200, 45), (200, 629), (201, 185), (203, 71), (203, 639), (204, 13)], ids=lambda f: f"{f[0]}-{f[1]}"
+)
+def test_what_such_files_have_shown(file: tuple[int, int]) -> None:
+    """Outputs of no type, constants of two types, operands of the wrong rank or missing, sizes near 64 bits."""
+    seed, number = file
+    assert not attempt(mutated(seed, number, originals()), number % 2 == 0, through_build)
+
+
 def test_builds_of_mutated_files(tmp_path: Path) -> None:
     fuzz(7, 120, tmp_path, "build")
 

@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 from onnx_shape_inference import infer_symbolic_shapes
 
 from ingot.errors import IngotError
-from ingot.graph.edit import reads
+from ingot.graph.edit import bodies, reads
 from ingot.importer.messages import first_line, quiet
 from ingot.importer.walk import check_text
 
@@ -110,7 +110,10 @@ def _settle(model: ir.Model, cut: Sequence[ir.Value]) -> None:
 
 
 def _check_bounds(graph: ir.Graph, starts: Sequence[ir.Value], ends: Sequence[ir.Value]) -> None:
-    """Raises IngotError where the way back from ``ends`` meets an input of the model that is not a start."""
+    """Raises IngotError where the way back from ``ends`` meets an input of the model that is not a start.
+
+    Or a graph inside a node that ends in a value from outside, which ONNX does not allow.
+    """
     allowed, missing = set(starts), set[str]()
     seen: set[ir.Value] = set()
     stack = list(ends)
@@ -121,12 +124,26 @@ def _check_bounds(graph: ir.Graph, starts: Sequence[ir.Value], ends: Sequence[ir
         seen.add(value)
         maker = value.producer()
         if maker is not None:
+            _check_bodies(maker)
             stack.extend(reads(maker))
         elif value.is_graph_input() and not value.is_initializer() and value.graph is graph:
             missing.add(str(value.name))
     if missing:
         names = ", ".join(sorted(missing))
         raise IngotError(f"the outputs also need {names}", fix=f"add --from {' --from '.join(sorted(missing))}")
+
+
+def _check_bodies(node: ir.Node) -> None:
+    for body in (body for attr in node.attributes.values() for body in bodies(attr)):
+        for graph in (body, *body.subgraphs()):
+            for value in graph.outputs:
+                made_here = value.producer() is not None or value.is_graph_input() or value.is_initializer()
+                if value.graph is not graph or not made_here:
+                    raise IngotError(
+                        f"output {value.name!r} of a graph inside it is a value from outside that graph",
+                        node=node.name or node.op_type,
+                        fix="put an Identity node between the value and the output",
+                    )
 
 
 def _drop_unused(part: ir.Graph, *, named: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from ingot.importer.tensors import check_tensors
 from ingot.importer.unify import unify
 from ingot.importer.versions import check_versions, level_functions, upgrade
 from ingot.importer.walk import all_graphs, check_text
+
+_MOST = 1 << 48
+"""Most elements of a value: rewrites that put a small factor on it must not leave 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def _simplify(model: ir.Model) -> list[str]:
         more = f" and {len(initialised) - 5} more" if len(initialised) > 5 else ""
         notes.append(f"inputs with a default value are taken as constants: {', '.join(initialised[:5])}{more}")
     common.RemoveInitializersFromInputsPass()(model)
+    _settle_constants(model)
     if model.functions:
         try:
             common.InlinePass()(model)
@@ -109,6 +114,18 @@ def _simplify(model: ir.Model) -> list[str]:
     return notes
 
 
+def _settle_constants(model: ir.Model) -> None:
+    """Constants have the shape of their tensor. Raises IngotError for one that is declared to be of another type."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if value.dtype not in (None, ir.DataType.UNDEFINED, tensor.dtype):
+            reason = f"is declared as {value.dtype}, but its tensor is {tensor.dtype}"
+            raise IngotError(reason, node=str(value.name), fix="export the model again")
+        value.shape = ir.Shape(tensor.shape)
+
+
 def _tidy(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
@@ -116,11 +133,13 @@ def _tidy(model: ir.Model) -> None:
 
 
 def _refuse_vast(model: ir.Model) -> None:
-    """Raises IngotError for a value of a negative size, or of one that 64 bits cannot count."""
-    for node in model.graph:
-        for value in node.outputs:
-            if any(isinstance(dim, int) and not 0 <= dim < 1 << 63 for dim in value.shape or ()):
-                raise IngotError(f"{value.name!r} would have the shape {value.shape}", node=node.name or node.op_type)
+    """Raises IngotError for a value with a negative size, or with more elements than any memory holds."""
+    places = [(value, "input") for value in model.graph.inputs]
+    places += [(value, node.name or node.op_type) for node in model.graph for value in node.outputs]
+    for value, place in places:
+        sizes = [dim for dim in value.shape or () if isinstance(dim, int)]
+        if any(not 0 <= size < _MOST for size in sizes) or math.prod(sizes) > _MOST:
+            raise IngotError(f"{value.name!r} would have the shape {value.shape}", node=place)
 
 
 def _foreign(model: ir.Model) -> list[str]:

@@ -14,7 +14,7 @@ from ingot.graph.dims import Dim
 from ingot.graph.edit import plain_attribute, shape_of
 from ingot.graph.region import Attr
 from ingot.plugins.api import Node, Plugin, TensorInfo
-from ingot.plugins.registry import active
+from ingot.plugins.registry import TAKEN, active
 
 _Rule = Callable[[ShapeInferenceContext, ir.Node], None]
 
@@ -63,6 +63,8 @@ def install_rules() -> None:
     """Lets shape inference ask the active plugins about their ops."""
     for plugin in active().items:
         _install(plugin.domain, plugin.name)
+        if plugin.domain in ("", "ai.onnx"):
+            _install(TAKEN, plugin.name)
 
 
 @cache

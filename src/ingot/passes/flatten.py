@@ -258,6 +258,10 @@ def _refusal(
     for value in (*op.inputs, *op.outputs):
         if value and value not in values and (value not in literals or value in read_whole):
             return No(f"value {value!r} has no device type, or its shape depends on data", node=name)
+    if op.op in ("Conv", "ConvTranspose") and not op.domain:
+        ranks = [values[value].rank for value in op.inputs[:2] if value in values]
+        if len(set(ranks)) != 1:
+            return No(f"its operands are of different ranks: {ranks}", node=name)
     parameters = PARAMETERS.get(op.op, ()) if kind_of(op.op, op.domain) is not Kind.HOST else ()
     for position in parameters:
         value = op.inputs[position] if position < len(op.inputs) else ""

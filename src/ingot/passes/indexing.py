@@ -38,6 +38,8 @@ def reverse_sequence(editor: Editor, node: ir.Node) -> Answer:
     if shape is None:
         return No("its shape is not known", node=node.name or "")
     time, batch = node.attributes.get_int("time_axis", 0), node.attributes.get_int("batch_axis", 1)
+    if {time, batch} != {0, 1} or len(shape) < 2:
+        return No("its axes are not the first two", node=node.name or "")
     w = Writer(editor, node)
     across = [1] * len(shape)
     across[batch] = shape[batch]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ingot.graph.edit import is_op
 from ingot.graph.verify import Signature, signature_of, verify
 from ingot.passes.attention import fuse_attention
 from ingot.passes.batch_norm import fold_batch_norm
@@ -26,6 +28,7 @@ from ingot.passes.sequences import resolve_sequences
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
+from ingot.plugins.registry import TAKEN, active
 from ingot.precision.autocast import autocast
 
 Dump = Callable[[str, ir.Model], None]
@@ -114,12 +117,29 @@ def _rewritten(model: ir.Model, steps: Sequence[Pass], dump: Dump | None) -> Can
     signature = signature_of(model)
     notes: list[str] = []
     for step in steps:
-        notes.extend(f"{step.name}: {line}" for line in step.run(model))
-        tidy(model)
+        with _apart(model):
+            notes.extend(f"{step.name}: {line}" for line in step.run(model))
+            tidy(model)
         _check(model, signature, step.name)
         if dump is not None:
             dump(step.name, model)
     return Canonical(model, tuple(notes))
+
+
+@contextmanager
+def _apart(model: ir.Model) -> Iterator[None]:
+    """ONNX's ops that plugins have taken are foreign to the rewrites: they stay as they were written."""
+    taken = [(n, n.domain) for n in model.graph if is_op(n, n.op_type) and active().find("", n.op_type) is not None]
+    for node, _ in taken:
+        node.domain = TAKEN
+    if taken:
+        model.opset_imports[TAKEN] = 1
+    try:
+        yield
+    finally:
+        for node, domain in taken:
+            node.domain = domain
+        model.opset_imports.pop(TAKEN, None)
 
 
 def _check(model: ir.Model, signature: Signature, name: str) -> None:

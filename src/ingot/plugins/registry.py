@@ -17,7 +17,9 @@ from ingot.plugins.api import Plugin
 
 GROUP = "ingot.plugins"
 """An entry point of this group names a Plugin, or a list or tuple of them."""
-_STANDARD = ("", "ai.onnx")
+TAKEN = "ingot.taken"
+"""Stands for ONNX's domain at ops of plugins while a model is rewritten: rewrites know ops of ONNX's own domain."""
+_STANDARD = ("", "ai.onnx", TAKEN)
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,8 @@ def _channel_norm(out: Primitives, op: BodyOp) -> No | None:
     refusal = out.reduces(axes, spec.shape, groups, True)
     if refusal is not None:
         return refusal
+    if len(op.inputs) < 3:
+        return No("a channel normalisation without scale or bias")
     per_channel = []
     for name in op.inputs[1:3]:
         if name not in out.region.inputs:
