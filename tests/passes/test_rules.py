@@ -34,7 +34,8 @@ def _model(node: onnx.NodeProto) -> onnx.ModelProto:
     kind = TensorProto.UINT8 if node.op_type.startswith("QLinear") else TensorProto.FLOAT
     ends = [helper.make_tensor_value_info(name, kind, [4, 4]) for name in ("a", "b", "y")]
     ones = np.ones(4, np.float32)
-    arrays = {"w": ones, "v": 2 * ones, "s": np.asarray(0.1, np.float32), "z": np.asarray(3, np.uint8), "n": np.asarray([1, 4, 2, 3])}
+    arrays = {"w": ones, "v": 2 * ones}
+    arrays |= {"s": np.asarray(0.1, np.float32), "z": np.asarray(3, np.uint8), "n": np.asarray([1, 4, 2, 3])}
     stored = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in node.input]
     graph = helper.make_graph([node], "g", ends[:2], ends[2:], stored)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
