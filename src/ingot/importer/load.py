@@ -123,7 +123,7 @@ def _settle_constants(model: ir.Model) -> None:
         if value.dtype not in (None, ir.DataType.UNDEFINED, tensor.dtype):
             reason = f"is declared as {value.dtype}, but its tensor is {tensor.dtype}"
             raise IngotError(reason, node=str(value.name), fix="export the model again")
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape([size for size in tensor.shape if isinstance(size, int)])
 
 
 def _tidy(model: ir.Model) -> None:
