@@ -1,9 +1,9 @@
 """Runs generated CUDA C++ on the CPU: compiled by g++ behind a small runtime, threads as fibres.
 
-Every kernel family's numerics are tested this way without a GPU. ``__syncthreads``, warp shuffles,
-votes, static and dynamic shared memory and atomics work; inline PTX does not (the prelude's
-``pdl_wait``, conversions and the like have host forms). Reads and writes are strided as the specs say, outputs
-start as NaN, and bytes before and after every buffer are checked.
+Every kernel family's numerics are tested this way without a GPU; the blocks of a cluster run together.
+``__syncthreads``, warp shuffles, votes, static and dynamic shared memory and atomics work; inline PTX does not
+(the prelude's ``pdl_wait``, conversions and the like have host forms). Reads and writes are strided as the specs
+say, outputs start as NaN, and bytes before and after every buffer are checked.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def run_on_host(
         numbers = [_argument(a, ins, outs, scratch, bindings) for a in step.arguments]
         addresses = (ctypes.c_void_p * max(len(numbers), 1))(*(ctypes.addressof(n) for n in numbers))
         run = getattr(library, f"ingot_run_{step.entry}")
-        status = run(addresses, len(numbers), (ctypes.c_uint * 3)(*grid), step.block, fibred)
+        status = run(addresses, len(numbers), (ctypes.c_uint * 3)(*grid), step.block, fibred, step.cluster)
         assert status == 0, _PROBLEMS[status]
     for guarded in (*ins, *outs, *scratch):
         guarded.check()
@@ -117,8 +117,9 @@ def _argument(
 def _library(source: str, entries: tuple[str, ...]) -> ctypes.CDLL:
     starts = "".join(
         f"static void ingot_start_{e}(void** p) {{ ingot_apply({e}, p); }}\n"
-        f'extern "C" int ingot_run_{e}(void** p, int count, const unsigned* grid, unsigned threads, int fibred) {{\n'
-        f"  return count != ingot_arity({e}) ? 3 : ingot_launch(ingot_start_{e}, p, grid, threads, fibred);\n}}\n"
+        f'extern "C" int ingot_run_{e}(void** p, int count, const unsigned* grid, unsigned threads, int fibred, '
+        f"unsigned together) {{\n  return count != ingot_arity({e}) ? 3 : "
+        f"ingot_launch(ingot_start_{e}, p, grid, threads, fibred, together);\n}}\n"
         for e in entries
     )
     text = f'{_RUNTIME.read_text()}\n{PRELUDE}\n#line 1 "kernel"\n{source}\n{starts}'

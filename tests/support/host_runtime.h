@@ -1,5 +1,6 @@
 // What a CUDA kernel finds around it, on the CPU: every thread of a block is a fibre, and a barrier or
-// a shuffle hands the processor to the next one. Blocks run one after another, so __shared__ is static.
+// a shuffle hands the processor to the next one. Blocks run one after another, so __shared__ is static; those of a
+// cluster run together, and have only dynamic shared memory of their own.
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -20,7 +21,9 @@
 
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
-alignas(1024) static unsigned char ingot_dynamic_shared[256 << 10];
+enum { INGOT_SHARED = 256 << 10, INGOT_TOGETHER = 16, INGOT_MOST = 4096 };
+alignas(1024) static unsigned char ingot_shared_of[INGOT_TOGETHER][INGOT_SHARED];
+static unsigned char* ingot_dynamic_shared = ingot_shared_of[0];
 
 static inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline float __int_as_float(int bits) { float x; memcpy(&x, &bits, 4); return x; }
@@ -43,9 +46,9 @@ static inline float ingot_host_half_value(unsigned short half) {
 }
 
 // Fibres: one per thread of the block. `waiting` says at which kind of point a thread stopped.
-enum IngotState { INGOT_READY, INGOT_AT_BLOCK, INGOT_AT_WARP, INGOT_DONE };
+enum IngotState { INGOT_READY, INGOT_AT_GROUP, INGOT_AT_BLOCK, INGOT_AT_WARP, INGOT_DONE };
 struct IngotFibre { ucontext_t context; IngotState state; unsigned index; };
-static IngotFibre ingot_fibres[1024];
+static IngotFibre ingot_fibres[INGOT_MOST];
 static ucontext_t ingot_scheduler;
 static unsigned ingot_current;
 static bool ingot_fibred;
@@ -60,11 +63,12 @@ static inline void ingot_stop(IngotState state) {
 }
 static inline void __syncthreads() { ingot_stop(INGOT_AT_BLOCK); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { ingot_stop(INGOT_AT_WARP); }
+static inline void ingot_sync_group() { ingot_stop(INGOT_AT_GROUP); }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
-static unsigned long long ingot_exchange[1024];
-static unsigned long long ingot_votes[1024];
+static unsigned long long ingot_exchange[INGOT_MOST];
+static unsigned long long ingot_votes[INGOT_MOST];
 template <typename T> static inline T ingot_swap(T value, unsigned source_lane) {
   unsigned warp = ingot_current & ~31u;
   memcpy(&ingot_exchange[ingot_current], &value, sizeof(T));
@@ -105,7 +109,8 @@ static inline int __syncthreads_count(int predicate) {
   ingot_votes[ingot_current] = predicate != 0;
   ingot_stop(INGOT_AT_BLOCK);
   int total = 0;
-  for (unsigned i = 0; i < blockDim.x; ++i) total += (int)ingot_votes[i];
+  const unsigned first = ingot_current / blockDim.x * blockDim.x;
+  for (unsigned i = 0; i < blockDim.x; ++i) total += (int)ingot_votes[first + i];
   ingot_stop(INGOT_AT_BLOCK);
   return total;
 }
@@ -138,6 +143,27 @@ static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
 
+// mma.m16n8k16: d += a * b of 16-bit floats T, over the fragments that the lanes of a warp hold.
+template <typename T> static inline float ingot_host_element(unsigned word, int which) {
+  T x;
+  x.bits = (unsigned short)(which ? word >> 16 : word & 0xffffu);
+  return (float)x;
+}
+template <typename T>
+static inline void ingot_host_mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  static unsigned held[INGOT_MOST][6];
+  const unsigned warp = ingot_current & ~31u, lane = ingot_current & 31u;
+  memcpy(held[ingot_current], a, sizeof(a));
+  memcpy(held[ingot_current] + 4, b, sizeof(b));
+  ingot_stop(INGOT_AT_WARP);
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
+    for (unsigned k = 0; k < 16; ++k)
+      d[i] += ingot_host_element<T>(held[warp + row * 4 + k % 8 / 2][k / 8 * 2 + i / 2], k % 2) *
+              ingot_host_element<T>(held[warp + column * 4 + k % 8 / 2][4 + k / 8], k % 2);
+  }
+  ingot_stop(INGOT_AT_WARP);
+}
 
 static void ingot_fibre_main() {
   ingot_entry(ingot_arguments);
@@ -155,10 +181,11 @@ static bool ingot_release(unsigned begin, unsigned end, IngotState state) {
     if (ingot_fibres[t].state == state) ingot_fibres[t].state = INGOT_READY;
   return any;
 }
-static void ingot_run_fibres() {
+// The blocks from blockIdx on along x, `together` of them.
+static void ingot_run_fibres(unsigned together) {
   const size_t stack = 64 << 10;
-  static char* stacks = (char*)malloc(stack * 1024);
-  unsigned count = blockDim.x;
+  static char* stacks = (char*)malloc(stack * INGOT_MOST);
+  const unsigned count = blockDim.x * together, first = blockIdx.x;
   for (unsigned t = 0; t < count; ++t) {
     ingot_votes[t] = 0;
     getcontext(&ingot_fibres[t].context);
@@ -173,7 +200,9 @@ static void ingot_run_fibres() {
     for (unsigned t = 0; t < count; ++t) {
       if (ingot_fibres[t].state == INGOT_READY) {
         ingot_current = t;
-        threadIdx = {t, 0, 0};
+        threadIdx = {t % blockDim.x, 0, 0};
+        blockIdx.x = first + t / blockDim.x;
+        ingot_dynamic_shared = ingot_shared_of[t / blockDim.x];
         swapcontext(&ingot_scheduler, &ingot_fibres[t].context);
       }
       done += ingot_fibres[t].state == INGOT_DONE;
@@ -181,7 +210,9 @@ static void ingot_run_fibres() {
     if (done == count) return;
     bool moved = false;
     for (unsigned w = 0; w < count; w += 32) moved |= ingot_release(w, w + 32 < count ? w + 32 : count, INGOT_AT_WARP);
-    if (!moved && !ingot_release(0, count, INGOT_AT_BLOCK)) { ingot_deadlock = 2; return; }
+    bool passed = moved;
+    for (unsigned b = 0; b < count && !moved; b += blockDim.x) passed |= ingot_release(b, b + blockDim.x, INGOT_AT_BLOCK);
+    if (!passed && !ingot_release(0, count, INGOT_AT_GROUP)) { ingot_deadlock = 2; return; }
   }
 }
 template <typename... A, size_t... I>
@@ -191,17 +222,18 @@ template <typename... A> static void ingot_apply(void (*f)(A...), void** p) {
 }
 template <typename... A> static int ingot_arity(void (*)(A...)) { return sizeof...(A); }
 // Runs one launch. 0: done; 1: a barrier in a kernel said to have none; 2: threads wait for each other for ever;
-// 3: wrong number of arguments.
-static int ingot_launch(void (*entry)(void**), void** arguments, const unsigned* grid, unsigned threads, int fibred) {
+// 3: wrong number of arguments. `together`: blocks along x that wait for each other.
+static int ingot_launch(void (*entry)(void**), void** arguments, const unsigned* grid, unsigned threads, int fibred,
+                        unsigned together) {
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {threads, 1, 1};
   ingot_entry = entry, ingot_arguments = arguments, ingot_fibred = fibred != 0, ingot_deadlock = 0;
   for (unsigned z = 0; z < grid[2]; ++z)
     for (unsigned y = 0; y < grid[1]; ++y)
-      for (unsigned x = 0; x < grid[0]; ++x) {
+      for (unsigned x = 0; x < grid[0]; x += together) {
         blockIdx = {x, y, z};
-        if (ingot_fibred) memset(ingot_dynamic_shared, 0xff, sizeof(ingot_dynamic_shared));
-        if (ingot_fibred) ingot_run_fibres();
+        if (ingot_fibred) memset(ingot_shared_of, 0xff, (size_t)together * INGOT_SHARED);
+        if (ingot_fibred) ingot_run_fibres(together);
         for (unsigned t = 0; t < threads && !ingot_fibred; ++t) {
           threadIdx = {t, 0, 0};
           entry(arguments);

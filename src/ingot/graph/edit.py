@@ -145,6 +145,8 @@ def plain_attribute(attr: ir.Attr) -> Attr | None:
             return tuple(attr.as_ints())
         case ir.AttributeType.FLOATS:
             return tuple(attr.as_floats())
+        case ir.AttributeType.STRINGS:
+            return tuple(attr.as_strings())
     return None
 
 

@@ -36,6 +36,7 @@ ANCHOR_KIND: dict[str, Kind] = {
     "ScatterElements": Kind.SCATTER,
     "ScatterND": Kind.SCATTER,
     "TopK": Kind.SORT,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), Kind.RECURRENT),
     **dict.fromkeys(_ROWS, Kind.ROWWISE),
     **dict.fromkeys(_REDUCTIONS, Kind.REDUCE),
     **dict.fromkeys(_INDEX_MAPS, Kind.MAP),
@@ -79,6 +80,7 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "RMSNormalization": (0, 1),
     "InstanceNormalization": (0, 1, 2),
     "GroupNormalization": (0, 1, 2),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), tuple(range(8))),
 }
 """Operands that stay tensors even when they hold a single constant element."""
 

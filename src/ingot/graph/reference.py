@@ -17,6 +17,9 @@ from ingot.errors import IngotError
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate, evaluate_shape
 from ingot.graph.op_table import PARAMETERS
+from ingot.graph.recurrent import DOMAIN as RECURRENT
+from ingot.graph.recurrent import GATES
+from ingot.graph.recurrent_body import recurrent_nodes
 from ingot.graph.region import Attr, BodyOp, Literal, Region, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
 
@@ -74,7 +77,7 @@ def region_model(region: Region, bindings: Bindings, *, wide: bool = False) -> o
         initializers,
     )
     opset = max([region.opset, *(_SINCE.get(op.op, 0) for op in region.ops)])
-    imports = {"": opset} | {op.domain: 1 for op in region.ops if op.domain not in ("", "ai.onnx")}
+    imports = {"": opset} | {op.domain: 1 for op in region.ops if op.domain not in ("", "ai.onnx", RECURRENT)}
     opsets = [helper.make_opsetid(domain, version) for domain, version in imports.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
 
@@ -127,7 +130,11 @@ def _nodes(
         if op.op == "Attention" and len(names) > 3 and names[3]:
             names[3] = _whole_mask(region, op, names[3], bindings, nodes, initializers)
         made = [renamed.get(name, name) for name in op.outputs]
-        if op.op in _TO_AND_FROM and region.spec_of[_narrow_side(op)].dtype in dtypes.WIDENED:
+        if op.domain == RECURRENT and op.op in GATES:
+            more, constants = recurrent_nodes(region, op, names, made, f"recurrent{index}")
+            nodes.extend(more)
+            initializers.extend(constants)
+        elif op.op in _TO_AND_FROM and region.spec_of[_narrow_side(op)].dtype in dtypes.WIDENED:
             nodes.extend(_float8(op, names, made[0], index))
         else:
             nodes.append(_node(region, op, names, made, bindings))

@@ -42,6 +42,8 @@ class Kind(StrEnum):
     """ScatterElements or ScatterND alone."""
     SORT = "sort"
     """TopK alone."""
+    RECURRENT = "recurrent"
+    """LSTM, GRU or RNN over products of the inputs (:mod:`ingot.graph.recurrent`), alone."""
     MAP = "map"
     """Any DAG of scalar ops and index maps (transpose, slice, pad, gather, concat, resize ...)."""
     PLUGIN = "plugin"
@@ -184,4 +186,5 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.POOL: ("MaxPool", "AveragePool", "LpPool"),
     Kind.SCATTER: ("ScatterElements", "ScatterND"),
     Kind.SORT: ("TopK",),
+    Kind.RECURRENT: ("LSTM", "GRU", "RNN"),
 }  # fmt: skip

@@ -6,6 +6,7 @@ from ingot.kernels.api import Tactic
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.kernels.cuda.map import TACTICS as MAP
 from ingot.kernels.cuda.pool import TACTICS as POOL
+from ingot.kernels.cuda.recurrent.tactic import TACTICS as RECURRENT
 from ingot.kernels.cuda.reduce import TACTICS as REDUCE
 from ingot.kernels.cuda.rowwise import TACTICS as ROWWISE
 from ingot.kernels.cuda.scatter import TACTICS as SCATTER
@@ -16,5 +17,5 @@ from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
 TACTICS: tuple[Tactic, ...] = (
-    *STEM, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *MAP, *PLUGIN,
+    *STEM, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from ingot.passes.islands import cheaper_on_host
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
+from ingot.passes.recurrent import split_recurrences
 from ingot.passes.stem import mark_stems, widen_stems
 from ingot.plugins.api import Layout as PluginLayout
 from ingot.plugins.record import is_record, record
@@ -95,6 +96,7 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
         if isinstance(flat, No):
             return flat
         flat = replace(flat, notes={name: f"as it was written: {reason}" for name, reason in plain.items()})
+        flat = split_recurrences(flat, frozenset(plain))
         flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         groups = partition(flat, frozenset(solo))

@@ -120,6 +120,12 @@ def _attention(op: BodyOp, region: Region) -> Dim:
     return add(mul(2, *pairs, q[2]), mul(2, *pairs, value_width), mul(4, heads, *pairs))
 
 
+def _recurrent(op: BodyOp, region: Region) -> Dim:
+    """Every gate of every step by a row of R, and some ten operations on it."""
+    gates = mul(*region.shape(op.inputs[0]))
+    return add(mul(2, gates, region.shape(op.inputs[2])[-1]), mul(10, gates))
+
+
 _PRODUCTS: Final[Mapping[str, Callable[[BodyOp, Region], Dim]]] = {
     "Conv": _conv,
     "ConvInteger": _conv,
@@ -128,4 +134,5 @@ _PRODUCTS: Final[Mapping[str, Callable[[BodyOp, Region], Dim]]] = {
     "MatMulInteger": _matmul,
     "Gemm": _gemm,
     "Attention": _attention,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
 }

@@ -18,6 +18,7 @@ from ingot.graph.op_table import PARAMETERS, kind_of
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.precision.half_types import half_form
+from ingot.precision.recurrent import unbounded_state
 
 LARGEST = 65504.0
 SMALLEST = 2.0**-24
@@ -25,7 +26,7 @@ SMALLEST = 2.0**-24
 _LONG_SUM = 8192
 """Elements from which a plain sum of activations is taken to outgrow float16."""
 _BIG_FACTOR = 4096.0
-_PRODUCTS = frozenset({Kind.CONV, Kind.GEMM, Kind.ATTENTION})
+_PRODUCTS = frozenset({Kind.CONV, Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT})
 _BOUNDING = frozenset({
     "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
     "GroupNormalization", "LpNormalization", "Log", "Sqrt", "Erf", "HardSigmoid", "Softsign", "Sign", "Atan",
@@ -198,6 +199,8 @@ def _growth(node: ir.Node) -> str:
         return "sums of squares and products can exceed the range of float16"
     if is_op(node, "ReduceSum", "ReduceL1") and _summed(node) >= _LONG_SUM:
         return f"a sum over {_summed(node)} elements can exceed the range of float16"
+    if _kind(node) is Kind.RECURRENT:
+        return unbounded_state(node)
     if is_op(node, "Mul", "Div") and _factor(node) >= _BIG_FACTOR:
         return "a large factor can exceed the range of float16"
     return ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate
+from ingot.graph.recurrent import R
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.tune.storage import Array, Stored
 
@@ -43,6 +44,8 @@ def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False)
         length = min(stored.extent, _PERIOD)
         if stored.dtype in _BYTES and whole:
             block = generator.integers(*_BYTES[stored.dtype], length).astype(stored.numpy)
+        elif region.kind is Kind.RECURRENT and stored.dtype == "int32":  # lengths
+            block = generator.integers(1, recurrent_steps(region, bindings) + 1, length).astype(np.int32)
         else:
             block = _block(generator, stored.dtype, length, limit, low, positive, scales.get(name, 1.0))
         arrays.append(np.resize(block, stored.extent) if stored.extent else np.empty(0, stored.numpy))
@@ -94,7 +97,16 @@ def _index_limit(region: Region, bindings: Bindings) -> int | None:
     return max(min(sizes), 1) if sizes else None
 
 
+def recurrent_steps(region: Region, bindings: Bindings) -> int:
+    """Steps in time of a recurrent layer."""
+    op = region.anchor
+    return max(evaluate(region.spec_of[op.inputs[0]].shape[1 if op.attr("layout", 0) else 0], bindings), 1)
+
+
 def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
+    if region.kind is Kind.RECURRENT:
+        state = region.anchor.inputs[R]
+        return {state: max(evaluate(region.spec_of[state].shape[-1], bindings), 1) ** -0.5}
     if region.kind not in (Kind.CONV, Kind.STEM, Kind.GEMM):
         return {}
     reduced = max(reduction_length(region.anchor, region, bindings), 1) ** -0.5
@@ -142,6 +154,9 @@ def flops(region: Region, bindings: Bindings) -> float:
             case "Attention":
                 keys = evaluate(region.spec_of[op.inputs[1]].shape[-2], bindings)
                 total += 4.0 * elements * keys
+            case "LSTM" | "GRU" | "RNN":
+                rows = _product(evaluate(d, bindings) for d in region.spec_of[op.inputs[0]].shape)
+                total += 2.0 * rows * evaluate(region.spec_of[op.inputs[R]].shape[-1], bindings)
             case _:
                 first = region.spec_of.get(op.inputs[0]) if op.inputs else None
                 read = float(_product(evaluate(d, bindings) for d in first.shape)) if first else 0.0

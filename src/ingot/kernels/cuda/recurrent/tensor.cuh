@@ -1,0 +1,243 @@
+// Products of R with the state by tensor cores (m16n8k16), for 16-bit floats.
+//
+// A warp has eight units, sixteen rows of the batch and one of kSplit parts of the depth; the sums of the parts meet in
+// shared memory. Its part of R stays in registers for all steps, or lies in shared memory in the order of the
+// registers. So does the state, wherever it is exchanged: what a lane holds of the results is what the same lane of every
+// warp wants as an operand of the next step.
+
+constexpr int kSteps = (kHidden + 15) / 16;  // of the depth
+constexpr int kPart = (kSteps + kSplit - 1) / kSplit;
+constexpr int kGroups = kUnits / 8;
+constexpr int kTiles = kBatch / 16;
+constexpr int kSlot = kTiles * kSteps * 128;  // words of a slot of the exchange
+constexpr int kKept = kGates * kPart;         // operands of R that a warp has
+
+struct Place {
+  int lane, group, tile, part;
+};
+typedef vec_t<unsigned, 2> Pair;
+
+INGOT_INLINE unsigned packed(float low, float high) {
+#ifdef INGOT_HOST
+  return element_t(low).bits | (unsigned)element_t(high).bits << 16;
+#else
+  unsigned word;
+  if constexpr (kHalf)
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#endif
+}
+
+INGOT_INLINE void multiply_tile(float (&d)[4], const vec_t<unsigned, 4>& a, const Pair& b) {
+#ifdef INGOT_HOST
+  ingot_host_mma<element_t>(d, a.v, b.v);
+#else
+#define INGOT_MMA(type)                                                                       \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                  \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                  \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                        \
+      : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]))
+  if constexpr (kHalf)
+    INGOT_MMA("f16");
+  else
+    INGOT_MMA("bf16");
+#undef INGOT_MMA
+#endif
+}
+
+// Two elements of a row of R side by side.
+INGOT_INLINE unsigned two_weights(const Layer& layer, int direction, int gate, int unit, int k) {
+  return weight(layer, direction, gate, unit, k).bits |
+         (unsigned)weight(layer, direction, gate, unit, k + 1).bits << 16;
+}
+INGOT_INLINE Pair operand(const Layer& layer, int direction, int gate, int first, int step, int lane) {
+  const int unit = first + lane / 4, k = 16 * step + lane % 4 * 2;
+  Pair made;
+  made.v[0] = two_weights(layer, direction, gate, unit, k);
+  made.v[1] = two_weights(layer, direction, gate, unit, k + 8);
+  return made;
+}
+
+// R of a warp: operand `i` of gate `g` is of step part * kPart + i.
+struct Weights {
+  Pair own[kHeld == 2 ? kKept : 1];
+  const Pair* shared;
+  const Layer* layer;
+  int direction, first;
+};
+INGOT_INLINE Pair operand_of(const Weights& weights, const Place& at, int gate, int i) {
+  if constexpr (kHeld == 2) return weights.own[gate * kPart + i];
+  if constexpr (kHeld == 1)
+    return weights.shared[((at.group * kSteps + at.part * kPart + i) * kGates + gate) * 32 + at.lane];
+  return operand(*weights.layer, weights.direction, gate, weights.first, at.part * kPart + i, at.lane);
+}
+INGOT_INLINE void keep_weights(const Layer& layer, int direction, Weights& weights, const Place& at, Pair* shared) {
+  weights.shared = shared, weights.layer = &layer, weights.direction = direction;
+  weights.first = blockIdx.x * kUnits + 8 * at.group;
+  if constexpr (kHeld == 2) {
+#pragma unroll
+    for (int g = 0; g < kGates; ++g)
+#pragma unroll
+      for (int i = 0; i < kPart; ++i)
+        weights.own[g * kPart + i] = operand(layer, direction, g, weights.first, at.part * kPart + i, at.lane);
+  } else if constexpr (kHeld == 1) {
+    for (int i = threadIdx.x / 32; i < kGroups * kSteps * kGates; i += kThreads / 32)
+      shared[i * 32 + at.lane] = operand(layer, direction, i % kGates, blockIdx.x * kUnits + i / kGates / kSteps * 8,
+                                         i / kGates % kSteps, at.lane);
+  }
+}
+
+// Sums over the depth of the gates kFirst to kLast - 1; whole in the warps of part 0.
+template <int kFirst, int kLast>
+INGOT_INLINE void multiply(float (&sums)[kGates][4], const Weights& weights, const unsigned* state, float* parts,
+                           const Place& at) {
+  vec_t<unsigned, 4> a[kPart];
+#pragma unroll
+  for (int i = 0; i < kPart; ++i) {
+    const int step = at.part * kPart + i;
+    if (step < kSteps) a[i] = load_shared_state(state + ((at.tile * kSteps + step) * 32 + at.lane) * 4);
+  }
+#pragma unroll
+  for (int g = 0; g < kGates; ++g)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[g][j] = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPart; ++i) {
+    if (at.part * kPart + i < kSteps) {
+#pragma unroll
+      for (int g = kFirst; g < kLast; ++g) multiply_tile(sums[g], a[i], operand_of(weights, at, g, i));
+    }
+  }
+  if constexpr (kSplit > 1) {
+    const int pair = at.tile * kGroups + at.group;
+    auto slot = [&](int part, int g, int j) {
+      return (((part - 1) * kTiles * kGroups + pair) * kGates * 4 + g * 4 + j) * 32 + at.lane;
+    };
+#pragma unroll
+    for (int g = kFirst; g < kLast; ++g)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (at.part) parts[slot(at.part, g, j)] = sums[g][j];
+    __syncthreads();
+    if (at.part == 0) {
+#pragma unroll
+      for (int part = 1; part < kSplit; ++part)
+#pragma unroll
+        for (int g = kFirst; g < kLast; ++g)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) sums[g][j] += parts[slot(part, g, j)];
+    }
+  }
+}
+
+// What a lane has of a state to a slot of the exchange: half an operand of every warp.
+INGOT_INLINE void give(unsigned* slot, const Place& at, int first, const float (&values)[4]) {
+  const int eights = first / 8;
+  if (eights / 2 >= kSteps) return;
+  Pair words;
+  words.v[0] = packed(values[0], values[1]);
+  words.v[1] = packed(values[2], values[3]);
+  store_vec<2>(slot + ((at.tile * kSteps + eights / 2) * 32 + at.lane) * 4 + eights % 2 * 2, words);
+}
+
+INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Unit (&own)[2], unsigned* near,
+                           float* parts, const Place& at, int tile, Barrier& barrier) {
+  const int direction = weights.direction;
+  unsigned* exchange = near;
+  if constexpr (kBlocks > 1)
+    exchange = layer.exchange + (long long)(direction * layer.tiles + tile) * (kTwoHalves ? 3 : 2) * kSlot;
+  const bool leads = at.part == 0;
+  Cell cells[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int row = tile * kBatch + at.tile * 16 + at.lane / 4 + j / 2 * 8;
+    begin(layer, direction, cells[j], leads ? row : layer.rows, weights.first + at.lane % 4 * 2 + j % 2);
+  }
+  float values[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) values[j] = cells[j].h;
+  if (leads) give(exchange + kSlot, at, weights.first, values);
+  arrive(barrier);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) fetch(layer, direction, cells[j], 0);
+  wait(barrier);
+  for (int step = 0; step < layer.steps; ++step) {
+    float sums[kGates][4];
+    const unsigned* before = exchange + (step & 1 ^ 1) * kSlot;
+#if INGOT_CELL == 3
+    if constexpr (kTwoHalves) {
+      multiply<0, 2>(sums, weights, before, parts, at);
+      if (leads) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float s[kGates] = {sums[0][j], sums[1][j], 0.0f};
+          values[j] = reset(own[j % 2], direction, cells[j], s);
+        }
+        give(exchange + 2 * kSlot, at, weights.first, values);
+      }
+      arrive(barrier);
+      wait(barrier);
+      multiply<2, 3>(sums, weights, exchange + 2 * kSlot, parts, at);
+    } else
+#endif
+    {
+      multiply<0, kGates>(sums, weights, before, parts, at);
+    }
+    if (leads) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (step < cells[j].length) {
+          float s[kGates];
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) s[g] = sums[g][j];
+#if INGOT_CELL == 3
+          if constexpr (kTwoHalves)
+            advance_reset(own[j % 2], direction, cells[j], s[2]);
+          else
+#endif
+            advance(own[j % 2], direction, cells[j], s);
+        }
+        values[j] = cells[j].h;
+      }
+      if (step + 1 < layer.steps) give(exchange + (step & 1) * kSlot, at, weights.first, values);
+    }
+    if (step + 1 < layer.steps) arrive(barrier);
+    if (leads) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) record(layer, direction, cells[j], step);
+    }
+    if (step + 1 == layer.steps) break;
+    if (leads) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) fetch(layer, direction, cells[j], step + 1);
+    }
+    wait(barrier);
+  }
+  if (leads) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) finish(layer, direction, cells[j]);
+  }
+}
+
+INGOT_INLINE void run_layer(const Layer& layer) {
+  INGOT_DYNAMIC_SHARED(unsigned char, shared);
+  float* parts = reinterpret_cast<float*>(shared + kWeightBytes);
+  unsigned* near = reinterpret_cast<unsigned*>(shared + kWeightBytes + kPartBytes);
+  const int direction = blockIdx.z, warp = threadIdx.x / 32;
+  const Place at = {(int)threadIdx.x % 32, warp % kGroups, warp / kGroups % kTiles, warp / kGroups / kTiles};
+  Weights weights;
+  if constexpr (!kWeightsEarly) pdl_wait();
+  keep_weights(layer, direction, weights, at, reinterpret_cast<Pair*>(shared));
+  if constexpr (kWeightsEarly) pdl_wait();
+  __syncthreads();
+  const int unit = weights.first + at.lane % 4 * 2;
+  const Unit own[2] = {unit_of(layer, direction, unit), unit_of(layer, direction, unit + 1)};
+  Barrier barrier = {layer.counters + 2 * (blockIdx.y * kDirections + direction), 0};
+  for (int tile = blockIdx.y; tile < layer.tiles; tile += gridDim.y) {
+    run_tile(layer, weights, own, near, parts, at, tile, barrier);
+    __syncthreads();
+  }
+  leave(barrier);
+}
