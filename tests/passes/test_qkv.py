@@ -46,6 +46,28 @@ def test_a_gate_keeps_its_activation_and_its_product() -> None:
     assert kinds(model)["MatMul"] == 2 and "arithmetic behind it" in notes[0]
 
 
+def test_arithmetic_that_is_alike_is_done_for_all() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 8])
+    parts = [net.op("Gelu", _linear(net, x, width)) for width in (4, 8)]
+    other = net.op("Relu", _linear(net, x, 4))
+    net.output(
+        *(net.op("MatMul", part, net.normal(width, 3)) for part, width in zip((*parts, other), (4, 8, 4), strict=True))
+    )
+    model, notes = rewritten(net, fuse_siblings)
+    assert kinds(model) == {"MatMul": 5, "Add": 2, "Gelu": 1, "Relu": 1, "Split": 1}
+    assert notes == ["2 products joined with others that read the same value"]
+
+
+def test_arithmetic_whose_result_others_want_stays() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 8])
+    parts = [net.op("Relu", _linear(net, x, 4)) for _ in range(2)]
+    net.output(net.op("MatMul", parts[0], net.normal(4, 3)), net.op("Concat", *parts, axis=2))
+    model, notes = rewritten(net, fuse_siblings)
+    assert kinds(model)["Relu"] == 2 and "arithmetic behind it" in notes[0]
+
+
 def test_other_operands_stay_apart() -> None:
     net = Net()
     x, z = net.input("x", ["N", 5, 8]), net.input("z", ["N", 8, 5])

@@ -25,6 +25,7 @@ from ingot.passes.qkv import fuse_siblings
 from ingot.passes.quantized_moves import move_quantized
 from ingot.passes.quantized_ops import spell_out_quantized
 from ingot.passes.sequences import resolve_sequences
+from ingot.passes.siblings import join_convolutions
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
@@ -73,6 +74,8 @@ PASSES: tuple[Pass, ...] = (
     Pass("normalize", fuse_normalisations),
     Pass("softmax_again", simplify_softmax),
     Pass("gelu", fuse_activations),
+    # After activations are what they are: alike behind siblings, they are done for all at once.
+    Pass("siblings", join_convolutions),
     # After attention and activations: products with arithmetic of their own stay apart.
     Pass("qkv", fuse_siblings),
     Pass("fold_again", fold),

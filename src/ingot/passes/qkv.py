@@ -26,15 +26,16 @@ from ingot.graph.edit import (
     sole_reader,
 )
 from ingot.graph.scalar_ops import is_scalar_op
+from ingot.passes.tails import Tail, alike, tail_of, write
 
 
 @dataclass(frozen=True)
 class _Branch:
-    """x @ weight + bias."""
+    """tail(x @ weight + bias)."""
 
     product: ir.Node
-    last: ir.Node
-    """The node whose result is the branch's: the product, or the Add of its bias."""
+    tail: Tail
+    """What is done with all of it: nothing, or arithmetic in front of products that read it."""
     weight: Array
     """(features, columns); of a quantized product as it is stored."""
     bias: Array | None
@@ -70,11 +71,19 @@ def fuse_siblings(model: ir.Model) -> list[str]:
 
 
 def _alike(branches: list[_Branch]) -> list[list[_Branch]]:
-    """Branches by type of their weights."""
-    found: dict[str, list[_Branch]] = defaultdict(list)
+    """Branches by type of their weights, and what follows."""
+    groups: list[list[_Branch]] = []
     for branch in branches:
-        found[f"{branch.weight.dtype.name} {branch.scale is None}"].append(branch)
-    return list(found.values())
+        group = next((g for g in groups if _kind(g[0]) == _kind(branch) and alike(g[0].tail, branch.tail)), None)
+        if group is None:
+            groups.append([branch])
+        else:
+            group.append(branch)
+    return groups
+
+
+def _kind(branch: _Branch) -> tuple[str, bool]:
+    return branch.weight.dtype.name, branch.scale is None
 
 
 def _weight(node: ir.Node) -> tuple[Array, Array | None] | None:
@@ -103,7 +112,7 @@ def _branch(node: ir.Node) -> _Branch | None:
     if is_op(node, "Gemm"):
         return _gemm(node, weight, scale)
     bias, last = _bias_behind(node, weight.shape[1])
-    return _Branch(node, last, weight, bias, scale)
+    return _Branch(node, _tail(last, weight.shape[1]), weight, bias, scale)
 
 
 def _gemm(node: ir.Node, weight: Array, scale: Array | None) -> _Branch | None:
@@ -117,7 +126,7 @@ def _gemm(node: ir.Node, weight: Array, scale: Array | None) -> _Branch | None:
     bias = None if addend is None else constant_of(addend)
     if addend is not None and (bias is None or bias.size != weight.shape[1] or bias.shape[-1:] != weight.shape[1:]):
         return None
-    return _Branch(node, node, weight, None if bias is None else bias.reshape(-1), scale)
+    return _Branch(node, _tail(node, weight.shape[1]), weight, None if bias is None else bias.reshape(-1), scale)
 
 
 def _bias_behind(node: ir.Node, columns: int) -> tuple[Array | None, ir.Node]:
@@ -131,9 +140,18 @@ def _bias_behind(node: ir.Node, columns: int) -> tuple[Array | None, ir.Node]:
     return None, node
 
 
+def _tail(last: ir.Node, columns: int) -> Tail:
+    """The arithmetic behind ``last``, if nothing but products read its result, and their first operand is it."""
+    tail = tail_of(last.outputs[0], 1, columns)
+    firsts = [is_op(use.node, "MatMul", "Gemm") and use.idx == 0 for use in tail.end.uses()]
+    turned = [use.node.attributes.get_int("transA", 0) for use in tail.end.uses()]
+    usable = all(firsts) and not any(turned) and not tail.end.is_graph_output()
+    return tail if usable else Tail((), last.outputs[0])
+
+
 def _has_epilogue(branch: _Branch) -> bool:
     """Whether arithmetic follows, which the product's own kernel does for nothing."""
-    result = branch.last.outputs[0]
+    result = branch.tail.end
     return result.is_graph_output() or any(
         not node.domain and is_scalar_op(node.op_type) and not is_op(node, "Cast") for node in readers(result)
     )
@@ -160,10 +178,13 @@ def _join(editor: Editor, source: ir.Value, branches: list[_Branch]) -> None:
         bias = editor.constant(np.concatenate(parts), f"{base}/bias")
         product, result = result, editor.value(f"{base}/sum", dtype, (*lead, sum(sizes)))
         editor.ops("Add", [product, bias], None, [result], before=first)
+    result = write(editor, result, [b.tail for b in branches], 1, first)
     split = editor.constant(np.asarray(sizes, np.int64), f"{base}/sizes")
     parts_of = [
-        editor.value(f"{b.last.outputs[0].name}/part", dtype, (*lead, n)) for b, n in zip(branches, sizes, strict=True)
+        editor.value(f"{b.tail.end.name}/part", dtype, (*lead, n)) for b, n in zip(branches, sizes, strict=True)
     ]
     editor.ops("Split", [result, split], {"axis": len(lead)}, parts_of, before=first)
     for branch, part in zip(branches, parts_of, strict=True):
-        editor.substitute(branch.last, part)
+        node = branch.tail.end.producer()
+        assert node is not None
+        editor.substitute(node, part)
