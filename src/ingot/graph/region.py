@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """Anchor Conv, ConvTranspose or ConvInteger, pointwise epilogue."""
     STEM = "stem"
     """A Conv over few channels with pointwise ops before and after, a MaxPool, and pointwise ops behind that."""
+    CHAIN = "chain"
+    """Two pointwise Convs with pointwise ops behind each; the second reads the first one's result."""
     GEMM = "gemm"
     """Anchor MatMul, Gemm or MatMulInteger, pointwise epilogue."""
     ATTENTION = "attention"
@@ -174,6 +176,7 @@ class Region:
 ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose", "ConvInteger"),
     Kind.STEM: ("Conv",),
+    Kind.CHAIN: ("Conv",),
     Kind.GEMM: ("MatMul", "Gemm", "MatMulInteger"),
     Kind.ATTENTION: ("Attention",),
     Kind.ROWWISE: (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ingot.kernels.api import Tactic
+from ingot.kernels.cuda.chain.tactic import TACTICS as CHAIN
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.kernels.cuda.map import TACTICS as MAP
 from ingot.kernels.cuda.pool import TACTICS as POOL
@@ -17,5 +18,5 @@ from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
 TACTICS: tuple[Tactic, ...] = (
-    *STEM, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
+    *STEM, *CHAIN, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
 )  # fmt: skip

@@ -199,7 +199,7 @@ def _convolution(region: Region) -> Operands | No:
                  ((g.kernel, 1), (g.stride, 1), (g.pad, 0), (g.pad_end, 0), (g.dilation, 1))))  # fmt: skip
     (height, width), (x_h, x_w), (w_h, w_w) = _planar(g)
     out_h, out_w = (1, *g.output)[-2:]
-    flat = _flat([(g.batch, g.x.strides[0]), (height, x_h), (width, x_w)]) if _pointwise(f) else None
+    flat = flat_axes([(g.batch, g.x.strides[0]), (height, x_h), (width, x_w)]) if _pointwise(f) else None
     common = dict(
         normal=normal_conv(region), rows=rows, cols=g.out_channels, channels=g.in_channels, batch=1, filter=f,
         columns_inner=False, output=(out_h, out_w), row_axes=row_axes, col_axis=1, batch_axes=(),
@@ -249,7 +249,7 @@ def _limits(f: Filter) -> No | None:
     return None
 
 
-def _flat(axes: Sequence[tuple[Dim, Dim]]) -> tuple[Dim, Dim] | None:
+def flat_axes(axes: Sequence[tuple[Dim, Dim]]) -> tuple[Dim, Dim] | None:
     """(size, stride) of several axes (slowest first) as one, or None where no single stride describes them."""
     size, stride = None, None
     for n, step in reversed([axis for axis in axes if axis[0] != 1]):
@@ -271,9 +271,9 @@ def _matrices(region: Region) -> Operands | No:
         return No("a first operand whose depth is not contiguous")
     if m.stride_bk != 1 and m.stride_bn != 1:
         return No("a second operand with no contiguous axis")
-    rows = _flat([(axis.size, stride) for axis, stride in m.rows])
-    batch_a = _flat([(axis.size, a) for axis, a, _ in m.batch_axes])
-    batch_b = _flat([(axis.size, b) for axis, _, b in m.batch_axes])
+    rows = flat_axes([(axis.size, stride) for axis, stride in m.rows])
+    batch_a = flat_axes([(axis.size, a) for axis, a, _ in m.batch_axes])
+    batch_b = flat_axes([(axis.size, b) for axis, _, b in m.batch_axes])
     if rows is None or batch_a is None or batch_b is None:
         return No("rows or batch members without a common stride")
     inner = m.stride_bk != 1

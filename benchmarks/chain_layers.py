@@ -1,0 +1,147 @@
+"""Times pairs of pointwise convolutions, ResNet-50's that widen and narrow: one kernel for both against two.
+
+    PYTHONPATH=src python benchmarks/chain_layers.py --batch 8 128 --out chain_layers.jsonl
+
+Times are the tuner's (replayed graphs, weights evicted as in the model, every variant past the numeric gate). One
+JSON line for each variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from ingot.device.device import Device
+from ingot.errors import No
+from ingot.graph.region import BodyOp, Kind, Region
+from ingot.graph.tensor import channels_last, spec
+from ingot.kernels.api import Program, Target, Variant
+from ingot.kernels.cuda.chain.tactic import TACTICS
+from ingot.tune.measure import DeviceMeasurer
+from ingot.tune.setting import Setting
+
+_NHWC = channels_last(4)
+_WEIGHTS = 51 << 20
+"""Bytes of ResNet-50's weights."""
+_AGO = 1 << 29
+"""Bytes that went through the caches since the residual was written: more than they hold."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A convolution that widens, its residual and ReLU, and the one behind that narrows."""
+
+    count: int
+    size: int
+    depth: int
+    wide: int
+    narrow: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``64->256->64 @56``."""
+        return f"{self.depth}->{self.wide}->{self.narrow} @{self.size}"
+
+    def region(self, batch: int) -> Region:
+        """Both, each with its bias."""
+        image = (self.size, self.size)
+        broad, small = spec("float16", (batch, self.wide, *image), _NHWC), (batch, self.narrow, *image)
+        values = {
+            "x": spec("float16", (batch, self.depth, *image), _NHWC),
+            "v": spec("float16", (self.wide, self.depth, 1, 1), _NHWC, constant=True),
+            "a": spec("float16", (self.wide,), constant=True),
+            "r": broad,
+            "w": spec("float16", (self.narrow, self.wide, 1, 1), _NHWC, constant=True),
+            "b": spec("float16", (self.narrow,), constant=True),
+        }
+        ops = (
+            BodyOp("Conv", ("x", "v", "a"), ("acc",)),
+            BodyOp("Add", ("acc", "r"), ("sum",)),
+            BodyOp("Relu", ("sum",), ("y",)),
+            BodyOp("Conv", ("y", "w", "b"), ("raw",)),
+            BodyOp("Relu", ("raw",), ("z",)),
+        )
+        last = spec("float16", small, _NHWC)
+        inner = {"acc": broad, "sum": broad, "y": broad, "raw": last, "z": last}
+        return Region(Kind.CHAIN, self.name, tuple(values), ("y", "z"), ops, tuple({**values, **inner}.items()))
+
+    def floor(self, batch: int, bandwidth: float) -> float:
+        """Seconds that its traffic takes."""
+        return 2 * batch * self.size**2 * (self.depth + 2 * self.wide + self.narrow) / bandwidth
+
+
+PAIRS = (
+    Pair(2, 56, 64, 256, 64), Pair(1, 56, 64, 256, 128), Pair(3, 28, 128, 512, 128), Pair(1, 28, 128, 512, 256),
+    Pair(5, 14, 256, 1024, 256),
+)  # fmt: skip
+
+
+def compiled(region: Region, text: str, target: Target) -> Program | str:
+    """Machine code of one variant, or why there is none."""
+    variant = Variant.parse(text)
+    tactic = next(t for t in TACTICS if t.name == variant.tactic)
+    try:
+        return tactic.compile(region, variant, target)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def variants(region: Region, target: Target, limits: dict[str, int]) -> Iterator[str]:
+    """The likeliest of both tactics."""
+    for tactic in TACTICS:
+        if tactic.accepts(region, target):
+            yield from map(str, tactic.variants(region, target, {})[: limits[tactic.name]])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 128])
+    parser.add_argument("--pairs", type=int, nargs="*", help="numbers in PAIRS; all by default")
+    parser.add_argument("--chain", type=int, default=20, help="variants of the one kernel")
+    parser.add_argument("--pair", type=int, default=4, help="variants of the two")
+    parser.add_argument("--jobs", type=int, default=12)
+    parser.add_argument("--out", default="chain_layers.jsonl")
+    args = parser.parse_args()
+    device, target = Device.open(0), Target(90)
+    measurer = DeviceMeasurer(device.info.name, Setting(0, False, _WEIGHTS))
+    limits = {"cuda.chain": args.chain, "cuda.pair": args.pair}
+    cases = [(b, p) for b in args.batch for i, p in enumerate(PAIRS) if args.pairs is None or i in args.pairs]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool, Path(args.out).open("a") as file:
+        tasks = {}
+        for batch, pair in cases:
+            region = pair.region(batch)
+            for text in variants(region, target, limits):
+                tasks[batch, pair, text] = pool.submit(compiled, region, text, target)
+        for batch, pair in cases:
+            region = pair.region(batch)
+            made = {key[2]: task.result() for key, task in tasks.items() if key[:2] == (batch, pair)}
+            programs = {text: program for text, program in made.items() if isinstance(program, Program)}
+            ages = tuple(_AGO if name == "r" else 0 for name in region.inputs)
+            answer = measurer.measure(region, {}, programs, ages)
+            results = answer if not isinstance(answer, No) else dict.fromkeys(programs, answer)
+            best: dict[str, float] = {}
+            for text in made:
+                row: dict[str, object] = {"batch": batch, "layers": pair.name, "variant": text}
+                timing = results.get(text, made[text])
+                if isinstance(timing, No | str | Program):
+                    row["failed"] = str(timing)[:300]
+                else:
+                    row["micros"] = round(1e6 * timing.seconds, 2)
+                    name = text.partition("[")[0]
+                    best[name] = min(best.get(name, 1e9), 1e6 * timing.seconds)
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            floor = 1e6 * pair.floor(batch, 4.3e12)
+            print(f"{batch:4} {pair.count}x {pair.name:22} floor {floor:6.1f}", end=" ")
+            print(" ".join(f"{name} {micros:6.1f}" for name, micros in best.items()), flush=True)
+    measurer.close()
+
+
+if __name__ == "__main__":
+    main()
