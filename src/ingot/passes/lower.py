@@ -13,6 +13,7 @@ from ingot.graph.dims import symbols
 from ingot.graph.lowered import DataSize, Lowered, SymbolRange
 from ingot.graph.region import Kind, Region
 from ingot.importer.infer import infer_shapes
+from ingot.passes.chains import join_chains
 from ingot.passes.data_sizes import HEAVY, accepts_sizes, data_sizes, sources
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
@@ -91,6 +92,8 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
     host: dict[str, No] = {}
     solo: set[str] = set()
     plain: dict[str, str] = {}
+    apart: set[str] = set()
+    usual = {r.symbol: r.opt for r in ranges}
     for _ in range(_ROUNDS):
         flat = flatten(model, known, host)
         if isinstance(flat, No):
@@ -99,11 +102,11 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
         flat = split_recurrences(flat, frozenset(plain))
         flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
-        groups = partition(flat, frozenset(solo))
+        groups = join_chains(flat, partition(flat, frozenset(solo)), apart, usual)
         cut = _Cut(flat, groups, assign_layout(flat, groups))
-        if _settle(cut, takes, host, solo, plain):
+        if _settle(cut, takes, host, solo, plain, apart):
             continue
-        moved = cheaper_on_host(flat, groups, {r.symbol: r.opt for r in ranges})
+        moved = cheaper_on_host(flat, groups, usual)
         if not moved:
             return cut
         host |= moved
@@ -134,8 +137,12 @@ def _free_outputs(model: ir.Model) -> None:
             model.graph.outputs[list(model.graph.outputs).index(value)] = final
 
 
-def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: dict[str, str]) -> bool:
-    """Records refusals (in ``plain`` those of what was rewritten); True when the graph has to be cut again."""
+def _settle(
+    cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: dict[str, str], apart: set[str]
+) -> bool:
+    """Records refusals (in ``plain`` those of what was rewritten, in ``apart`` those of chains); True when the graph
+    has to be cut again.
+    """
     again = False
     for region in cut.layout.regions:
         if region.kind in (Kind.VIEW, Kind.HOST):
@@ -148,7 +155,9 @@ def _settle(cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], pl
         names = [cut.flat.ops[i].name for i in group.ops]
         made_from = {cut.flat.ops[i].origin for i in group.ops} - {""}
         again = True
-        if made_from:
+        if group.kind is Kind.CHAIN:
+            apart.add(names[0])
+        elif made_from:
             plain.update(dict.fromkeys(sorted(made_from), str(answer)))  # back to the node as it was
         elif len(names) > 1 and not set(names) <= solo:
             solo.update(names)

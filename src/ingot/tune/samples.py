@@ -107,6 +107,9 @@ def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
     if region.kind is Kind.RECURRENT:
         state = region.anchor.inputs[R]
         return {state: max(evaluate(region.spec_of[state].shape[-1], bindings), 1) ** -0.5}
+    if region.kind is Kind.CHAIN:
+        convolutions = [op for op in region.ops if op.op == "Conv"]
+        return {op.inputs[1]: max(reduction_length(op, region, bindings), 1) ** -0.5 for op in convolutions}
     if region.kind not in (Kind.CONV, Kind.STEM, Kind.GEMM):
         return {}
     reduced = max(reduction_length(region.anchor, region, bindings), 1) ** -0.5

@@ -1,4 +1,4 @@
-"""What a CHAIN Region asks of a kernel: its two convolutions apart, and where everything between and around them lies."""
+"""What a CHAIN Region asks of a kernel: its two convolutions apart, and where what is between and around them lies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ingot.errors import No
-from ingot.graph.dims import Dim
+from ingot.graph.dims import Dim, divisible
+from ingot.graph.dtypes import itemsize
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec, channels_last, spec
 from ingot.kernels.cuda.hopper.operands import TYPES, Operands, flat_axes, operands
@@ -123,7 +124,8 @@ def plan_chain(region: Region) -> ChainPlan | No:
     if isinstance(residual, No):
         return residual
     plan = ChainPlan(region, first, second, parts.middle, residual)
-    return _written(plan) or plan
+    written = _written(plan)
+    return plan if written is None else written
 
 
 def _residual(first: Operands, second: Operands) -> str | No:
@@ -172,10 +174,10 @@ def _written(plan: ChainPlan) -> No | None:
         value = region.spec_of[name]
         if value.dtype != plan.first.a.dtype:
             return No(f"{name!r} of type {value.dtype}")
-        if value.strides[1] != 1 or value.align % 16 or row_stride(value) is None:
+        stride = row_stride(value)
+        aligned = value.align % 16 == 0 and stride is not None and divisible(stride, 16 // itemsize(value.dtype))
+        if value.strides[1] != 1 or not aligned:
             return No(f"{name!r} does not lie as rows of channels, aligned to 16 bytes")
-    if any(columns % 8 for columns in (plan.wide, plan.second.cols)):
-        return No("channels that are no multiple of 8")
     return None
 
 
