@@ -46,7 +46,7 @@ _TAIL = 6
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--target", default="auto", help="cpu, sm_80 ... sm_120, or auto: the GPU, else sm_90")
+    parser.add_argument("--target", default="auto", help="cpu, sm_75 ... sm_120, or auto: the GPU, else sm_90")
     parser.add_argument("--out", type=Path, help="the Markdown file")
     parser.add_argument("--json", type=Path, help="the results as JSON")
     parser.add_argument("--results", type=Path, help="JSON of an earlier run to make the page of, without running")
@@ -232,7 +232,7 @@ def _device_targets(target: str) -> list[str]:
         device = choose_target("auto").device
         return [device.info.target if device else "sm_90"]
     if target not in {t.name for t in TARGETS}:
-        raise IngotError(f"there is no target {target!r}", fix="take cpu, auto, or sm_80 ... sm_120")
+        raise IngotError(f"there is no target {target!r}", fix="take cpu, auto, or sm_75 ... sm_120")
     return [target]
 
 

@@ -51,7 +51,7 @@ def build(
 ) -> Engine:
     """Compiles an ONNX model (a path, the bytes of a file, or a ModelProto).
 
-    ``target``: ``auto`` (the GPU if there is one), ``cuda``, ``cpu``, or ``sm_80`` ... ``sm_120``.
+    ``target``: ``auto`` (the GPU if there is one), ``cuda``, ``cpu``, or ``sm_75`` ... ``sm_120``.
     ``shapes``: per input, dimensions as ints or (min, opt, max) triples, or the command line's text.
     ``profiles``: several such ``shapes``, by name or in order ("0", "1", ...). Kernels are chosen for each at its
     optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.

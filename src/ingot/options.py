@@ -53,7 +53,7 @@ class BuildOptions:
     """Everything a build depends on beside the model, the timing database and the compilers."""
 
     target: str = "auto"
-    """``auto``, ``cuda``, ``cpu`` or ``sm_80`` ... ``sm_120``."""
+    """``auto``, ``cuda``, ``cpu`` or ``sm_75`` ... ``sm_120``."""
     fp16: bool = False
     tf32: bool = False
     shapes: Shapes = ()

@@ -73,7 +73,8 @@ def test_refusals() -> None:
         return answer.reason
 
     plain = CASES["yolo"]
-    assert "older" in reason(plain, Target(75))
+    assert "older" in reason(plain, Target(70))
+    assert "bfloat16" in reason(CASES["bfloat16"], Target(75))
     assert "channels" in reason(stem_region((1, 5, 16, 16), 16, 3))
     assert "channels" in reason(stem_region((1, 3, 16, 16), 136, 3))
     assert "window" in reason(stem_region((1, 3, 32, 32), 16, 8))
@@ -102,7 +103,8 @@ def test_resnet_takes_ten_steps_with_few_conflicts() -> None:
 @pytest.mark.parametrize(
     "name, cc",
     [("resnet", 90), ("resnet", 80), ("bfloat16", 90), ("bfloat16", 86), ("yolo", 90), ("yolo", 89), ("grey", 90),
-     ("128 outputs", 90), ("128 outputs", 100), ("byte image", 90), ("resnet", 120), ("grey", 87)],
+     ("128 outputs", 90), ("128 outputs", 100), ("byte image", 90), ("resnet", 120), ("grey", 87), ("resnet", 75),
+     ("128 outputs", 75), ("byte image", 75)],
 )  # fmt: skip
 def test_machine_code(name: str, cc: int) -> None:
     target, region = Target(cc), CASES[name]

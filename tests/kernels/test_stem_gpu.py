@@ -31,10 +31,10 @@ def target() -> Target:
     return found
 
 
-def portable(region: Region, tile: StemTile, program: Program, target: Target) -> Program:
+def portable(region: Region, tile: StemTile, program: Program, target: Target, *options: str) -> Program:
     """The same kernel with the multiplication that other architectures have."""
     source = STEM.source(region, tile.variant(STEM.name), Target(80))
-    cubin = compile_cuda(source.text, ENTRY, target).cubin
+    cubin = compile_cuda(source.text, ENTRY, target, options=options).cubin
     return replace(program, kernels=(replace(program.kernels[0], cubin=cubin),))
 
 
@@ -48,6 +48,8 @@ def check(region: Region, target: Target, bindings: dict[str, int] | None = None
         programs = [STEM.compile(region, tile.variant(STEM.name), target)]
         if target.cc == 90:
             programs.append(portable(region, tile, programs[0], target))
+            if plan.dtype == "float16":
+                programs.append(portable(region, tile, programs[0], target, "--define-macro=INGOT_SM75"))
         for program in programs:
             (got,) = run_program(region, program, inputs, bindings)
             try:

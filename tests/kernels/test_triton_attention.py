@@ -127,7 +127,7 @@ def test_numerics_in_the_interpreter(case: Case) -> None:
         check(case, actual, inputs)
 
 
-@pytest.mark.parametrize("cc", [80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("cc", [75, 80, 86, 89, 90, 100, 120])
 def test_compiles_for_every_target(cc: int) -> None:
     target = Target(cc)
     for case in (attention("bert", (1, 12, 128, 64), (12, 128, 64), mask=(1, 1, 1, 128)), CASES[-2], CASES[9]):
@@ -146,7 +146,7 @@ def test_refusals_say_why() -> None:
     assert "float64" in str(ATTENTION.accepts(double, target))
     bad = attention("mask", (1, 1, 8, 16), (1, 8, 16), mask=(1, 1, 8, 7)).region
     assert "broadcast" in str(ATTENTION.accepts(bad, target))
-    assert "sm_75" in str(ATTENTION.accepts(CASES[0].region, Target(75)))
+    assert "sm_75" in str(ATTENTION.accepts(CASES[0].region, Target(70)))
 
 
 def test_rank_three_is_a_view_of_heads() -> None:

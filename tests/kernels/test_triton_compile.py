@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.quantized import FLOAT8, quantized_matmul
 from support.regions import Op, conv_region, gemm_region
 
+from ingot.builder.targets import gpu_target
 from ingot.errors import IngotError
 from ingot.graph.region import Region
 from ingot.graph.tensor import spec
@@ -49,7 +51,7 @@ def ptx(k: KernelBuilder, tile: Tile, target: Target) -> Text:
     return Text(ptx_and_kernel(k.source(), FUNCTION, k.types, {}, tile.warps, tile.stages, target, aligned).asm["ptx"])
 
 
-@pytest.mark.parametrize("cc", [80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("cc", [75, 80, 86, 89, 90, 100, 120])
 def test_convolution_for_every_target(cc: int) -> None:
     target = Target(cc)
     program = ConvTactic().compile(BODY, SPLIT.variant("triton.conv"), target)
@@ -143,7 +145,9 @@ def test_refusals_say_why() -> None:
     extras = {"late": spec("float16", (2, 1, 4, 4))}
     region = gemm_region((4, 4), (4, 4), epilogue=(Op("Add", ("acc", "late"), "out"),), extras=extras)
     assert "broadcast" in _refused(region, GemmTactic())
-    assert "sm_75" in str(GemmTactic().accepts(gemm_region((4, 4), (4, 4)), Target(75)))
+    assert "sm_75" in str(GemmTactic().accepts(gemm_region((4, 4), (4, 4)), Target(70)))
+    assert "integers" in str(GemmTactic().accepts(quantized_matmul((64, 64), (64, 64)), Target(75)))
+    assert "FP8" in str(GemmTactic().accepts(quantized_matmul((64, 64), (64, 64), a_type=FLOAT8), Target(75)))
 
 
 RESNET = [
@@ -170,10 +174,35 @@ def test_shortlists_are_sane(batch: int, taps: int, pixels: int, k: int, c: int)
         assert variants[0]["split"] > 1
 
 
-@pytest.mark.parametrize("cc", [80, 86, 90, 120])
+TURING = {
+    "depthwise": (DepthwiseTactic(), conv_region((1, 32, 14, 14), (32, 1, 3, 3), group=32, pads=(1, 1, 1, 1))),
+    "grouped": (ConvTactic(), conv_region((1, 64, 14, 14), (64, 16, 3, 3), group=4, pads=(1, 1, 1, 1))),
+    "transposed": (ConvTactic(), conv_region((1, 64, 14, 14), (64, 32, 2, 2), strides=(2, 2), transpose=True)),
+    "float32": (ConvTactic(), conv_region((1, 64, 14, 14), (64, 64, 3, 3), pads=(1, 1, 1, 1), dtype="float32")),
+    "float32 product": (GemmTactic(), gemm_region((64, 256), (256, 128), dtype="float32")),
+    "bfloat16 product": (GemmTactic(), gemm_region((64, 256), (256, 128), dtype="bfloat16")),
+}
+
+
+@pytest.mark.parametrize("name", TURING)
+def test_without_tensor_cores_on_sm_75(name: str) -> None:
+    """What has no kernel by mma.sync runs through Triton's multiply-adds, in small steps and without deep pipelines."""
+    tactic, region = TURING[name]
+    target = gpu_target("sm_75")
+    assert tactic.accepts(region, target)
+    variants = tactic.variants(region, target, {})
+    if name != "depthwise":
+        tiles = [Tile.of(v) for v in variants]
+        assert all(t.m * t.n * t.k <= 512 * 32 * t.warps and t.stages == 2 for t in tiles)
+        assert tactic.estimate(region, variants[0], target, {}) > tactic.estimate(region, variants[0], Target(80), {})
+    kernel = tactic.compile(region, variants[0], target).kernels[0]
+    assert kernel.cubin[:4] == b"\x7fELF" and kernel.shared <= 63 * 1024 and kernel.pdl is Pdl.NONE
+
+
+@pytest.mark.parametrize("cc", [75, 80, 86, 90, 120])
 def test_shortlists_fit_the_shared_memory_of_the_family(cc: int) -> None:
     variants = ConvTactic().variants(BODY, Target(cc), {})
-    largest = {80: 163, 86: 99, 90: 227, 120: 99}[cc] * 1024
+    largest = {75: 63, 80: 163, 86: 99, 90: 227, 120: 99}[cc] * 1024
     assert variants
     assert all(Tile.of(v).shared(2) <= largest for v in variants)
 

@@ -2,8 +2,9 @@
 
 Every kernel family's numerics are tested this way without a GPU; the blocks of a cluster run together.
 ``__syncthreads``, warp shuffles, votes, static and dynamic shared memory and atomics work; inline PTX does not
-(the prelude's ``pdl_wait``, conversions and the like have host forms). Reads and writes are strided as the specs
-say, outputs start as NaN, and bytes before and after every buffer are checked.
+(the prelude's ``pdl_wait``, conversions and the like have host forms, and host_mma.h has those of mma.sync kernels).
+Reads and writes are strided as the specs say, outputs start as NaN, and bytes before and after every buffer are
+checked.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _GUARD = 256
 _FLAGS = ("-std=c++17", "-O1", "-fwrapv", "-ffp-contract=off", "-fPIC", "-shared", "-w")
 _WAITING = ("__sync", "__shfl", "_sync(")
 _RUNTIME = Path(__file__).with_name("host_runtime.h")
+_TENSOR_CORES = Path(__file__).with_name("host_mma.h")
 _PROBLEMS = {
     1: "a barrier in a kernel whose text shows none",
     2: "threads of a block wait for each other for ever",
@@ -122,7 +124,8 @@ def _library(source: str, entries: tuple[str, ...]) -> ctypes.CDLL:
         f"ingot_launch(ingot_start_{e}, p, grid, threads, fibred, together);\n}}\n"
         for e in entries
     )
-    text = f'{_RUNTIME.read_text()}\n{PRELUDE}\n#line 1 "kernel"\n{source}\n{starts}'
+    runtime = _RUNTIME.read_text() + (_TENSOR_CORES.read_text() if "load_matrices" in source else "")
+    text = f'{runtime}\n{PRELUDE}\n#line 1 "kernel"\n{source}\n{starts}'
     key = hashlib.sha256(repr((text, _FLAGS)).encode()).hexdigest()[:32]
     folder = Path(tempfile.gettempdir()) / "ingot-host-kernels"
     folder.mkdir(exist_ok=True)

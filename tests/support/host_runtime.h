@@ -143,25 +143,25 @@ static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((unsigned long long)a * b >> 32); }
 
-// mma.m16n8k16: d += a * b of 16-bit floats T, over the fragments that the lanes of a warp hold.
-template <typename T> static inline float ingot_host_element(unsigned word, int which) {
+// mma.m16n8k16 of 16-bit floats, m16n8k32 of bytes: d += a * b over the fragments that the lanes of a warp hold.
+// Element k of the depth of one of eight rows (or columns): `low` and `high` are its words for the halves of the depth.
+static unsigned ingot_words[INGOT_MOST][6];
+template <typename T> static inline T ingot_host_element(unsigned warp, unsigned line, unsigned k, unsigned low, unsigned high) {
+  const unsigned byte = k * sizeof(T);
   T x;
-  x.bits = (unsigned short)(which ? word >> 16 : word & 0xffffu);
-  return (float)x;
+  memcpy(&x, (unsigned char*)&ingot_words[warp + line * 4 + byte / 4 % 4][byte < 16 ? low : high] + byte % 4, sizeof(T));
+  return x;
 }
-template <typename T>
-static inline void ingot_host_mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  static unsigned held[INGOT_MOST][6];
+template <typename A, typename B = A, typename S>
+static inline void ingot_host_mma(S (&d)[4], const unsigned (&a)[4], const unsigned* b) {
   const unsigned warp = ingot_current & ~31u, lane = ingot_current & 31u;
-  memcpy(held[ingot_current], a, sizeof(a));
-  memcpy(held[ingot_current] + 4, b, sizeof(b));
+  memcpy(ingot_words[ingot_current], a, 16);
+  memcpy(ingot_words[ingot_current] + 4, b, 8);
   ingot_stop(INGOT_AT_WARP);
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
-    for (unsigned k = 0; k < 16; ++k)
-      d[i] += ingot_host_element<T>(held[warp + row * 4 + k % 8 / 2][k / 8 * 2 + i / 2], k % 2) *
-              ingot_host_element<T>(held[warp + column * 4 + k % 8 / 2][4 + k / 8], k % 2);
-  }
+  for (unsigned i = 0; i < 4; ++i)
+    for (unsigned k = 0; k < 32 / sizeof(A); ++k)
+      d[i] += (S)ingot_host_element<A>(warp, lane / 4, k, i / 2, 2 + i / 2) *
+              (S)ingot_host_element<B>(warp, lane % 4 * 2 + i % 2, k, 4, 5);
   ingot_stop(INGOT_AT_WARP);
 }
 

@@ -15,6 +15,7 @@ _REACHED = 0.9
 
 TARGETS: tuple[Target, ...] = (
     # What a copy and a large FP16 product reach on the usual card of the family, and its FP32 rate.
+    Target(75, sms=40, bandwidth=0.27e12, flops=40e12, flops_fp32=7e12, shared_per_block=65536),
     Target(80, sms=108, bandwidth=1.8e12, flops=260e12, flops_fp32=18e12, shared_per_block=166912),
     Target(86, sms=84, bandwidth=0.7e12, flops=120e12, flops_fp32=30e12, shared_per_block=101376),
     Target(87, sms=16, bandwidth=0.18e12, flops=40e12, flops_fp32=4.5e12, shared_per_block=166912),
@@ -40,7 +41,7 @@ class Chosen:
 
 
 def choose_target(name: str, *, tf32: bool = False) -> Chosen:
-    """The target called ``name``: ``auto``, ``cuda``, ``cpu`` or ``sm_80`` ... ``sm_120``.
+    """The target called ``name``: ``auto``, ``cuda``, ``cpu`` or ``sm_75`` ... ``sm_120``.
 
     ``auto`` is the GPU if there is one, else the CPU. Raises IngotError for an unknown name, and for
     ``cuda`` without a GPU.

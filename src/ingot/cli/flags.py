@@ -26,7 +26,7 @@ class OptionalValues(TyperCommand):
 Model = Annotated[str, typer.Argument(help="An ONNX file or zoo:NAME.", metavar="MODEL")]
 Runnable = Annotated[str, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")]
 EnginePath = Annotated[Path, typer.Argument(help="An engine file.", metavar="ENGINE", exists=True, dir_okay=False)]
-TargetName = Annotated[str, typer.Option("--target", help="auto, cuda, cpu, or sm_80 ... sm_120.")]
+TargetName = Annotated[str, typer.Option("--target", help="auto, cuda, cpu, or sm_75 ... sm_120.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16 where that is safe.")]
 Tf32 = Annotated[bool, typer.Option("--tf32", help="Let float32 products round their operands to TF32.")]
 ShapeTexts = Annotated[

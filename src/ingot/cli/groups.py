@@ -18,7 +18,7 @@ zoo_app = typer.Typer(no_args_is_help=True, help="Models that Ingot is tested wi
 
 @library_app.command("build")
 def library_build(
-    arch: Annotated[list[str], typer.Option("--arch", help="sm_80 ... sm_120. Repeatable.")],
+    arch: Annotated[list[str], typer.Option("--arch", help="sm_75 ... sm_120. Repeatable.")],
     models: Annotated[
         list[str] | None, typer.Argument(help="Models; the zoo's if left out.", metavar="[MODEL]...")
     ] = None,

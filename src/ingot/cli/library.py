@@ -69,7 +69,7 @@ def _targets(flags: LibraryFlags) -> list[Target]:
     targets = [choose_target(arch, tf32=flags.tf32).target for arch in flags.archs]
     for arch, target in zip(flags.archs, targets, strict=True):
         if target is None:
-            raise IngotError("the library holds kernels for GPUs", node=arch, fix="take sm_80 ... sm_120")
+            raise IngotError("the library holds kernels for GPUs", node=arch, fix="take sm_75 ... sm_120")
     return [target for target in targets if target is not None]
 
 

@@ -181,7 +181,7 @@ def check(
     fp16: Fp16 = False,
     tf32: Tf32 = False,
     target: Annotated[
-        str, typer.Option("--target", help="sm_80 ... sm_120; the GPU that is there, else sm_90, if left out.")
+        str, typer.Option("--target", help="sm_75 ... sm_120; the GPU that is there, else sm_90, if left out.")
     ] = "auto",
     json: Json = None,
     plugins: PluginTexts = None,
@@ -221,7 +221,7 @@ def bench(
     ] = None,
     original: Annotated[str | None, typer.Option("--model", help="The model that an engine was built from.")] = None,
     against: Annotated[str | None, typer.Option("--against", help="Peers: onnxruntime, torch; with commas.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="auto, cuda, cpu, or sm_80 ... sm_120.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="auto, cuda, cpu, or sm_75 ... sm_120.")] = None,
     fp16: Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="Compute in float16 where safe.")] = None,
     tf32: Tf32 = False,
     shapes: ShapeTexts = None,

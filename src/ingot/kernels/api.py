@@ -17,7 +17,7 @@ class Target:
     """The GPU to compile for. ``sm_90`` is Target(90)."""
 
     cc: int
-    """Compute capability times ten: 80, 86, 87, 89, 90, 100, 110, 120."""
+    """Compute capability times ten: 75, 80, 86, 87, 89, 90, 100, 110, 120."""
     tf32: bool = False
     """Whether FP32 products may round their operands to TF32."""
     sms: int = 132

@@ -7,7 +7,7 @@ model ranks variants where nothing can be measured; it does not promise microsec
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ingot.graph.dims import Bindings, evaluate
@@ -31,12 +31,15 @@ _FULL_THREAD = 32
 """Accumulators per thread below which more warps do not pay."""
 _L2_OVER_DRAM = 1.4
 """Bandwidth of the L2 cache relative to device memory."""
-_SHARED_PER_SM = {80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 103: 228, 110: 228, 120: 100, 121: 100}
+_SHARED_PER_SM = {75: 64, 80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 103: 228, 110: 228, 120: 100, 121: 100}
 """KiB of shared memory of an SM; one block may have all but one of them."""
 _PEAK = {1: 2.0, 4: 0.5}
 """Rate of the tensor cores by the bytes of an operand, relative to two."""
+_SCALAR = 0.5
+"""Share of the FP32 rate that products of converted 16-bit floats reach without tensor cores."""
 _REGISTERS = 65536
-_THREADS = 2048
+_THREADS = {75: 1024}
+"""Threads of an SM where they are not 2048."""
 
 
 class TileLike(Protocol):
@@ -113,6 +116,11 @@ def shared_per_sm(target: Target) -> int:
     return _SHARED_PER_SM.get(target.cc, 100) * 1024
 
 
+def threads_per_sm(target: Target) -> int:
+    """Threads of an SM."""
+    return _THREADS.get(target.cc, 2048)
+
+
 def shared_limit(target: Target) -> int:
     """Most dynamic shared memory of one block, bytes: the Target's own figure, and never more than its family has."""
     return min(target.shared_per_block, shared_per_sm(target) - 1024)
@@ -124,7 +132,12 @@ def occupancy(tile: TileLike, size: int, target: Target) -> int:
     if shared > shared_limit(target):
         return 0
     registers = min(255, tile.m * tile.n // (32 * tile.warps) + 56) * 32 * tile.warps
-    return min(shared_per_sm(target) // (shared + 1024), _REGISTERS // registers, _THREADS // (32 * tile.warps), 32)
+    return min(
+        shared_per_sm(target) // (shared + 1024),
+        _REGISTERS // registers,
+        threads_per_sm(target) // (32 * tile.warps),
+        32,
+    )
 
 
 def _peak(shape: ProductShape, tile: TileLike, target: Target) -> float:
@@ -167,6 +180,11 @@ def product_seconds(shape: ProductShape, tile: TileLike, target: Target) -> floa
         partial = tile.m * tile.n * 4 / bandwidth
         block += _SPLIT_OVERHEAD + together * partial + tile.split * partial / 3
     return LAUNCH + max(waves * block, shape.bytes / target.bandwidth)
+
+
+def without_tensor_cores(target: Target) -> Target:
+    """The Target as a kernel sees it whose products are multiply-adds: Triton's before sm_80."""
+    return target if target.cc >= 80 else replace(target, flops=target.flops_fp32 * _SCALAR)
 
 
 def region_bytes(region: Region, bindings: Bindings) -> int:

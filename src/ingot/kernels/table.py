@@ -6,6 +6,7 @@ from ingot.kernels.api import Tactic
 from ingot.kernels.cuda.chain.tactic import TACTICS as CHAIN
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.kernels.cuda.map import TACTICS as MAP
+from ingot.kernels.cuda.mma.tactic import TACTICS as MMA
 from ingot.kernels.cuda.pool import TACTICS as POOL
 from ingot.kernels.cuda.recurrent.tactic import TACTICS as RECURRENT
 from ingot.kernels.cuda.reduce import TACTICS as REDUCE
@@ -18,5 +19,6 @@ from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
 TACTICS: tuple[Tactic, ...] = (
-    *STEM, *CHAIN, *HOPPER, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
+    *STEM, *CHAIN, *HOPPER, *MMA, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK, *RECURRENT, *MAP,
+    *PLUGIN,
 )  # fmt: skip

@@ -18,11 +18,11 @@ from ingot.graph.dims import Bindings, Dim, ceildiv, divisible, evaluate, mul
 from ingot.graph.region import Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Program, Target, Variant
-from ingot.kernels.cost import LAUNCH
+from ingot.kernels.cost import LAUNCH, without_tensor_cores
 from ingot.kernels.triton.builder import KernelBuilder
 
 _LOG2_E = math.log2(math.e)
-_SMALL_SHARED = {86: 101376, 89: 101376, 120: 101376, 80: 166912, 87: 166912}
+_SMALL_SHARED = {75: 64512, 86: 101376, 89: 101376, 120: 101376, 80: 166912, 87: 166912}
 """Most shared memory of one block, bytes, where it is below Hopper's."""
 _WIDEST_HEAD = 256
 _HELPERS = """@triton.jit
@@ -269,8 +269,8 @@ class AttentionTactic:
         plan = plan_attention(region)
         if isinstance(plan, No):
             return No(plan.reason, node=region.name)
-        if target.cc < 80:
-            return No(f"Triton has no tensor-core instructions for {target.name}", node=region.name)
+        if target.cc < 75:
+            return No(f"{target.name} is older than sm_75", node=region.name)
         return YES
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
@@ -278,12 +278,14 @@ class AttentionTactic:
         plan = _planned(region)
         queries, keys = evaluate(plan.queries, bindings), evaluate(plan.keys, bindings)
         found = []
-        for m in (16, 32, 64, 128):
-            for n in (32, 64, 128):
+        # Before sm_80 Triton uses no tensor cores: it writes out every multiply-add, and has no deep pipelines.
+        scalar = target.cc < 80
+        for m in (16, 32) if scalar else (16, 32, 64, 128):
+            for n in (32,) if scalar else (32, 64, 128):
                 if (m > 16 and m >= 2 * queries) or (n > 32 and n >= 2 * keys):
                     continue
                 for warps in (4, 8) if m == 128 else (4,):
-                    for stages in (2, 3, 4) if keys > n else (2,):
+                    for stages in (2, 3, 4) if keys > n and not scalar else (2,):
                         if self._fits(plan, m, n, stages, target):
                             found.append(_variant(self.name, m, n, warps, stages))
         return sorted(found, key=lambda v: self.estimate(region, v, target, bindings))
@@ -322,7 +324,7 @@ class AttentionTactic:
         blocks = -(-queries // m) * evaluate(plan.batch, bindings) * plan.heads
         head = _padded(plan.features) + _padded(plan.value_features)
         together = min(-(-blocks // target.sms), 2 if m == 128 else 4)
-        peak = (target.flops if plan.dtype != "float32" else target.flops_fp32 * 0.6) / target.sms
+        peak = (without_tensor_cores(target).flops if plan.dtype != "float32" else target.flops_fp32 * 0.6) / target.sms
         rate = peak * {16: 0.12, 32: 0.25, 64: 0.45, 128: 0.6}[m] * {32: 0.6, 64: 0.85, 128: 1.0}[n]
         step = max(2.0 * m * n * head / rate * together, 0.35e-6 + 0.25e-6 / stages)
         steps = -(-keys // n) * (0.55 if plan.causal and keys > n else 1.0)

@@ -10,12 +10,12 @@ from ingot.graph.dims import Bindings, evaluate, mul
 from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program, Target, Variant
-from ingot.kernels.cost import ProductShape, product_seconds
+from ingot.kernels.cost import ProductShape, product_seconds, without_tensor_cores
 from ingot.kernels.triton import product
 from ingot.kernels.triton.builder import KernelBuilder
 from ingot.kernels.triton.conv_operands import ConvOperands, FlatConvOperands
 from ingot.kernels.triton.epilogue import check_epilogue
-from ingot.kernels.triton.gemm import check_operands, target_refusal
+from ingot.kernels.triton.gemm import check_operands, product_refusal, target_refusal
 from ingot.kernels.triton.geometry import Geometry, geometry
 from ingot.kernels.triton.normal import normal_conv
 from ingot.kernels.triton.space import shortlist
@@ -96,6 +96,9 @@ class ConvTactic:
         answer = accepts_conv(region, target)
         if not answer:
             return answer
+        refused = product_refusal(region, target)
+        if refused is not None:
+            return refused
         g = geometry(region)
         if isinstance(g, Geometry) and g.depthwise and g.out_channels == 1 and g.taps <= MAX_DEPTHWISE_TAPS:
             return No("a depthwise convolution has a kernel of its own")
@@ -106,7 +109,9 @@ class ConvTactic:
         region = normal_conv(region).region
         g = geometry(region)
         assert isinstance(g, Geometry)
-        return [tile.variant(self.name) for tile in shortlist(conv_shape(region, g, bindings), target)]
+        return [
+            tile.variant(self.name) for tile in shortlist(conv_shape(region, g, bindings), without_tensor_cores(target))
+        ]
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of one tile."""
@@ -128,4 +133,4 @@ class ConvTactic:
         region = normal_conv(region).region
         g = geometry(region)
         assert isinstance(g, Geometry)
-        return product_seconds(conv_shape(region, g, bindings), Tile.of(variant), target)
+        return product_seconds(conv_shape(region, g, bindings), Tile.of(variant), without_tensor_cores(target))

@@ -11,7 +11,7 @@ from ingot.graph.dtypes import itemsize
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Program, Target, Variant
-from ingot.kernels.cost import ProductShape, product_seconds
+from ingot.kernels.cost import ProductShape, product_seconds, without_tensor_cores
 from ingot.kernels.triton import product
 from ingot.kernels.triton.builder import KernelBuilder
 from ingot.kernels.triton.conv_operands import PREFETCH, prefetched_steps
@@ -162,9 +162,9 @@ class GemmTactic:
 
     def accepts(self, region: Region, target: Target) -> Answer:
         """Products of two tensors of one floating-point type up to 32 bits, or of 8-bit integers."""
-        refused = target_refusal(region, target)
-        if refused is not None:
-            return refused
+        for refused in (target_refusal(region, target), product_refusal(region, target)):
+            if refused is not None:
+                return refused
         if region.ops[0] is not region.anchor:
             return No("something precedes the product in its Region")
         answer = check_operands(region)
@@ -177,7 +177,7 @@ class GemmTactic:
         """Tiles by predicted time."""
         normal = normal_gemm(region)
         shape = gemm_shape(normal.region, bindings)
-        return [tile.variant(self.name) for tile in shortlist(shape, target)]
+        return [tile.variant(self.name) for tile in shortlist(shape, without_tensor_cores(target))]
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of one tile."""
@@ -196,15 +196,22 @@ class GemmTactic:
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
         """Predicted seconds."""
         shape = gemm_shape(normal_gemm(region).region, bindings)
-        return product_seconds(shape, Tile.of(variant), target)
+        return product_seconds(shape, Tile.of(variant), without_tensor_cores(target))
 
 
 def target_refusal(region: Region, target: Target) -> No | None:
     """What the target's architecture lacks."""
-    if target.cc < 80:
-        return No(f"{target.name} is older than sm_80")
+    if target.cc < 75:
+        return No(f"{target.name} is older than sm_75")
     if target.cc < 89 and any(value.dtype == FLOAT8 for _, value in region.values):
         return No(f"{target.name} has no FP8")
+    return None
+
+
+def product_refusal(region: Region, target: Target) -> No | None:
+    """What Triton cannot multiply on the target: before sm_80 it uses no tensor cores, and then floats alone."""
+    if target.cc < 80 and region.anchor.op.endswith("Integer"):
+        return No(f"Triton has no products of integers for {target.name}")
     return None
 
 

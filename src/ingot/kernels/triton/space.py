@@ -17,6 +17,8 @@ _HEAD = 12
 _PER_SHAPE = 3
 """Most variants that differ in warps, stages and split alone."""
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+_UNROLLED = 512
+"""Multiply-adds of a thread that Triton writes out for one step where there are no tensor cores for it."""
 _MAX_ACCUMULATOR = 192
 """Registers per thread that the accumulator may take."""
 
@@ -66,7 +68,10 @@ def _candidates(shape: ProductShape, target: Target) -> list[Tile]:
         if m * n > 256 * 128 or (m == 256 and n == 16) or (m == 16 and n == 256 and fp32):
             continue
         steps = shape.steps(block_k)
-        for warps, stages, split in itertools.product((2, 4, 8), (2, 3, 4, 5, 6), _splits(shape, m, n, steps, target)):
+        depths = (2,) if target.cc < 80 else (2, 3, 4, 5, 6)  # deeper pipelines are made of asynchronous copies
+        for warps, stages, split in itertools.product((2, 4, 8), depths, _splits(shape, m, n, steps, target)):
+            if target.cc < 80 and m * n * block_k > _UNROLLED * 32 * warps:
+                continue
             accumulator = m * n // (32 * warps)
             if not 4 <= accumulator <= (96 if fp32 else _MAX_ACCUMULATOR):
                 continue

@@ -53,6 +53,13 @@ INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offse
 #else
 
 INGOT_INLINE void multiply_eight(float* d, const unsigned (&a)[4], unsigned b0, unsigned b1) {
+#if __CUDA_ARCH__ < 800 || defined(INGOT_SM75)  // half of the depth at a time
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[2 * h]), "r"(a[2 * h + 1]), "r"(h ? b1 : b0));
+#else
 #define INGOT_MMA(type)                                                            \
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type              \
                ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
@@ -63,6 +70,7 @@ INGOT_INLINE void multiply_eight(float* d, const unsigned (&a)[4], unsigned b0, 
   else
     INGOT_MMA("bf16");
 #undef INGOT_MMA
+#endif
 }
 
 INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offset, const unsigned char* weights,

@@ -1,4 +1,4 @@
-"""``cuda.stem``: first convolutions of a network, with the pooling behind them, from sm_80 on."""
+"""``cuda.stem``: first convolutions of a network, with the pooling behind them, from sm_75 on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ingot.kernels.cuda.stem.plan import StemPlan, plan_stem
 from ingot.kernels.cuda.stem.source import ENTRY, generate, options
 from ingot.kernels.cuda.stem.tile import PIXELS, Form, StemTile
 
-_LEAST_CC = 80
+_LEAST_CC = 75
 _LIMIT = 16
 _WARPS = (4, 8)
 _ROWS = (1, 2, 3, 4, 7, 8, 14)
@@ -37,10 +37,12 @@ class StemTactic:
     def accepts(self, region: Region, target: Target) -> Answer:
         """Few channels, a small window, 16-bit operands, channels-last results."""
         if target.cc < _LEAST_CC:
-            return No(f"{target.name} is older than sm_80")
+            return No(f"{target.name} is older than sm_75")
         plan = plan_stem(region)
         if isinstance(plan, No):
             return plan
+        if target.cc < 80 and plan.dtype == "bfloat16":
+            return No(f"{target.name} has no bfloat16", fix="build in float16")
         return YES if candidates(plan, target) else No("no tile fits in shared memory")
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:

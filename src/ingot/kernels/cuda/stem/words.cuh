@@ -7,7 +7,7 @@
 typedef vec_t<float, 2> ColumnPair;
 
 INGOT_INLINE unsigned packed(float low, float high) {
-#ifdef INGOT_HOST
+#if defined(INGOT_HOST) || __CUDA_ARCH__ < 800
   return element_t(low).bits | (unsigned)element_t(high).bits << 16;
 #else
   unsigned word;
@@ -25,7 +25,7 @@ INGOT_INLINE element_t element(unsigned word, int which) {
 }
 // The larger of each; a NaN is passed over, as in the pooling kernels.
 INGOT_INLINE unsigned larger(unsigned a, unsigned b) {
-#ifdef INGOT_HOST
+#if defined(INGOT_HOST) || __CUDA_ARCH__ < 800
   return packed(ingot_larger<float>(element(a, 0), element(b, 0)), ingot_larger<float>(element(a, 1), element(b, 1)));
 #else
   unsigned word;
