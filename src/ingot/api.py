@@ -46,6 +46,7 @@ def build(
     calibration_cache: str | os.PathLike[str] | None = None,
     accuracy_budget: float | str | None = "0.5%",
     metric: str = "cosine",
+    rounding: str = "nearest",
     progress: Progress | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> Engine:
@@ -67,7 +68,7 @@ def build(
     asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]
     if len(asked) > 1:
         raise IngotError(f"{' and '.join(asked)} are {len(asked)} ways to choose a precision", fix="give one")
-    eight = _quantization(asked[0], calibration_cache, accuracy_budget, metric) if asked else None
+    eight = _quantization(asked[0], calibration_cache, accuracy_budget, metric, rounding) if asked else None
     options = BuildOptions(
         target=target,
         fp16=fp16 or eight is not None,
@@ -93,6 +94,7 @@ def quantize(
     accuracy_budget: float | str | None = "0.5%",
     metric: str = "cosine",
     method: str = "auto",
+    rounding: str = "nearest",
     keep: Sequence[str] = (),
     pixels: str | None = None,
     samples: int | None = None,
@@ -103,28 +105,30 @@ def quantize(
 ) -> Quantized:
     """A standard ONNX model with 8-bit layers (Q/DQ), and a report: ``model, sha256, report = quantize(...)``.
 
-    ``data``: a folder, an .npz file, ``module:function``, arrays by input name with samples along the first axis, or an
-    iterable of samples. ``precision``: ``int8`` or ``fp8``. ``accuracy_budget``: the loss by ``metric`` (``cosine``,
-    ``top1`` or ``module:function``) that is allowed: layers stay in floating point until it is kept; None takes what
-    comes. ``keep``: nodes that stay. ``pixels``: how pictures become numbers. ``calibration_cache``: a file that
-    is read in place of calibrating, or written. ``host``: for ONNX Runtime on the CPU. Raises IngotError for a
-    model, data or options that are wrong.
+    ``data``: a folder, an .npz file, ``module:function``, arrays by input name with samples along the first axis, or
+    an iterable of samples. ``precision``: ``int8`` or ``fp8``. ``accuracy_budget``: the loss by ``metric``
+    (``cosine``, ``top1`` or ``module:function``) that is allowed: layers stay in floating point until it is kept;
+    None takes what comes. ``rounding``: of weights, ``nearest`` or ``adaround``. ``keep``: nodes that stay.
+    ``pixels``: how pictures become numbers. ``calibration_cache``: a file that is read in place of calibrating, or
+    written. ``host``: for ONNX Runtime on the CPU. Raises IngotError for a model, data or options that are wrong.
     """
     _expect_build_extra()
     from ingot.builder.quantizing import quantize as run
 
-    plain = _quantization(precision, calibration_cache, accuracy_budget, metric)
+    plain = _quantization(precision, calibration_cache, accuracy_budget, metric, rounding)
     options = dataclasses.replace(plain, method=method, keep=tuple(keep), pixels=pixels, samples=samples, host=host)
     return run(model, options, data, shapes=_shapes(shapes or {}), progress=progress or silent)
 
 
 def _quantization(
-    precision: str, cache: str | os.PathLike[str] | None, budget: float | str | None, metric: str
+    precision: str, cache: str | os.PathLike[str] | None, budget: float | str | None, metric: str, rounding: str
 ) -> Quantization:
     from ingot.precision.settings import parse_budget
 
     share = parse_budget(budget) if isinstance(budget, str) else budget
-    return Quantization(precision, cache=None if cache is None else Path(cache), budget=share, metric=metric)
+    return Quantization(
+        precision, cache=None if cache is None else Path(cache), budget=share, metric=metric, rounding=rounding
+    )
 
 
 def _expect_build_extra() -> None:

@@ -46,6 +46,8 @@ class Quantization:
     """Calibration samples to use at most."""
     host: bool = False
     """For ONNX Runtime on the CPU, whose kernels want activations without a sign."""
+    rounding: str = "nearest"
+    """Of weights: ``nearest`` or ``adaround``."""
 
 
 @dataclass(frozen=True)

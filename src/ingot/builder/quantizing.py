@@ -102,6 +102,7 @@ def settings_of(options: Quantization) -> Settings:
         keep=options.keep,
         cache=options.cache,
         host=options.host,
+        rounding=options.rounding,
     )
 
 

@@ -58,6 +58,7 @@ CalibrationCache = Annotated[
 Budget = Annotated[str, typer.Option("--accuracy-budget", help="Loss that is allowed, such as 0.5%; or none.")]
 Metric = Annotated[str, typer.Option("--metric", help="What the loss is of: cosine, top1 or module:function.")]
 Method = Annotated[str, typer.Option("--method", help="auto, minmax, moving_average, percentile, mse or entropy.")]
+Rounding = Annotated[str, typer.Option("--rounding", help="Of weights: nearest or adaround.")]
 Pixels = Annotated[
     str | None, typer.Option("--pixels", help="Pictures become numbers as: unit, signed, raw, raw_bgr or imagenet.")
 ]

@@ -31,6 +31,7 @@ from ingot.cli.flags import (
     OptLevel,
     Pixels,
     ProfileTexts,
+    Rounding,
     Runnable,
     Samples,
     Seed,
@@ -118,6 +119,7 @@ def build(
     calibration_cache: CalibrationCache = None,
     budget: Budget = "0.5%",
     metric: Metric = "cosine",
+    rounding: Rounding = "nearest",
     pixels: Pixels = None,
     samples: Samples = None,
     report: Annotated[
@@ -135,7 +137,16 @@ def build(
     from ingot.cli.quantize import quantization
 
     eight = quantization(
-        int8, fp8, calibration, calibration_cache, budget, metric, best=best, pixels=pixels, samples=samples
+        int8,
+        fp8,
+        calibration,
+        calibration_cache,
+        budget,
+        metric,
+        best=best,
+        pixels=pixels,
+        samples=samples,
+        rounding=rounding,
     )
     flags = Flags(
         target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
@@ -154,6 +165,7 @@ def quantize(
     budget: Budget = "0.5%",
     metric: Metric = "cosine",
     method: Method = "auto",
+    rounding: Rounding = "nearest",
     keep: Keep = None,
     pixels: Pixels = None,
     samples: Samples = None,
@@ -168,6 +180,7 @@ def quantize(
     eight = quantization(
         not fp8, fp8, calibration, calibration_cache, budget, metric,
         method=method, keep=tuple(keep or ()), pixels=pixels, samples=samples, host=host,
+        rounding=rounding,
     )  # fmt: skip
     assert eight is not None
     if not run_quantize(model, output, eight, shapes or (), json):

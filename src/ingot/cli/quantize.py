@@ -20,7 +20,7 @@ _FEW = 5
 def quantization(
     int8: bool, fp8: bool, calibration: str | None, cache: Path | None, budget: str, metric: str,
     *, best: bool = False, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None,
-    samples: int | None = None, host: bool = False,
+    samples: int | None = None, host: bool = False, rounding: str = "nearest",
 ) -> Quantization | None:  # fmt: skip
     """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other."""
     asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]

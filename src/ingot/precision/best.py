@@ -66,7 +66,7 @@ def quantize_best(
     drafts: dict[str, Draft] = {}
     trials: list[Trial] = []
     for name in precisions:
-        drafts[name], tried = best_draft(prepared, evaluator, replace(settings, precision=name))
+        drafts[name], tried = best_draft(prepared, evaluator, replace(settings, precision=name), data, progress)
         trials += [msgspec.structs.replace(trial, what=f"{name}: {trial.what}") for trial in tried]
     mixed = Mixed(drafts)
     full = None
@@ -80,8 +80,7 @@ def quantize_best(
 
 
 def _alone(draft: Draft, sample: Evaluator, settings: Settings, progress: Progress) -> Mapping[str, float]:
-    placed = draft.placed(settings.keep)
-    return sensitivities(draft.model, placed, draft.shared(placed), draft.form, sample, progress, draft.means)
+    return sensitivities(draft, draft.placed(settings.keep), sample, progress)
 
 
 def _by_layer(mixed: Mixed, errors: Mapping[str, Mapping[str, float]]) -> Numbers:

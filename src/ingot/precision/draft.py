@@ -29,6 +29,8 @@ class Draft:
     both_branches: bool = False
     corrected: bool = False
     """Whether biases make up for the mean error of rounded weights."""
+    flips: Mapping[str, Array] | None = None
+    """By layer, the weights that are rounded to their other neighbour; None where all go to the nearest."""
 
     def placed(self, keep: Collection[str]) -> Placement:
         """Where 8-bit numbers are read when the layers ``keep`` stay as they are."""
@@ -49,7 +51,7 @@ class Draft:
     def written(self, keep: Collection[str]) -> ir.Model:
         """The Q/DQ model."""
         placed = self.placed(keep)
-        return insert(self.model, placed, self.shared(placed), self.form, self.means)
+        return insert(self.model, placed, self.shared(placed), self.form, self.means, self.flips)
 
     @property
     def means(self) -> dict[str, Array] | None:

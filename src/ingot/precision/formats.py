@@ -11,6 +11,10 @@ import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
 
+_ALL = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+_E4M3 = np.unique(_ALL[np.isfinite(_ALL)])
+"""All numbers of E4M3, in their order."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -43,6 +47,17 @@ class Format:
         if self.integer:
             return np.asarray(np.rint(clipped), np.float32)
         return clipped.astype(self.stored_dtype).astype(np.float32)
+
+    def other(self, scaled: Array, grid: Array) -> Array:
+        """For numbers ``scaled`` and their grid points: the grid points on the other side.
+
+        That is ``grid`` itself at the ends, and where a number is on the grid.
+        """
+        away = np.sign(scaled - grid)
+        if self.integer:
+            return np.asarray(np.clip(grid + away, self.smallest, self.largest), np.float32)
+        places = np.searchsorted(_E4M3, grid) + away.astype(np.int64)
+        return np.asarray(_E4M3[np.clip(places, 0, len(_E4M3) - 1)])
 
     def stored(self, scaled: Array) -> Array:
         """As :meth:`grid`, in the type that a model keeps."""

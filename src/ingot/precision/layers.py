@@ -15,6 +15,7 @@ UNARY = frozenset({
     "Softplus", "Swish", "Mish", "PRelu", "Softsign", "Cast", "Identity",
 })  # fmt: skip
 """Element by element, from one activation: what follows a layer inside its kernel."""
+FIRST = "first layer"
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 _EXACT_MOVES = frozenset({
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Identity",
@@ -135,7 +136,7 @@ def first_and_last(graph: ir.Graph, layers: list[Layer]) -> dict[str, str]:
     found: dict[str, str] = {}
     for layer in layers:
         if _fed(layer.x):
-            found[layer.name] = "first layer"
+            found[layer.name] = FIRST
     for layer in layers:
         if not _followed(layer.node, nodes):
             found.setdefault(layer.name, "last layer")

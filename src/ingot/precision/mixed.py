@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ def written(parts: Sequence[Part]) -> ir.Model:
     """The Q/DQ model of ``parts``, whose placements have no input in common."""
     model = parts[0].draft.model
     for draft, placed in parts:
-        model = insert(model, placed, draft.shared(placed), draft.form, draft.means)
+        model = insert(model, placed, draft.shared(placed), draft.form, draft.means, draft.flips)
     return model
 
 
@@ -63,3 +63,36 @@ class Mixed:
                 placed.moves.remove(edge)
             parts.append(Part(draft, placed))
         return parts
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mix whose layers all have a precision, some of which may be given back."""
+
+    mixed: Mixed
+    precisions: Mapping[str, str]
+
+    @property
+    def model(self) -> ir.Model:
+        """What it is of."""
+        return self.mixed.model
+
+    def parts(self, keep: Collection[str]) -> list[Part]:
+        """What each format gives when the layers and residual adds ``keep`` stay as they are."""
+        return self.mixed.parts({**self.precisions, **dict.fromkeys(keep, FLOAT)})
+
+    def written(self, keep: Collection[str]) -> ir.Model:
+        """The Q/DQ model."""
+        return written(self.parts(keep))
+
+
+def alone(draft: Draft) -> Mixture:
+    """All layers in the one format of ``draft``."""
+    return Mixture(Mixed({draft.form.name: draft}), {})
+
+
+def with_others(draft: Draft, other: Draft, layers: Collection[str]) -> Mixture:
+    """As :func:`alone`, but ``layers`` in the format of ``other``, whose parts come first."""
+    mixed = Mixed({other.form.name: other, draft.form.name: draft})
+    names = {layer.name: draft.form.name for layer in mixed.layers}
+    return Mixture(mixed, names | dict.fromkeys(layers, other.form.name))

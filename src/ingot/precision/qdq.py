@@ -5,6 +5,7 @@ The result is a standard ONNX model, which other runtimes execute too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,18 +28,21 @@ def insert(
     thresholds: Mapping[str, Threshold],
     form: Format,
     means: Mapping[str, Array] | None = None,
+    flips: Mapping[str, Array] | None = None,
 ) -> ir.Model:
     """A copy of ``model`` with Q/DQ nodes where ``placed`` has them.
 
     ``thresholds``: by the name of a group's value. ``means``: of the input channels of layers, by the name of their
-    input: with them biases make up for the mean error of rounded weights.
+    input: with them biases make up for the mean error of rounded weights. ``flips``: by layer, the weights that are
+    rounded to their other neighbour.
     """
     copy = model.clone()
     writer = _Writer(copy, form, {name: thresholds[placed.group(name)] for name in placed.values})
     nodes = {str(node.name): node for node in copy.graph}
     for name in (layer.name for layer in placed.layers):
         layer = known_layer(nodes[name])
-        writer.weights(layer, None if means is None else means.get(str(layer.x.name)))
+        mean = None if means is None else means.get(str(layer.x.name))
+        writer.weights(layer, mean, None if flips is None else flips.get(name))
     for (name, position), value in placed.edges.items():
         writer.activation(nodes[name], position, value)
     writer.finish()
@@ -92,16 +96,16 @@ class _Writer:
     def _order(self) -> dict[ir.Node, int]:
         return {node: index for index, node in enumerate(self.model.graph)}
 
-    def weights(self, layer: Layer, means: Array | None) -> None:
+    def weights(self, layer: Layer, means: Array | None, flips: Array | None) -> None:
         """Replaces the weights and the bias of ``layer``."""
         scale = self.ranges[str(layer.x.name)].scale
-        bias, weight = bias_of(layer), quantize_weight(layer, self.form, scale)
+        bias, weight = bias_of(layer), quantize_weight(layer, self.form, scale, flips)
         if means is not None and (bias is not None or layer.node.op_type != "MatMul"):
             shift = mean_shift(layer, weight.real.astype(np.float64) - layer.array, means)
             bias = ((0 if bias is None else bias) - shift).astype(np.float32)
             self._set_bias(layer, bias)
             layer = known_layer(layer.node)
-            weight = quantize_weight(layer, self.form, scale)
+            weight = quantize_weight(layer, self.form, scale, flips)
         layer.node.replace_input_with(1, self._dequantized(layer, weight))
         if bias is not None and has_int_bias(self.form, bias, weight):
             numbers, scales = quantize_bias(bias, scale, weight)
@@ -119,7 +123,9 @@ class _Writer:
         layer.node.replace_input_with(2, value)
 
     def _dequantized(self, layer: Layer, weight: Quantized) -> ir.Value:
-        key = (str(layer.weight.name), weight.axis, weight.scale.tobytes())
+        # Uses of one weight may round it in different ways.
+        content = hashlib.sha256(weight.stored.tobytes() + weight.scale.tobytes()).digest()
+        key = (str(layer.weight.name), weight.axis, content)
         found = self._stored.get(key)
         if found is not None:
             return found

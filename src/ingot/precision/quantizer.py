@@ -11,12 +11,11 @@ import onnx_ir as ir
 from ingot.errors import IngotError
 from ingot.precision.calibrate import first, limited
 from ingot.precision.data import ADVISED, Batch, Data
-from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.metrics import Evaluator, decibels, metric_of
-from ingot.precision.mixed import Part, written
+from ingot.precision.mixed import Mixture, Part, alone, written
 from ingot.precision.placement import place
-from ingot.precision.recipes import Prepared, best_draft, cached, calibrated, drafted
+from ingot.precision.recipes import Prepared, best_draft, cached, calibrated, drafted, mixture
 from ingot.precision.report import Report, Trial
 from ingot.precision.search import Outcome, search, without_budget
 from ingot.precision.settings import Settings
@@ -48,12 +47,16 @@ def quantize_model(
         prepared = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
         if prepared is None:
             raise IngotError("there is neither calibration data nor a calibration cache", fix="give --calibration")
-        draft = drafted(prepared.model, prepared.statistics, settings.method, settings)
+        if settings.rounding != "nearest":
+            raise IngotError("adaptive rounding learns from data, and there is only a cache", fix="give --calibration")
+        draft = alone(drafted(prepared.model, prepared.statistics, settings.method, settings))
         return _result(draft, without_budget(draft, settings), Origin(prepared, settings))
     sample = first(data, SAMPLE)
     evaluator = Evaluator(HostRuns(model), sample, metric_of("cosine"))
     prepared = prepared_for(model, sha256, data, evaluator, settings, progress)
-    draft, trials = best_draft(prepared, evaluator, settings)
+    single, trials = best_draft(prepared, evaluator, settings, data, progress)
+    draft, more = mixture(single, prepared, evaluator, settings)
+    trials += more
     full = None
     if settings.budget is None:
         outcome = without_budget(draft, settings)
@@ -99,8 +102,8 @@ class Origin:
     trials: Sequence[Trial] = ()
 
 
-def _result(draft: Draft, outcome: Outcome, origin: Origin) -> Result:
-    parts = [Part(draft, draft.placed(outcome.keep))]
+def _result(draft: Mixture, outcome: Outcome, origin: Origin) -> Result:
+    parts = draft.parts(outcome.keep)
     return reported(origin.settings.precision, parts, written(parts), outcome, origin)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from ingot.precision.cache import Calibration, read_cache, write_cache
-from ingot.precision.calibrate import Statistics, Wanted, calibrate, kept
+from ingot.precision.calibrate import Statistics, Wanted, calibrate, kept, limited
 from ingot.precision.data import Data
 from ingot.precision.draft import Draft, draft_of
 from ingot.precision.equalise import equalise, pairs_of
 from ingot.precision.host import HostRuns
+from ingot.precision.layers import FIRST, first_and_last, layers_of
 from ingot.precision.metrics import Evaluator, decibels
+from ingot.precision.mixed import Mixture, alone, with_others
 from ingot.precision.placement import place
 from ingot.precision.report import Trial
+from ingot.precision.rounding import SAMPLES, adaptive_flips
 from ingot.precision.settings import Settings
 from ingot.progress import Progress
 
@@ -114,8 +118,13 @@ def _seen(model: ir.Model, sample: Data, settings: Settings) -> Statistics:
     return calibrate(_runs(model, settings), sample, wanted_of(model, settings))
 
 
-def best_draft(prepared: Prepared, evaluator: Evaluator, settings: Settings) -> tuple[Draft, list[Trial]]:
-    """The draft with the least error of the outputs on the sample, and what was tried."""
+def best_draft(
+    prepared: Prepared, evaluator: Evaluator, settings: Settings, data: Data, progress: Progress
+) -> tuple[Draft, list[Trial]]:
+    """The draft with the least error of the outputs on the sample, and what was tried.
+
+    ``data``: what adaptive rounding learns from, where it is asked for; the sample itself is left out if there is more.
+    """
     methods = ("auto", *_RIVALS) if settings.method == "auto" else (settings.method,)
     drafts = [drafted(prepared.model, prepared.statistics, method, settings) for method in methods]
     errors = [_error(draft, evaluator) for draft in drafts]
@@ -125,13 +134,42 @@ def best_draft(prepared: Prepared, evaluator: Evaluator, settings: Settings) -> 
         Trial(f"method {name}", decibels(error), draft is best)
         for name, error, draft in zip(methods, errors, drafts, strict=True)
     ]
+    rivals: list[tuple[str, Callable[[Draft], Draft]]] = []
+    if settings.rounding == "adaround":
+        rivals.append(("weights rounded adaptively", lambda draft: _rounded(draft, evaluator, data, progress)))
     if settings.recover:
-        corrected = replace(best, corrected=True)
-        error = _error(corrected, evaluator)
+        rivals.append(("biases corrected", lambda draft: replace(draft, corrected=True)))
+    for what, changed in rivals:
+        rival = changed(best)
+        error = _error(rival, evaluator)
         better = error < _GAIN * least
-        trials.append(Trial("biases corrected", decibels(error), better))
-        best = corrected if better else best
+        trials.append(Trial(what, decibels(error), better))
+        best, least = (rival, error) if better else (best, least)
     return best, trials
+
+
+def _rounded(draft: Draft, evaluator: Evaluator, data: Data, progress: Progress) -> Draft:
+    held = list(limited(data, evaluator.samples + SAMPLES))
+    return replace(draft, flips=adaptive_flips(draft, held[len(evaluator.batches) :] or held, progress))
+
+
+def mixture(draft: Draft, prepared: Prepared, evaluator: Evaluator, settings: Settings) -> tuple[Mixture, list[Trial]]:
+    """``draft``, for FP8 with the first layers in INT8 where that lowers the error of the outputs.
+
+    What a model is given, such as pixels, is often spaced evenly, and differences between neighbours count: there the
+    even steps of INT8 are the finer ones.
+    """
+    plain = alone(draft)
+    edges = first_and_last(draft.model.graph, layers_of(draft.model.graph)[0])
+    firsts = [name for name, why in edges.items() if why == FIRST]
+    if settings.precision != "fp8" or not settings.recover or not firsts:
+        return plain, []
+    even = replace(settings, precision="int8")
+    other = drafted(prepared.model, prepared.statistics, settings.method, even)
+    rival = with_others(draft, replace(other, corrected=draft.corrected), firsts)
+    error = evaluator.error(HostRuns(rival.written(())))
+    better = error < _GAIN * _error(draft, evaluator)
+    return (rival if better else plain), [Trial("first layers in INT8", decibels(error), better)]
 
 
 def _error(draft: Draft, evaluator: Evaluator) -> float:

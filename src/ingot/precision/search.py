@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.layers import first_and_last, layers_of
 from ingot.precision.metrics import Evaluator
+from ingot.precision.mixed import Mixture
 from ingot.precision.settings import Settings
 from ingot.precision.switches import sensitivities
 from ingot.progress import Progress
@@ -36,12 +36,12 @@ def asked(settings: Settings) -> dict[str, str]:
     return dict.fromkeys(settings.keep, "asked for")
 
 
-def without_budget(draft: Draft, settings: Settings) -> Outcome:
+def without_budget(draft: Mixture, settings: Settings) -> Outcome:
     """First and last layers stay as they are, unmeasured."""
     return Outcome({**_edges(draft), **asked(settings)})
 
 
-def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings, progress: Progress) -> Outcome:
+def search(draft: Mixture, sample: Evaluator, full: Evaluator, settings: Settings, progress: Progress) -> Outcome:
     """The fewest layers given back with which the loss on ``full`` is within the budget.
 
     All layers are tried first, and must stay within half of the budget; then all but the first and the last ones, then
@@ -67,8 +67,9 @@ def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings,
         return Outcome(edges, found)
     if made.loss <= budget:
         return made
-    placed = draft.placed(mine)
-    alone = sensitivities(draft.model, placed, draft.shared(placed), draft.form, sample, progress, draft.means)
+    alone: dict[str, float] = {}
+    for part in draft.parts(mine):
+        alone |= sensitivities(part.draft, part.placed, sample, progress)
     ranked = sorted((name for name in alone if name not in edges), key=lambda name: -alone[name])
     few, many, best = 0, len(ranked), found
     while many - few > 1:
@@ -82,7 +83,7 @@ def search(draft: Draft, sample: Evaluator, full: Evaluator, settings: Settings,
     return Outcome(keep, best, alone, notes)
 
 
-def _edges(draft: Draft) -> dict[str, str]:
+def _edges(draft: Mixture) -> dict[str, str]:
     """First and last layers, with the reason."""
     layers, _ = layers_of(draft.model.graph)
     return first_and_last(draft.model.graph, layers)

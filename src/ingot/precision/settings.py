@@ -12,6 +12,8 @@ from ingot.precision.ranges import METHODS
 BUDGET = 0.005
 """Loss that is allowed unless told otherwise: half a point of accuracy, or 0.005 of cosine."""
 
+ROUNDINGS = ("nearest", "adaround")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +29,8 @@ class Settings:
     """``cosine``, ``top1`` or ``module:function``."""
     keep: tuple[str, ...] = ()
     """Nodes that are not quantized."""
+    rounding: str = "nearest"
+    """``nearest``, or ``adaround``: weights go up or down so that the results of their layer come out nearest."""
     recover: bool = True
     """Try equalisation and bias correction, and take what lowers the error of the outputs."""
     host: bool = False
@@ -41,6 +45,8 @@ class Settings:
             raise IngotError(f"there is no precision {self.precision!r}", fix=f"take one of: {', '.join(FORMATS)}")
         if self.method != "auto" and self.method not in METHODS:
             raise IngotError(f"there is no calibration method {self.method!r}", fix=f"take auto, {', '.join(METHODS)}")
+        if self.rounding not in ROUNDINGS:
+            raise IngotError(f"there is no rounding {self.rounding!r}", fix=f"take one of: {', '.join(ROUNDINGS)}")
         if self.budget is not None and not 0 <= self.budget < 1:
             raise IngotError(f"{self.budget} is no accuracy budget", fix="give a share such as 0.005, or 0.5%")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from ingot.graph.edit import Array, Editor
-from ingot.precision.formats import Format
+from ingot.graph.edit import Editor
+from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.layers import known_layer
 from ingot.precision.metrics import Evaluator
@@ -23,22 +23,15 @@ _BATCHES = 2
 
 
 def sensitivities(
-    model: ir.Model,
-    placed: Placement,
-    thresholds: Mapping[str, Threshold],
-    form: Format,
-    evaluator: Evaluator,
-    progress: Progress = silent,
-    means: Mapping[str, Array] | None = None,
+    draft: Draft, placed: Placement, evaluator: Evaluator, progress: Progress = silent
 ) -> dict[str, float]:
     """By layer or residual add: squared error of the outputs, over their own square, with it alone in 8 bits.
 
-    ``means``: as for :func:`ingot.precision.qdq.insert`. One session of ONNX Runtime serves them all: which one is
-    quantized is an input.
+    One session of ONNX Runtime serves them all: which one is quantized is an input.
     """
     units = list(dict.fromkeys(name for name, _ in placed.edges if (name, 0) not in placed.moves))
     units = [name for name in units if name in {layer.name for layer in placed.layers} or _adds(placed, name)]
-    switched = _switched(model, placed, thresholds, form, units, means or {})
+    switched = _switched(draft, placed, units)
     session = HostRuns(switched, list(evaluator.original[0]), inner=True)
     found = {}
     for index, name in enumerate(units):
@@ -53,15 +46,9 @@ def _adds(placed: Placement, name: str) -> bool:
     return any(node == name for node, _ in placed.adds)
 
 
-def _switched(
-    model: ir.Model,
-    placed: Placement,
-    thresholds: Mapping[str, Threshold],
-    form: Format,
-    units: Sequence[str],
-    means: Mapping[str, Array],
-) -> ir.Model:
-    copy = model.clone()
+def _switched(draft: Draft, placed: Placement, units: Sequence[str]) -> ir.Model:
+    thresholds, means, flips = draft.shared(placed), draft.means or {}, draft.flips or {}
+    copy = draft.model.clone()
     editor = Editor(copy)
     editor.needs_opset(19)
     copy.ir_version = max(copy.ir_version, 9)
@@ -78,7 +65,7 @@ def _switched(
             found = thresholds[placed.group(str(value.name))]
             if name in {layer.name for layer in placed.layers}:
                 layer = known_layer(node)
-                weight = quantize_weight(layer, form, found.scale).real
+                weight = quantize_weight(layer, draft.form, found.scale, flips.get(name)).real
                 bias, mean = bias_of(layer), means.get(str(value.name))
                 if bias is not None and mean is not None:
                     shift = mean_shift(layer, weight.astype(np.float64) - layer.array, mean)
@@ -92,7 +79,7 @@ def _switched(
 def _rounded(editor: Editor, node: ir.Node, value: ir.Value, found: Threshold) -> ir.Value:
     """``value`` quantized and back."""
     factor = editor.constant(np.asarray(found.scale, np.float32), f"{value.name}/scale")
-    zero: Array = found.form.stored(np.zeros((), np.float32))
+    zero = found.form.stored(np.zeros((), np.float32))
     name, kind = editor.name(f"{value.name}/zero"), ir.TensorType(found.form.dtype)
     point = ir.Value(name=name, type=kind, shape=ir.Shape([]), const_value=ir.tensor(zero, name=name))
     editor.graph.register_initializer(point)

@@ -39,22 +39,32 @@ def spread(scale: Array, rank: int, axis: int) -> Array:
     return scale.reshape(shape)
 
 
-def quantize_weight(layer: Layer, form: Format, input_scale: float) -> Quantized:
+def quantize_weight(layer: Layer, form: Format, input_scale: float, flips: Array | None = None) -> Quantized:
     """The weights of ``layer``: symmetric, by the largest magnitude of each output channel (or of all).
 
-    A channel's scale grows where its bias would not fit 32 bits at ``input_scale`` times the scale.
+    A channel's scale grows where its bias would not fit 32 bits at ``input_scale`` times the scale. ``flips``: weights
+    that are rounded to their other neighbour, not to the nearest.
     """
     array = layer.array
+    scale = _weight_scale(layer, form, input_scale)
+    scaled = array / spread(scale, array.ndim, layer.axis)
+    grid = form.grid(scaled)
+    if flips is not None:
+        grid = np.where(flips, form.other(scaled, grid), grid)
+    return Quantized(form.stored(grid), scale, layer.axis)
+
+
+def _weight_scale(layer: Layer, form: Format, input_scale: float) -> Array:
+    array = layer.array
     if not form.integer:
-        scale = np.float32(form.scale(float(np.abs(array).max(initial=0.0))))
-        return Quantized(form.stored(array / scale), np.asarray(scale), layer.axis)
+        return np.asarray(np.float32(form.scale(float(np.abs(array).max(initial=0.0)))))
     others = tuple(i for i in range(array.ndim) if i != layer.axis)
     scales = (np.abs(array).max(axis=others, initial=0.0) / form.largest).astype(np.float32)
     scales[scales == 0] = 1.0
     bias = bias_of(layer)
     if bias is not None and bias.shape == scales.shape:
         scales = np.maximum(scales, (np.abs(bias) / (input_scale * _BIAS_LIMIT)).astype(np.float32))
-    return Quantized(form.stored(array / spread(scales, array.ndim, layer.axis)), scales, layer.axis)
+    return np.asarray(scales)
 
 
 def bias_of(layer: Layer) -> Array | None:
