@@ -38,6 +38,7 @@ def build(
     profiles: Mapping[str, InputShapes] | Sequence[InputShapes] | None = None,
     opt_level: int = 3,
     timing_db: str | os.PathLike[str] | None = None,
+    unroll: int = 2000,
     strict: bool = False,
     int8: bool = False,
     fp8: bool = False,
@@ -56,7 +57,8 @@ def build(
     ``shapes``: per input, dimensions as ints or (min, opt, max) triples, or the command line's text.
     ``profiles``: several such ``shapes``, by name or in order ("0", "1", ...). Kernels are chosen for each at its
     optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.
-    ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``int8`` or ``fp8``: layers become 8-bit first, as
+    ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``unroll``: how many nodes loops may be written
+    out to, in all. ``int8`` or ``fp8``: layers become 8-bit first, as
     :func:`quantize` does it with ``calibration``; what stays is float16 on a GPU. ``best``: for each layer whichever
     of float16, int8 and fp8 is fastest, as far as the budget allows, and never slower than float16 alone.
     ``progress(stage, done, total)`` is told the way. ``plugins``: those that the model needs beside the ones of
@@ -77,6 +79,7 @@ def build(
         profiles=_profiles(profiles or {}),
         opt_level=opt_level,
         timing_db=Path(timing_db) if timing_db is not None else None,
+        unroll=unroll,
         strict=strict,
         quantization=eight,
     )

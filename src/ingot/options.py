@@ -66,6 +66,8 @@ class BuildOptions:
     """0: first variant of each tactic; 1: best by cost model; 2: also the recorded database;
     3: measure a shortlist; 4: measure more; 5: measure every variant."""
     timing_db: Path | None = None
+    unroll: int = 2000
+    """Nodes that unrolled loops may make in all."""
     strict: bool = False
     """Refuse a build that would need a host island."""
     bodies: bool = True
@@ -77,6 +79,8 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.opt_level not in range(6):
             raise IngotError(f"there is no optimisation level {self.opt_level}", fix="take one from 0 to 5")
+        if self.unroll < 0:
+            raise IngotError(f"loops cannot be unrolled to {self.unroll} nodes", fix="give 0 or more")
         names = [name for name, _ in self.profiles]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None or "" in names:

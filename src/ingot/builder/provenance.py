@@ -30,6 +30,7 @@ def provenance(model_sha256: str, options: BuildOptions, chosen: Chosen) -> Prov
         "fp16": options.fp16,
         "tf32": options.tf32,
         "opt_level": options.opt_level,
+        "unroll": options.unroll,
         "shapes": dict(shapes),
         "compilers": compilers() if chosen.target else "",
     }

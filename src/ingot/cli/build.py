@@ -39,6 +39,7 @@ class Flags:
     profiles: Sequence[str] = ()
     eight: Quantization | None = None
     """8-bit layers, where they are wanted."""
+    unroll: int = 2000
 
     def options(self, source: Source) -> BuildOptions:
         """The frozen options for building ``source``."""
@@ -51,6 +52,7 @@ class Flags:
             profiles=parse_profiles(self.profiles),
             opt_level=self.opt_level,
             timing_db=self.timing_db,
+            unroll=self.unroll,
             strict=self.strict,
             dump_after=tuple(self.dump_after),
             dump_dir=self.dump_dir,

@@ -20,7 +20,9 @@ _OFTEN = 200_000
 """Objects made between two looks for garbage: a graph makes many that stay, and looking took a tenth of the time."""
 
 
-def check(model: str, shapes: Sequence[str], *, target: str, fp16: bool, tf32: bool, json: str | None) -> bool:
+def check(
+    model: str, shapes: Sequence[str], *, target: str, fp16: bool, tf32: bool, unroll: int, json: str | None
+) -> bool:
     """Prints the report; false when a part of the model runs on the host."""
     with _rare_collections():
         import msgspec
@@ -29,7 +31,7 @@ def check(model: str, shapes: Sequence[str], *, target: str, fp16: bool, tf32: b
 
         source = open_source(model)
         options = BuildOptions(
-            target=target, fp16=fp16, tf32=tf32, shapes=source.build_shapes(parse_shapes(shapes))
+            target=target, fp16=fp16, tf32=tf32, shapes=source.build_shapes(parse_shapes(shapes)), unroll=unroll
         )  # fmt: skip
         report = check_model(source.model, options)
     if json is not None:

@@ -41,6 +41,7 @@ ProfileTexts = Annotated[
 ]
 OptLevel = Annotated[int, typer.Option("--opt-level", min=0, max=5, help="How much to search: 0 to 5.")]
 TimingDb = Annotated[Path | None, typer.Option("--timing-db", help="Timing database to read and to extend.")]
+Unroll = Annotated[int, typer.Option("--unroll", min=0, help="Nodes that unrolled loops may make in all.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a build of which a part would stay on the host.")]
 Json = Annotated[str | None, typer.Option("--json", help="JSON: to this file, or printed.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the random inputs.")]

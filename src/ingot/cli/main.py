@@ -41,6 +41,7 @@ from ingot.cli.flags import (
     Tf32,
     TimingDb,
     Tolerance,
+    Unroll,
 )
 from ingot.cli.groups import library_app, zoo_app
 from ingot.errors import IngotError
@@ -109,6 +110,7 @@ def build(
     profile: ProfileTexts = None,
     timing_db: TimingDb = None,
     opt_level: OptLevel = 3,
+    unroll: Unroll = 2000,
     strict: Strict = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")] = False,
     fp8: Fp8 = False,
@@ -150,7 +152,7 @@ def build(
     )
     flags = Flags(
         target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
-        tuple(profile or ()), eight,
+        tuple(profile or ()), eight, unroll,
     )  # fmt: skip
     run_build(model, output, flags, report)
 
@@ -196,13 +198,14 @@ def check(
     target: Annotated[
         str, typer.Option("--target", help="sm_75 ... sm_120; the GPU that is there, else sm_90, if left out.")
     ] = "auto",
+    unroll: Unroll = 2000,
     json: Json = None,
     plugins: PluginTexts = None,
 ) -> None:
     """Tell whether a model will run on the device, where, and why. Exit code 3 when a part stays on the host."""
     from ingot.cli.check import check as run_check
 
-    if not run_check(model, shapes or (), target=target, fp16=fp16, tf32=tf32, json=json):
+    if not run_check(model, shapes or (), target=target, fp16=fp16, tf32=tf32, unroll=unroll, json=json):
         raise typer.Exit(3)
 
 

@@ -86,7 +86,7 @@ def bisect(
     walk.stage(_IMPORT, imported.model)
     if engine.plan.target == "cpu":
         return Bisection(walk.stages, walk.first, walk.value)
-    pipeline.canonicalise(imported.model, fp16=options.fp16, dump=walk.stage)
+    pipeline.canonicalise(imported.model, fp16=options.fp16, dump=walk.stage, unroll=options.unroll)
     if not walk.first:
         walk.simulate(Simulator(engine), tolerance_of(engine) if tolerance is None else tolerance)
     return Bisection(walk.stages, walk.first, walk.value)

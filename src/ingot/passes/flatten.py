@@ -18,6 +18,7 @@ from onnx_shape_inference import SYM_DATA_KEY
 
 from ingot.errors import No
 from ingot.graph import dtypes
+from ingot.graph.control import kept_because
 from ingot.graph.dims import symbols
 from ingot.graph.edit import bodies, plain_attribute, shape_of
 from ingot.graph.op_table import PARAMETERS, WEIGHTS, kind_of
@@ -226,7 +227,8 @@ def _flat_op(
     body = BodyOp(node.op_type, inputs, outputs, attrs, node.domain)
     reason = force_host.get(name)
     if reason is None and kind is Kind.HOST:
-        reason = _no_kernel(node, name)
+        kept = kept_because(node, name)
+        reason = _no_kernel(node, name) if kept is None else kept
     if reason is None and unknown:
         reason = No(f"attribute {unknown} of {node.op_type} has no device form", node=name)
     if reason is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
@@ -14,6 +15,7 @@ from ingot.passes.attention import fuse_attention
 from ingot.passes.batch_norm import fold_batch_norm
 from ingot.passes.concat import open_concats
 from ingot.passes.contrib import standardise
+from ingot.passes.control import open_control_flow
 from ingot.passes.decompose import decompose
 from ingot.passes.einsum import expand_einsums
 from ingot.passes.fold import fold, tidy
@@ -29,6 +31,7 @@ from ingot.passes.siblings import join_convolutions
 from ingot.passes.sink import sink_moves
 from ingot.passes.small import small_rewrites
 from ingot.passes.softmax import simplify_softmax
+from ingot.passes.unroll import UNROLL
 from ingot.plugins.registry import TAKEN, active
 from ingot.precision.autocast import autocast
 
@@ -52,7 +55,10 @@ class Canonical:
     """What was rewritten, and what was not and why: ``pass: line``."""
 
 
+CONTROL = "control"
 PASSES: tuple[Pass, ...] = (
+    # Before all others, which do not look into bodies.
+    Pass(CONTROL, open_control_flow),
     Pass("contrib", standardise),
     Pass("quantized_ops", spell_out_quantized),
     Pass("functions", expand_functions),
@@ -96,14 +102,16 @@ FP16 = Pass("autocast", autocast)
 """Runs after all others, where float16 is wanted."""
 
 
-def canonicalise(model: ir.Model, *, fp16: bool, dump: Dump | None = None) -> Canonical:
+def canonicalise(model: ir.Model, *, fp16: bool, dump: Dump | None = None, unroll: int = UNROLL) -> Canonical:
     """A rewritten copy of ``model``; inputs and outputs keep names, types and shapes.
 
     ``model`` has its functions inlined and no initializer among its inputs. ``dump`` is called with
-    the name of each pass and the model after it. Raises AssertionError, with the name of the pass,
+    the name of each pass and the model after it. ``unroll``: how many nodes
+    unrolled loops may have in all. Raises AssertionError, with the name of the pass,
     when one leaves a broken graph.
     """
-    return _rewritten(model, (*PASSES, *([FP16] if fp16 else [])), dump)
+    steps = [Pass(CONTROL, partial(open_control_flow, limit=unroll)) if p.name == CONTROL else p for p in PASSES]
+    return _rewritten(model, [*steps, *([FP16] if fp16 else [])], dump)
 
 
 def prepare_to_quantize(model: ir.Model) -> Canonical:
