@@ -12,6 +12,7 @@ from support.host_cuda import needs_compiler, run_on_host
 from support.recurrent import Case, expected, inputs_of
 
 from ingot.builder.targets import TARGETS
+from ingot.graph.dims import evaluate
 from ingot.graph.reference import run_region
 from ingot.kernels.api import Kernel, Pdl, Program, Target
 from ingot.kernels.cuda.nvrtc import compile_cuda
@@ -62,9 +63,9 @@ def plan_of(case: Case) -> RecurrentPlan:
 
 def on_host(form: Form, arrays: list[np.ndarray], bindings: Mapping[str, int] | None = None) -> list[np.ndarray]:
     text, out = generate(form)
-    kernel = Kernel(
-        ENTRY, b"", form.grid, form.tile.threads, form.shared, out.arguments, Pdl.NONE, form.tile.blocks
-    )  # fmt: skip
+    cluster = form.tile.blocks if form.group is Group.CLUSTER else 1
+    sizes = (form.grid, form.tile.threads, form.shared)
+    kernel = Kernel(ENTRY, b"", *sizes, out.arguments, Pdl.NONE, cluster, form.group is Group.GRID)
     return run_on_host(text, Program((kernel,), form.workspaces), form.plan.region, arrays, bindings)
 
 
@@ -115,6 +116,19 @@ def test_weights_of_tensor_cores_in_shared_memory() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("tensor", [False, True], ids=["lanes", "tensor"])
+def test_groups_that_meet_at_counters_take_several_tiles(tensor: bool) -> None:
+    case = Case("GRU", 3, "n", 20, ("b", "h0"), dtype="float16", attrs=(_BOTH,))
+    tile = RecurrentTile(True, 4, 8, 16, 2) if tensor else RecurrentTile(False, 3, 8, 4, 4, 1)
+    form = Form(plan_of(case), tile, replace(Target(80), sms=20))
+    assert form.group is Group.GRID
+    bindings = {"n": 51 if tensor else 13}
+    assert evaluate(form.grid[1], bindings) < evaluate(form.tiles, bindings)
+    arrays = inputs_of(case, form.plan.region, bindings)
+    check(case, on_host(form, arrays, bindings), expected(case, form.plan.region, arrays))
+
+
+@needs_compiler
 def test_sizes_are_bound_late() -> None:
     case = Case("GRU", "t", "n", 12, ("b", "h0"), attrs=(_AFTER, _BOTH))
     form = Form(plan_of(case), RecurrentTile(False, 1, 16, 4, 4, 2), Target(90))
@@ -160,6 +174,7 @@ def test_blocks_of_a_layer() -> None:
             assert tile.threads <= 1024
             assert form.shared <= target.shared_per_block
             assert form.group is not Group.CLUSTER or target.cc >= 90
+            assert form.group is not Group.GRID or 1 <= tile.blocks * form.groups <= target.sms
             if tile.tensor:
                 assert tile.blocks * tile.units >= 16 * form.depth_steps
 

@@ -170,7 +170,11 @@ R cuGraphAddNode_v2(void **out, Graph *g, void **deps, const Edge *edges, size_t
   return OK;
 }
 R cuGraphAddNode(void **out, Graph *g, void **deps, const Edge *e, size_t n, NodeParams *p) { return cuGraphAddNode_v2(out, g, deps, e, n, p); }
-R cuGraphKernelNodeSetAttribute(Node *n, int id, const u32 *v) { n->cluster = v[0]; return id == 4 && n->p.k.grid[0] % v[0] == 0 ? OK : INVALID; }
+R cuGraphKernelNodeSetAttribute(Node *n, int id, const u32 *v) {
+  if (id == 2) return v[0] == 1 ? OK : INVALID;
+  n->cluster = v[0];
+  return id == 4 && n->p.k.grid[0] % v[0] == 0 ? OK : INVALID;
+}
 R cuGraphInstantiateWithFlags(void **out, Graph *g, u64 f) { Graph *e = malloc(sizeof *e); *e = *g; *out = e; return OK; }
 R cuGraphUpload(void *g, void *s) { return OK; }
 R cuGraphExecDestroy(void *g) { free(g); return OK; }

@@ -115,6 +115,11 @@ def _launch(kernel: Kernel, function: Any, parameters: KernelArgs, grid: list[in
         attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         attribute.value.programmaticStreamSerializationAllowed = 1
         attributes.append(attribute)
+    if kernel.cooperative:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        attribute.value.cooperative = 1
+        attributes.append(attribute)
     if kernel.cluster > 1:
         attribute = driver.CUlaunchAttribute()
         attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
@@ -160,6 +165,9 @@ def run_program(
                 function = _ok(driver.cuModuleGetFunction(module, kernel.entry.encode()))
                 limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                 _ok(driver.cuFuncSetAttribute(function, limit, kernel.shared))
+                if kernel.cluster > 8:
+                    large = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+                    _ok(driver.cuFuncSetAttribute(function, large, 1))
                 grid = [evaluate(d, bindings) for d in kernel.grid]
                 if 0 not in grid:
                     _launch(kernel, function, _parameters(kernel, ins, outs, scratch, bindings), grid)

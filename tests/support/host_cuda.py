@@ -71,7 +71,8 @@ def run_on_host(
         numbers = [_argument(a, ins, outs, scratch, bindings) for a in step.arguments]
         addresses = (ctypes.c_void_p * max(len(numbers), 1))(*(ctypes.addressof(n) for n in numbers))
         run = getattr(library, f"ingot_run_{step.entry}")
-        status = run(addresses, len(numbers), (ctypes.c_uint * 3)(*grid), step.block, fibred, step.cluster)
+        together = grid[0] if step.cooperative else step.cluster
+        status = run(addresses, len(numbers), (ctypes.c_uint * 3)(*grid), step.block, fibred, together)
         assert status == 0, _PROBLEMS[status]
     for guarded in (*ins, *outs, *scratch):
         guarded.check()

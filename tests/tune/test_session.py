@@ -76,7 +76,7 @@ class HostModule:
     def __init__(self, cubin: bytes) -> None:
         self._entry = cubin.decode()
 
-    def function(self, entry: str, shared: int, cluster: int) -> str:
+    def function(self, entry: str, shared: int, cluster: int, *, cooperative: bool) -> str:
         return self._entry
 
 

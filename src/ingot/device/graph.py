@@ -21,8 +21,8 @@ Node = int
 _WORD = ctypes.c_void_p
 _PROGRAMMATIC = bytes([1, 0, 1, 0, 0, 0, 0, 0])
 """CUgraphEdgeData: from the programmatic port of a kernel node, of the programmatic type."""
-_CLUSTER = 4
-"""CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION"""
+_COOPERATIVE, _CLUSTER = 2, 4
+"""CU_LAUNCH_ATTRIBUTE_COOPERATIVE, CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION"""
 
 
 @cache
@@ -105,8 +105,7 @@ class GraphBuilder:
         kernel.kernelParams = args.address
         what = f"{function.name} with grid {grid}, {block} threads, {function.shared} bytes shared"
         node = self._add(params.getPtr(), after, programmatic, what)
-        if function.cluster > 1:
-            self._set_cluster(node, function.cluster)
+        self._set_attributes(node, function)
         self._keep.append(function)
         return node
 
@@ -118,8 +117,7 @@ class GraphBuilder:
         The caller keeps ``function`` loaded as long as the graph.
         """
         node = self._add(parameters, after, programmatic, function.name)
-        if function.cluster > 1:
-            self._set_cluster(node, function.cluster)
+        self._set_attributes(node, function)
         return node
 
     def add_copy(
@@ -174,11 +172,17 @@ class GraphBuilder:
         assert self._made.value is not None
         return self._made.value
 
-    def _set_cluster(self, node: Node, size: int) -> None:
-        value = (ctypes.c_uint32 * 16)(size, 1, 1)
-        code = _set_attribute()(node, _CLUSTER, ctypes.addressof(value))
+    def _set_attributes(self, node: Node, function: Function) -> None:
+        if function.cluster > 1:
+            self._set(node, _CLUSTER, (function.cluster, 1, 1), f"setting clusters of {function.cluster}")
+        if function.cooperative:
+            self._set(node, _COOPERATIVE, (1,), f"making the blocks of {function.name} run at the same time")
+
+    def _set(self, node: Node, attribute: int, values: tuple[int, ...], what: str) -> None:
+        value = (ctypes.c_uint32 * 16)(*values)
+        code = _set_attribute()(node, attribute, ctypes.addressof(value))
         if code:
-            check((code,), f"setting clusters of {size}")
+            check((code,), what)
 
     def __del__(self) -> None:
         if hasattr(self, "_graph"):

@@ -74,6 +74,11 @@ def launch(function: Function, grid: Grid, block: int, args: KernelArgs, stream:
         cluster.value.clusterDim.y = 1
         cluster.value.clusterDim.z = 1
         attributes.append(cluster)
+    if function.cooperative:
+        together = driver.CUlaunchAttribute()
+        together.id = ids.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        together.value.cooperative = 1
+        attributes.append(together)
     if pdl:
         early = driver.CUlaunchAttribute()
         early.id = ids.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION

@@ -24,6 +24,8 @@ class Function:
     """Dynamic shared memory of every launch, bytes."""
     cluster: int
     """Blocks per cluster along x."""
+    cooperative: bool
+    """Whether all blocks must be on the device at the same time."""
     module: Module
 
 
@@ -35,20 +37,22 @@ class Module:
         driver = cuda()
         # A copy, because the loader reads the ELF image through aligned pointers.
         self._handle = check(driver.cuModuleLoadData(bytes(cubin)), "loading a cubin")
-        self._functions: dict[tuple[str, int, int], Function] = {}
+        self._functions: dict[tuple[str, int, int, bool], Function] = {}
         self._unload = driver.cuModuleUnload
 
-    def function(self, entry: str, shared: int = 0, cluster: int = 1) -> Function:
+    def function(self, entry: str, shared: int = 0, cluster: int = 1, *, cooperative: bool = False) -> Function:
         """The kernel ``entry``, allowed ``shared`` bytes of dynamic shared memory and such clusters.
+
+        ``cooperative``: its blocks wait for each other.
 
         Raises IngotError when there is no such entry, or the device has too little shared memory.
         """
-        key = (entry, shared, cluster)
+        key = (entry, shared, cluster, cooperative)
         if key not in self._functions:
-            self._functions[key] = self._load(entry, shared, cluster)
+            self._functions[key] = self._load(*key)
         return self._functions[key]
 
-    def _load(self, entry: str, shared: int, cluster: int) -> Function:
+    def _load(self, entry: str, shared: int, cluster: int, cooperative: bool) -> Function:
         driver = cuda()
         result = driver.cuModuleGetFunction(self._handle, entry.encode())
         if result[0] == _NOT_FOUND:
@@ -61,7 +65,7 @@ class Module:
         if cluster > _PORTABLE_CLUSTER:
             allowed = attributes.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
             check(driver.cuFuncSetAttribute(handle, allowed, 1), f"giving {entry} clusters of {cluster}")
-        return Function(handle, entry, shared, cluster, self)
+        return Function(handle, entry, shared, cluster, cooperative, self)
 
     def __del__(self) -> None:
         if hasattr(self, "_handle"):

@@ -224,6 +224,8 @@ def _check_kernel(plan: Plan, step: Step, where: str) -> None:
     _require(1 <= step.block <= 1024, f"block of {step.block} threads", where)
     _require(0 <= step.shared <= MAX_SHARED, f"{step.shared} bytes of shared memory", where)
     _require(1 <= step.cluster <= _MAX_CLUSTER, f"cluster of {step.cluster} blocks", where)
+    alone = not step.programmatic and step.pdl == "none" and step.cluster == 1
+    _require(alone or not step.cooperative, "a cooperative kernel in a cluster or with a programmatic edge", where)
     _require(len(step.arguments) <= _MAX_ARGUMENTS, f"{len(step.arguments)} arguments", where)
     touched = {*step.reads, *step.writes}
     for i in touched:

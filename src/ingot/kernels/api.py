@@ -141,6 +141,8 @@ class Kernel:
     pdl: Pdl = Pdl.NONE
     cluster: int = 1
     """Blocks per cluster along x."""
+    cooperative: bool = False
+    """Whether its blocks wait for each other: all of them must be on the device at the same time."""
 
 
 @dataclass(frozen=True)

@@ -304,6 +304,7 @@ def _step(
         block=kernel.block,
         shared=kernel.shared,
         cluster=kernel.cluster,
+        cooperative=kernel.cooperative,
         arguments=[argument(a, launch, index) for a in kernel.arguments],
         pdl=kernel.pdl.value,
     )

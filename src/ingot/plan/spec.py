@@ -118,6 +118,8 @@ class Step(msgspec.Struct, frozen=True):
     block: int = 0
     shared: int = 0
     cluster: int = 1
+    cooperative: bool = False
+    """Whether the blocks of a kernel wait for each other."""
     arguments: list[Argument] = []
     pdl: str = "none"
     model: int = -1

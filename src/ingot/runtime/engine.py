@@ -192,7 +192,7 @@ class Engine:
             module = modules.get(step.cubin)
             if module is None:
                 module = modules[step.cubin] = Module(self.file.cubin(step.cubin))
-        return module.function(step.entry, step.shared, step.cluster)
+        return module.function(step.entry, step.shared, step.cluster, cooperative=step.cooperative)
 
 
 def check_architecture(target: str, device: Device) -> None:

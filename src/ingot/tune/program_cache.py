@@ -33,7 +33,7 @@ from ingot.kernels.api import (
     Workspace,
 )
 
-_FORMAT = 4
+_FORMAT = 5
 SUFFIX = ".program"
 
 
@@ -66,6 +66,7 @@ class _Kernel(msgspec.Struct, frozen=True):
     arguments: list[_Argument]
     pdl: Pdl
     cluster: int
+    cooperative: bool
 
 
 class _Workspace(msgspec.Struct, frozen=True):
@@ -107,9 +108,8 @@ def load(path: Path) -> Program | None:
         cubin = store.get(kernel.code)
         if cubin is None:
             return None
-        kernels.append(
-            Kernel(kernel.entry, cubin, kernel.grid, kernel.block, kernel.shared, arguments, kernel.pdl, kernel.cluster)
-        )
+        sizes = (kernel.grid, kernel.block, kernel.shared)
+        kernels.append(Kernel(kernel.entry, cubin, *sizes, arguments, kernel.pdl, kernel.cluster, kernel.cooperative))
     workspaces = tuple(Workspace(w.bytes, w.zeroed) for w in header.workspaces)
     return Program(tuple(kernels), workspaces, header.deterministic, header.call)
 
@@ -156,7 +156,8 @@ def _digest(header: _Header) -> str:
 
 def _encoded_kernel(k: Kernel) -> _Kernel:
     arguments = [_encoded(a) for a in k.arguments]
-    return _Kernel(k.entry, store.put(k.cubin), k.grid, k.block, k.shared, arguments, k.pdl, k.cluster)
+    code = store.put(k.cubin)
+    return _Kernel(k.entry, code, k.grid, k.block, k.shared, arguments, k.pdl, k.cluster, k.cooperative)
 
 
 def _encoded(argument: Argument) -> _Argument:

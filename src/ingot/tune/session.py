@@ -208,7 +208,8 @@ class Session:
             x, y, z = (evaluate(dim, self._bindings) for dim in kernel.grid)
             if 0 in (x, y, z):
                 continue
-            function = Module(kernel.cubin).function(kernel.entry, kernel.shared, kernel.cluster)
+            module, together = Module(kernel.cubin), kernel.cooperative
+            function = module.function(kernel.entry, kernel.shared, kernel.cluster, cooperative=together)
             launches.append(Launch(function, (x, y, z), kernel.block, kernel.pdl))
             kernels.append(kernel)
 

@@ -10,7 +10,7 @@ from ingot.kernels.cost import LAUNCH
 from ingot.kernels.cuda.recurrent.tile import Form, Group, Held
 
 _CLOCK = 1.7e9
-_BARRIER = {Group.ALONE: 0.05e-6, Group.CLUSTER: 0.9e-6}
+_BARRIER = {Group.ALONE: 0.05e-6, Group.CLUSTER: 0.9e-6, Group.GRID: 1.5e-6}
 """From a state written to the state read by all, seconds."""
 _GATES = 0.25e-6
 """Activations of a thread's own elements, and the loads of the next inputs."""

@@ -193,7 +193,7 @@ INGOT_INLINE void run_layer(const Layer& layer) {
   __syncthreads();
   const Weights weights = {kept + unit * kWeightPitch, &layer, direction, first + unit};
   const Unit own = unit_of(layer, direction, first + unit);
-  Barrier barrier = {layer.counters + 2 * (blockIdx.y * kDirections + direction), 0};
+  Barrier barrier = {layer.counters + kCounters * (blockIdx.y * kDirections + direction), 0};
   for (int tile = blockIdx.y; tile < layer.tiles; tile += gridDim.y) {
     run_tile(layer, weights, own, state, tile, barrier);
     __syncthreads();

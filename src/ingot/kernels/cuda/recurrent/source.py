@@ -9,7 +9,7 @@ from ingot.graph.recurrent import Activation
 from ingot.graph.region import BodyOp
 from ingot.graph.scalar_ops import expression
 from ingot.kernels.cuda.recurrent.plan import OPERANDS, RESULTS, RecurrentPlan
-from ingot.kernels.cuda.recurrent.tile import Form, Held
+from ingot.kernels.cuda.recurrent.tile import COUNTERS, Form, Group, Held
 from ingot.kernels.cuda.rows.text import CudaText
 from ingot.kernels.cuda.source import template
 
@@ -68,7 +68,8 @@ def _fields(form: Form, out: CudaText) -> list[tuple[str, str, str]]:
     word = "unsigned" if form.tile.tensor else "float"
     exchange = out.scratch(0, word) if form.workspaces else "nullptr"
     fields += [("int", name, out.number(dim)) for name, dim in _sizes(form)]
-    return [*fields, (f"{word}*", "exchange", exchange), ("unsigned*", "counters", "nullptr")]
+    counters = out.scratch(1, "unsigned") if form.group is Group.GRID else "nullptr"
+    return [*fields, (f"{word}*", "exchange", exchange), ("unsigned*", "counters", counters)]
 
 
 def _sizes(form: Form) -> tuple[tuple[str, int | str], ...]:
@@ -83,6 +84,7 @@ def _constants(form: Form) -> str:
         "Reverse": sum(1 << i for i, back in enumerate(layer.reverse) if back), "Held": int(form.held),
         "WeightBytes": form.weight_bytes, "PartBytes": form.part_bytes, "StatePitch": form.state_pitch,
         "WeightPitch": form.weight_pitch, "Low": min(tile.batch // tile.rows, 2),
+        "Counters": COUNTERS // 4,
     }  # fmt: skip
     weights = plan.spec("r")
     flags = {

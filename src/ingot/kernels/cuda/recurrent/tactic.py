@@ -52,9 +52,11 @@ class RecurrentTactic:
         form = Form(_planned(region), RecurrentTile.of(variant), target)
         text, out = generate(form)
         cubin = compile_cuda(text, ENTRY, target).cubin
-        pdl = Pdl.WAITS if target.pdl else Pdl.NONE
+        together = form.group is Group.GRID
+        pdl = Pdl.WAITS if target.pdl and not together else Pdl.NONE
         cluster = form.tile.blocks if form.group is Group.CLUSTER else 1
-        kernel = Kernel(ENTRY, cubin, form.grid, form.tile.threads, form.shared, out.arguments, pdl, cluster)
+        sizes = (form.grid, form.tile.threads, form.shared)
+        kernel = Kernel(ENTRY, cubin, *sizes, out.arguments, pdl, cluster, together)
         return Program((kernel,), form.workspaces)
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
@@ -69,15 +71,19 @@ def candidates(plan: RecurrentPlan, target: Target) -> tuple[RecurrentTile, ...]
     if plan.dtype != "float32" and target.cc >= 80:
         tiles += _tensor(plan, target)
     forms = [Form(plan, tile, target) for tile in dict.fromkeys(tiles)]
-    return tuple(f.tile for f in forms if f.shared <= shared_limit(target))
+    fits = (f for f in forms if f.shared <= shared_limit(target) and (f.group is not Group.GRID or f.groups))
+    return tuple(f.tile for f in fits)
 
 
 def _ceildiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _blocks(target: Target) -> list[int]:
-    return [blocks for blocks in (1, 2, 4, 8, 16) if blocks <= largest_cluster(target)]
+def _blocks(plan: RecurrentPlan, target: Target) -> list[int]:
+    """Blocks of a group: one, a cluster, and so many that each has few units."""
+    few = [blocks for blocks in (1, 2, 4, 8, 16) if blocks <= largest_cluster(target)]
+    many = {_ceildiv(plan.form.hidden, units) for units in (8, 12, 16, 32, 64, 128)}
+    return [*few, *sorted(blocks for blocks in many if blocks > few[-1])]
 
 
 def _rows(plan: RecurrentPlan, least: int) -> list[int]:
@@ -89,7 +95,7 @@ def _rows(plan: RecurrentPlan, least: int) -> list[int]:
 
 def _lanes(plan: RecurrentPlan, target: Target) -> list[RecurrentTile]:
     found = []
-    for blocks, batch, split, rows in itertools.product(_blocks(target), _rows(plan, 1), (4, 8), (1, 2, 4, 8)):
+    for blocks, batch, split, rows in itertools.product(_blocks(plan, target), _rows(plan, 1), (4, 8), (1, 2, 4, 8)):
         if rows > batch or batch // rows > 8 or plan.form.gates * rows > 32:
             continue
         whole = max(32 // (split * (batch // rows)), 1)  # warps
@@ -102,7 +108,7 @@ def _lanes(plan: RecurrentPlan, target: Target) -> list[RecurrentTile]:
 def _tensor(plan: RecurrentPlan, target: Target) -> list[RecurrentTile]:
     depth = _ceildiv(plan.form.hidden, 16)
     found = []
-    for blocks, batch, split in itertools.product(_blocks(target), _rows(plan, 16), (1, 2, 4, 8)):
+    for blocks, batch, split in itertools.product(_blocks(plan, target), _rows(plan, 16), (1, 2, 4, 8)):
         units = 8 * _ceildiv(2 * depth, blocks)
         if split <= depth and (blocks == 1 or units * blocks < 2 * plan.form.hidden):
             found.append(RecurrentTile(True, blocks, units, batch, split))

@@ -234,7 +234,7 @@ INGOT_INLINE void run_layer(const Layer& layer) {
   __syncthreads();
   const int unit = weights.first + at.lane % 4 * 2;
   const Unit own[2] = {unit_of(layer, direction, unit), unit_of(layer, direction, unit + 1)};
-  Barrier barrier = {layer.counters + 2 * (blockIdx.y * kDirections + direction), 0};
+  Barrier barrier = {layer.counters + kCounters * (blockIdx.y * kDirections + direction), 0};
   for (int tile = blockIdx.y; tile < layer.tiles; tile += gridDim.y) {
     run_tile(layer, weights, own, near, parts, at, tile, barrier);
     __syncthreads();

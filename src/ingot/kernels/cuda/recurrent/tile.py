@@ -15,6 +15,10 @@ _PORTABLE_CLUSTER = 8
 """Blocks of a cluster that every device from sm_90 on can have."""
 _LARGE = {90: 16, 100: 16}
 """By compute capability, where they may be more."""
+COUNTERS = 128
+"""Bytes from the counters of one group to those of the next: a line of the cache."""
+_SAFE = 0.85
+"""Share of the target's SMs that blocks which wait for each other may want: cards of a family differ."""
 _REGISTERS = 65536
 _OPERAND_REGISTERS = 80
 """Most registers of a thread for R."""
@@ -32,6 +36,8 @@ class Group(IntEnum):
     """One block."""
     CLUSTER = 1
     """A cluster, sm_90 and later."""
+    GRID = 2
+    """Counters in device memory; the launch is cooperative."""
 
 
 class Held(IntEnum):
@@ -94,7 +100,9 @@ class Form:
     @property
     def group(self) -> Group:
         """How its blocks wait for each other."""
-        return Group.ALONE if self.tile.blocks == 1 else Group.CLUSTER
+        if self.tile.blocks == 1:
+            return Group.ALONE
+        return Group.CLUSTER if self.tile.blocks <= largest_cluster(self.target) else Group.GRID
 
     @property
     def slots(self) -> int:
@@ -206,14 +214,25 @@ class Form:
         return ceildiv(self.plan.batch, self.tile.batch)
 
     @property
+    def groups(self) -> int:
+        """Groups of each direction that are on the device at the same time, where they meet at counters."""
+        return int(self.target.sms * _SAFE) // (self.tile.blocks * self.plan.form.directions)
+
+    @property
     def grid(self) -> tuple[Dim, Dim, Dim]:
         """Blocks: of a group, of the batch, of the directions."""
-        return self.tile.blocks, self.tiles, self.plan.form.directions
+        rows = self.tiles
+        if self.group is Group.GRID:
+            rows = min(rows, self.groups) if isinstance(rows, int) else f"min({rows}, {self.groups})"
+        return self.tile.blocks, rows, self.plan.form.directions
 
     @property
     def workspaces(self) -> tuple[Workspace, ...]:
-        """The exchange, where it is in device memory."""
+        """The exchange, where it is in device memory, and counters."""
         if self.group is Group.ALONE:
             return ()
         words = self.tile.batch * (8 * self.depth_steps if self.tile.tensor else -(-self.plan.form.hidden // 4) * 4)
-        return (Workspace(mul(self.tiles, self.plan.form.directions * self.slots * words * 4)),)
+        exchange = Workspace(mul(self.tiles, self.plan.form.directions * self.slots * words * 4))
+        if self.group is Group.CLUSTER:
+            return (exchange,)
+        return exchange, Workspace(COUNTERS * self.groups * self.plan.form.directions, zeroed=True)
