@@ -206,6 +206,7 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], None]]] = [
     ("grid of 0", step(0, grid=[0, 1, 1])),
     ("grid of 70000", step(0, grid=[1, 70000, 1])),
     ("cluster", step(0, cluster=2)),
+    ("cooperative", step(1, cooperative=True)),
     ("block", step(0, block=1025)),
     ("block", step(0, block=0)),
     ("shared", step(0, shared=1 << 20)),

@@ -118,8 +118,6 @@ class Step(msgspec.Struct, frozen=True):
     block: int = 0
     shared: int = 0
     cluster: int = 1
-    cooperative: bool = False
-    """Whether the blocks of a kernel wait for each other."""
     arguments: list[Argument] = []
     pdl: str = "none"
     model: int = -1
@@ -128,6 +126,8 @@ class Step(msgspec.Struct, frozen=True):
     """Host steps: ``onnxruntime``, ``openvino`` (computes in float32), ``openvino:bf16``, ``reference`` (ONNX's
     evaluator), ``parts`` (the model is :class:`ingot.graph.host_parts.HostParts`) or ``plugin`` (a plugin's NumPy
     reference; the model is its :class:`ingot.plugins.record.Record`). Calls: ``plugin``."""
+    cooperative: bool = False
+    """Whether the blocks of a kernel wait for each other."""
 
 
 class RegionDecl(msgspec.Struct, frozen=True):
