@@ -135,6 +135,33 @@ def test_the_batch_may_come_first() -> None:
         np.testing.assert_allclose(result, truth, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_a_batch_in_front_costs_no_copy(direction: str) -> None:
+    """Exporters write X and Y with the batch first and transposes around the layer."""
+    model, feeds = layer("GRU", turned=True, outputs=("Y",), direction=direction)
+    count = _DIRECTIONS[direction]
+    made, size = "Y", count * _SIZE
+    nodes = [helper.make_node("Transpose", ["Y"], ["wide"], "across", perm=[0, 2, 1, 3])]
+    nodes.append(helper.make_node("Reshape", ["wide", "sizes"], ["rows"], "rows"))
+    if count == 1:
+        nodes = [helper.make_node("Squeeze", [made, "one"], ["rows"], "squeeze")]
+    nodes.append(helper.make_node("Transpose", ["rows"], ["front"], "front", perm=[1, 0, 2]))
+    nodes.append(helper.make_node("MatMul", ["front", "weight"], ["out"], "product"))
+    model.graph.node.extend(nodes)
+    weight = np.random.default_rng(1).standard_normal((size, 4)).astype(np.float32)
+    sizes = {"one": np.array([1]), "sizes": np.array([4, 3, size]), "weight": weight}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in sizes.items())
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, (3, 4, 4)))
+    found = lowered(onnx.shape_inference.infer_shapes(model))
+    kinds = [region.kind for region in found.regions if region.kind is not Kind.VIEW]
+    assert kinds == [Kind.GEMM, Kind.RECURRENT, Kind.GEMM]
+    if count == 1:
+        (last,) = (region for region in found.regions if region.ops[0].op == "MatMul" and "out" in region.outputs)
+        assert last.input_specs[0].dense()
+    check_lowered(model, found, feeds)
+
+
 def test_any_steps_and_batch() -> None:
     ranges = (SymbolRange("t", 1, 4, 9), SymbolRange("n", 1, 2, 5))
     model, feeds = layer("LSTM", steps="t", batch="n", fed=("initial_h",), direction="bidirectional")

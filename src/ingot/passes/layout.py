@@ -17,6 +17,7 @@ from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
 from ingot.passes.flatten import FlatGraph
 from ingot.passes.partition import Group
+from ingot.passes.recurrent import BATCH_FIRST, swapped_behind
 from ingot.passes.views import RESHAPES, view_of
 from ingot.plugins.api import Layout as PluginLayout
 
@@ -24,6 +25,8 @@ _SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.POOL}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
 _WEIGHTED = frozenset({*ANCHORS[Kind.CONV], *ANCHORS[Kind.GEMM]})
+_FREE_ORDER = (Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT)
+"""Kinds whose results may as well lie as the transpose behind them wants them."""
 _VECTOR = 16
 """Bytes of the widest load: parts of a concat written in place start at multiples of it."""
 
@@ -216,7 +219,9 @@ class _Assigner:
         if name in self.spatial and self.maker[name].kind not in (Kind.GEMM, Kind.ATTENTION, Kind.HOST):
             return channels_last(value.rank)
         readers = self.readers.get(name, [])
-        if self.maker[name].kind in (Kind.GEMM, Kind.ATTENTION) and readers and value.rank > 2:
+        if self.maker[name].kind is Kind.RECURRENT and swapped_behind(self.flat, name, self.readers):
+            return BATCH_FIRST
+        if self.maker[name].kind in _FREE_ORDER and readers and value.rank > 2:
             perms = {op.ints("perm", ()) if op.op == "Transpose" else () for _, op in readers}
             perm = perms.pop() if len(perms) == 1 else ()
             if perm and perm[-1] == value.rank - 1:

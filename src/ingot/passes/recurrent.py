@@ -5,6 +5,7 @@ The product ``X W^T`` is an ordinary MatMul. The rest is the op of :mod:`ingot.g
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from ingot.graph.region import BodyOp, Kind, Literal
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.passes.flatten import FlatGraph, FlatOp, without_dead_ops
 
+BATCH_FIRST = (2, 0, 1, 3)
+"""Order of the results of a layer, ``[steps, directions, batch, hidden]``, with the batch outermost."""
 _SWAPPED = (1, 0, 2)
 """Steps and batch change places."""
 
@@ -37,6 +40,17 @@ def split_recurrences(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
     return without_dead_ops(
         replace(flat, ops=tuple(ops), values=splitter.values, constants=splitter.constants, literals=splitter.literals)
     )
+
+
+def swapped_behind(flat: FlatGraph, name: str, readers: Mapping[str, Sequence[tuple[object, BodyOp]]]) -> bool:
+    """Whether all that is done with a layer's results of one direction is to squeeze them and put the batch first."""
+    first, value = [op for _, op in readers.get(name, ())], flat.values[name]
+    if value.rank != len(BATCH_FIRST) or value.shape[1] != 1 or [op.op for op in first] != ["Squeeze"]:
+        return False
+    squeezed = first[0].outputs[0]
+    behind = [op for _, op in readers.get(squeezed, ())]
+    turned = all(op.op == "Transpose" and op.ints("perm", ()) == _SWAPPED for op in behind)
+    return bool(behind) and turned and squeezed not in flat.outputs
 
 
 def _on_host(op: FlatOp, reason: No) -> FlatOp:
