@@ -61,7 +61,7 @@ def stem_region(
         return out
 
     for step in before:
-        last = add(step.op, step.inputs, step.output, spec(image, x))
+        last = add(step.op, step.inputs, step.output, spec(step.dtype or image, x))
     if image != dtype:
         last = add("Cast", (last,), "half", spec(dtype, x), to=_FLOAT[dtype])
     y = conv_output(x, values["w"].shape, attrs)
@@ -129,6 +129,11 @@ CASES: dict[str, Region] = {
     "normalised": stem_region(
         (2, 3, 24, 28), 32, 3, before=(Op("Sub", ("x", "mean"), "c"), Op("Mul", ("c", "s"), "n")),
         constants={"mean": channel(3, "float32")}, literals={"s": 0.5}, strides=(2, 2), **_same(1),
+    ),
+    "quantized image": stem_region(
+        (2, 3, 24, 28), 32, 3,
+        before=(Op("QuantizeLinear", ("x", "s"), "q", dtype="uint8"), Op("DequantizeLinear", ("q", "s"), "d")),
+        literals={"s": 0.03125}, strides=(2, 2), **_same(1),
     ),
     "scale, and Relu after the pooling": stem_region(
         (2, 3, 24, 28), 32, 3, epilogue=(Op("Mul", ("acc", "scale"), "act"),), pool=POOL3, pooled=(6, 7),

@@ -4,6 +4,7 @@ Outputs are compared with the Region's high-precision reference. Before a run th
 memory is filled with a poison byte, so unwritten elements, and writes into the gaps of a strided
 output, show. Outputs too large to compare in full are compared at the reference's indices of the
 leading dimension and, in random blocks of all of their memory, with the first variant that passed.
+Quantized outputs are compared with what they were rounded from: see ``steps``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.plugins.registry import active
+from ingot.tune.steps import Steps
 from ingot.tune.storage import Array, Stored
 
 Fetch = Callable[[int, int], NDArray[np.uint8]]
@@ -130,10 +132,11 @@ class OutputGate:
 
     stored: Stored
     reference: Array
-    """Logical; restricted to ``rows`` of the leading dimension if those are given."""
+    """Logical; restricted to ``rows`` of the leading dimension if those are given. With ``steps`` the ideal ones."""
     allowed: float
     spare: float = 0.0
     rows: Sequence[int] | None = None
+    steps: Steps | None = None
     _peers: list[Array] | None = field(default=None, init=False)
 
     def check(self, fetch: Fetch, poison: int) -> Answer:
@@ -170,8 +173,8 @@ class OutputGate:
         if self.stored.dtype == "bool" and (result.view(np.uint8) > 1).any():
             return No("a bool is neither 0 nor 1, or was not written")
         if self.rows is None:
-            return compare(result, self.reference, self.allowed, self.spare)
-        answer = compare(result[list(self.rows)], self.reference, self.allowed, self.spare)
+            return self._compare(result, self.reference)
+        answer = self._compare(result[list(self.rows)], self.reference)
         return answer and self._against_peers([result])
 
     def _check_part(self, fetch: Fetch) -> Answer:
@@ -185,7 +188,7 @@ class OutputGate:
             flat = fetch(int(run[0]) * step * size, ((count - 1) * step + extent) * size).view(self.stored.numpy)
             part = Stored(self.stored.dtype, (count, *self.stored.shape[1:]), self.stored.strides, 1, False)
             reference = self.reference[position : position + count]
-            answer = compare(part.window(flat), reference, self.allowed, self.spare)
+            answer = self._compare(part.window(flat), reference)
             if not answer:
                 return answer
             position += count
@@ -195,10 +198,21 @@ class OutputGate:
         """Compare what has no reference with the first accepted variant."""
         if self._peers is None:
             return self._plausible(blocks)
-        # Two results within the tolerance of the truth are within twice that of each other.
-        answers = (compare(a, b, 2 * self.allowed, self.spare) for a, b in zip(blocks, self._peers, strict=True))
+        answers = (self._compare_peers(a, b) for a, b in zip(blocks, self._peers, strict=True))
         wrong = next((answer for answer in answers if not answer), None)
         return YES if wrong is None else No(f"disagrees with an accepted variant: {wrong}")
+
+    def _compare(self, result: Array, reference: Array) -> Answer:
+        if self.steps is None:
+            return compare(result, reference, self.allowed, self.spare)
+        wrong = self.steps.off(result, reference, ELEMENT_FACTOR * self.allowed)
+        return _verdict(wrong, int(np.ceil(self.spare * wrong.size)), "are not the nearest step")
+
+    def _compare_peers(self, result: Array, other: Array) -> Answer:
+        if self.steps is None:  # two results within the tolerance of the truth are within twice that of each other
+            return compare(result, other, 2 * self.allowed, self.spare)
+        wrong = self.steps.apart(result, other)
+        return _verdict(wrong, int(np.ceil(self.spare * wrong.size)), "are more than a step apart")
 
     def _plausible(self, blocks: Sequence[Array]) -> Answer:
         """Without anything to compare with: NaN, which is also what is unwritten, only if the reference has any."""

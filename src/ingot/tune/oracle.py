@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ingot.graph.region import Region
 from ingot.tune.gate import OutputGate, outliers, tolerance
 from ingot.tune.samples import flops, random_inputs
 from ingot.tune.slicing import restricted, sliced_names
+from ingot.tune.steps import steps_of
 from ingot.tune.storage import Array, Stored
 from ingot.tune.truth import Expected
 
@@ -39,8 +41,8 @@ def expected(region: Region, bindings: Bindings, *, tf32: bool) -> Expected:
             inputs, rows, references = others
     allowed, spare = tolerance(region, tf32=tf32), outliers(region)
     gates = (
-        OutputGate(Stored.of(tensor, bindings), reference, allowed, spare, rows)
-        for tensor, reference in zip(region.output_specs, references, strict=True)
+        OutputGate(Stored.of(tensor, bindings), reference, allowed, spare, rows, steps_of(region, name))
+        for name, tensor, reference in zip(region.outputs, region.output_specs, references, strict=True)
     )
     return Expected(tuple(inputs), tuple(gates))
 
@@ -73,8 +75,12 @@ def _evaluated(
         name: np.asarray(array[rows] if name in names else array, order="C")
         for name, array in zip(region.inputs, logical, strict=True)
     }
+    steps = {name: steps_of(region, name) for name in region.outputs}
+    sources = [found.source for found in steps.values() if found is not None]
+    body = replace(body, outputs=tuple(dict.fromkeys((*body.outputs, *sources))))
     made = run_region(body, feeds, bindings, high_precision=True)
-    return flat, rows, [made[name] for name in region.outputs]
+    references = [made[n] if found is None else found.ideal(made[found.source]) for n, found in steps.items()]
+    return flat, rows, references
 
 
 def _undefined(references: Sequence[Array]) -> int:

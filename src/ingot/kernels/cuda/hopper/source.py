@@ -7,7 +7,7 @@ from ingot.graph.dtypes import itemsize
 from ingot.kernels.api import Target
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.hopper.operands import Operands
-from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.hopper.tile import WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, template
 
@@ -16,8 +16,6 @@ SPIN_LIMIT = 0
 """Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
 _TEMPLATE = tuple(f"hopper/{name}.cuh" for name in ("stages", "producer", "consumer", "shares", "product"))
 _WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16", "float8_e4m3fn": "e4m3", "int8": "s8", "uint8": "u8"}
-_DEPTH = 32
-"""Bytes of the depth that one wgmma takes."""
 
 
 def tile_counts(o: Operands, tile: HopperTile) -> tuple[Dim, Dim, Dim]:
@@ -85,7 +83,7 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
 def _wgmma(o: Operands, tile: HopperTile) -> str:
     """The instruction for 64 rows and the tile's columns, both operands in shared memory."""
     count = tile.n // 2
-    depth = _DEPTH // itemsize(o.a.dtype)
+    depth = WGMMA_BYTES // itemsize(o.a.dtype)
     kinds = f"{'s32' if o.whole else 'f32'}.{_WGMMA_TYPE[o.a.dtype]}.{_WGMMA_TYPE[o.b.dtype]}"
     # Signs, for floats, and whether an operand is transposed, which 16-bit types alone can be.
     modes = "" if o.whole else ", 1, 1" + (f", 0, {int(o.columns_inner)}" if depth == 16 else "")

@@ -20,7 +20,7 @@ from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.operands import TYPES, Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
-from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.hopper.tile import WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
 from ingot.kernels.cuda.source import Source
@@ -156,11 +156,14 @@ def _slice(channels: int, o: Operands) -> int:
 
 
 def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
-    """Loads per stage (128 or 256 bytes of the depth, an even number of the narrowest), and rows slid over."""
-    item = itemsize(o.a.dtype)
-    wanted = [128 // (width * item), 256 // (width * item)]
+    """Loads per stage (128 or 256 bytes of the depth, or the little there is of it), and rows slid over."""
+    row = width * itemsize(o.a.dtype)
+    little = -(-total * row // WGMMA_BYTES) * WGMMA_BYTES // row
+    wanted = [128 // row, 256 // row]
     plain = [(count, 0) for count in wanted if count == wanted[0] or count <= total]
-    slides = o.halo > 0 and width * item >= _SLIDING and o.halo <= _MOST_HALO
+    if little < wanted[0]:  # loads past the depth's end bring zeros, and take longer than others
+        plain.insert(0, (little, 0))
+    slides = o.halo > 0 and row >= _SLIDING and o.halo <= _MOST_HALO
     return [*plain, (o.filter.taps[1], o.halo)] if slides else plain
 
 

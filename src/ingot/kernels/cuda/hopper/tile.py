@@ -8,6 +8,8 @@ from ingot.kernels.api import Variant
 
 SHARED_PER_SM = 228 * 1024
 SHARED_PER_BLOCK = 227 * 1024
+WGMMA_BYTES = 32
+"""Bytes of the depth that one wgmma takes."""
 _RESERVED = 1024
 """Shared memory that the system takes of every resident block, and the slack to align the first stage."""
 _REGISTERS = 65536

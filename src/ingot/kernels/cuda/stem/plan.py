@@ -171,9 +171,8 @@ def _planned(region: Region, conv: BodyOp, g: Geometry, pool: Pooling | None, po
     unwritten = refusal([*before, *middle, *after], kinds, literals)
     if unwritten is not None:
         return unwritten
-    read = {name for op in region.ops for name in op.inputs}
-    last = {op.outputs[0] for op in (*middle, *after) if op.op == "QuantizeLinear"} - read  # bytes are only stored
-    if any(kinds[op.outputs[0]] != "float32" and op.outputs[0] not in last for op in (*before, *middle, *after)):
+    bytewise = _only_bytes(region)
+    if any(kinds[op.outputs[0]] != "float32" and op.outputs[0] not in bytewise for op in (*before, *middle, *after)):
         return No("arithmetic in another type than float32")
     split = _split_inputs(region, conv, before, middle, after, literals)
     if isinstance(split, No):
@@ -191,6 +190,12 @@ def _planned(region: Region, conv: BodyOp, g: Geometry, pool: Pooling | None, po
         _pair(g.input), _pair(g.output), _pair(y[2:]), g.batch, _pair(g.kernel), _pair(g.stride), g.dilation[0],
         g.pad[0], g.pad[1], g.x.dtype, kinds, literals,
     )  # fmt: skip
+
+
+def _only_bytes(region: Region) -> set[str]:
+    """Quantized values with which nothing is computed: they are stored, or dequantized again."""
+    made = {op.outputs[0] for op in region.ops if op.op == "QuantizeLinear"}
+    return made - {name for op in region.ops if op.op != "DequantizeLinear" for name in op.inputs}
 
 
 def _postponed(ops: Sequence[BodyOp], literals: dict[str, Scalar]) -> tuple[BodyOp, ...]:
