@@ -29,6 +29,13 @@ def doubling(*shape: int | str, name: str = "double", dtype: str = "float32") ->
     return Region(region.kind, name, region.inputs, region.outputs, region.ops, region.values, region.literals)
 
 
+def dequantizing(scale: float) -> Region:
+    """A MAP Region: bytes times ``scale``."""
+    ops = [BodyOp("DequantizeLinear", ("x", "s"), ("y",))]
+    specs = {"x": spec("int8", (4,))}, {"y": spec("float32", (4,))}
+    return build_region(Kind.MAP, specs[0], ops, specs[1], ("y",), {"s": scale})
+
+
 def program(text: str) -> Program:
     """A Program that is told from others by its machine code alone."""
     return Program((Kernel("k", text.encode(), (1, 1, 1), 32, 0, (Input(0), Output(0))),))

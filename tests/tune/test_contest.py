@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from support.tuning import Fake, Pretence, doubling, lowered
+from support.tuning import Fake, Pretence, dequantizing, doubling, lowered
 
 from ingot.errors import No
 from ingot.graph.lowered import Lowered
@@ -83,6 +83,19 @@ def test_the_graph_decides_between_close_variants_and_is_remembered(tmp_path: Pa
     assert [choice.variant for choice in without] == ["fake[x=1]", "fake[x=1]"]
 
 
+def test_regions_that_differ_by_scales_are_measured_and_decided_as_one(tmp_path: Path) -> None:
+    graph = lowered(*(dequantizing(scale) for scale in (0.5, 0.25, 0.125)), doubling(5))
+    timer = FakeTimer({"fake[x=0]": 10e-6, "fake[x=1]": 9e-6})
+    measurer = Pretence({"fake[x=0]": 10e-6, "fake[x=1]": 10.2e-6, "fake[x=2]": 12e-6})
+    choices = build(graph, timer, tmp_path / "t.json", measurer=measurer)
+    assert len(measurer.asked) == 6
+    assert [choice.variant for choice in choices] == ["fake[x=1]"] * 4
+    assert timer.asked[0][1] == ["fake[x=1]"] * 3 + ["fake[x=0]"]
+    codes = [choice.program.kernels[0].cubin for choice in choices if choice.program]
+    assert len(set(codes)) == 4  # code of their own for each
+    assert build(graph, None, tmp_path / "t.json", measurer=measurer) == choices and len(measurer.asked) == 6
+
+
 def test_what_is_slower_or_within_noise_in_the_graph_stays_out(tmp_path: Path) -> None:
     slower = FakeTimer({"fake[x=0]": 10e-6, "fake[x=1]": 11e-6})
     assert {choice.variant for choice in build(pair(), slower, tmp_path / "a.json")} == {"fake[x=0]"}
@@ -137,7 +150,7 @@ def test_no_contest_starts_after_the_limit() -> None:
         choices,
         held,
         timer,
-        lambda contest: {text: Choice(text, None, 10.0, True) for text in contest.texts},
+        lambda contest: {text: {contest.signature: Choice(text, None, 10.0, True)} for text in contest.texts},
         LIMITS[3],
         progress=lambda *step: None,
         clock=lambda: next(now),

@@ -164,13 +164,26 @@ class Region:
     @cached_property
     def signature(self) -> str:
         """Hash of the canonical form: equal for equal computations on equal shapes and layouts."""
+        return _digest(self.canonical)
+
+    @cached_property
+    def likeness(self) -> str:
+        """The signature with the scales of quantized values left out: Regions of one likeness take the same time."""
         c = self.canonical
-        text = repr((c.kind.value, c.inputs, c.outputs, c.ops, c.values, c.literals, c.opset))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        scales = {op.inputs[1] for op in c.ops if op.op in ("QuantizeLinear", "DequantizeLinear")}
+        if not scales & c.literal_of.keys():
+            return self.signature
+        return _digest(replace(c, literals=tuple((n, 1.0 if n in scales else v) for n, v in c.literals)))
 
     def shape(self, name: str) -> Shape:
         """Logical shape of a value."""
         return self.spec_of[name].shape
+
+
+def _digest(c: Region) -> str:
+    """Hash of a Region in canonical form."""
+    text = repr((c.kind.value, c.inputs, c.outputs, c.ops, c.values, c.literals, c.opset))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 ANCHORS: dict[Kind, tuple[str, ...]] = {

@@ -81,7 +81,7 @@ def decide(
     for done, (signature, region) in enumerate(sorted(distinct.items())):
         progress("tactics", done, len(distinct))
         work[signature] = _job(region, target, bindings, tactics, measurer, user, shipped)
-        work[signature].ages = ages.get(signature, ())
+        work[signature].ages = ages.get(region.likeness, ())
     progress("tactics", len(distinct), len(distinct))
     with Compiler(target, jobs=jobs) as compiler:
         tuner = _Tuner(compiler, bindings, options.opt_level, progress, user, measurer)
@@ -134,14 +134,19 @@ class _Whole:
         for contest in held:
             micros = applied(verdict, contest)
             winner = next(iter(micros), None)
-            job = self.jobs[contest.signature]
-            choice = self.tuner.variants(job, (winner,)).get(winner) if winner is not None else None
-            if choice is not None:
-                chosen[contest.signature] = settled(choice, micros)
+            made = self._variants(contest, (winner,)) if winner is not None else {}
+            for choices in made.values():
+                chosen |= {signature: settled(choice, micros) for signature, choice in choices.items()}
         return chosen
 
-    def _rivals(self, contest: Contest) -> dict[str, Choice]:
-        return self.tuner.variants(self.jobs[contest.signature], contest.texts)
+    def _rivals(self, contest: Contest) -> dict[str, dict[str, Choice]]:
+        return self._variants(contest, contest.texts)
+
+    def _variants(self, contest: Contest, texts: Sequence[str]) -> dict[str, dict[str, Choice]]:
+        """By text, then by signature: ``texts`` compiled for every Region of the contest."""
+        made = {signature: self.tuner.variants(self.jobs[signature], texts) for signature in contest.signatures}
+        whole = [text for text in texts if all(text in choices for choices in made.values())]
+        return {text: {signature: choices[text] for signature, choices in made.items()} for text in whole}
 
 
 def _job(
@@ -193,8 +198,11 @@ class _Tuner:
         """What was measured here and is not in the database's file yet."""
 
     def measure(self, work: Sequence[Job]) -> None:
-        """Compile and measure shortlists until every Job has a measured variant, or none left to try."""
-        jobs = list(work)
+        """Compile and measure shortlists until every Job has a measured variant, or none left to try.
+
+        Of Jobs that are alike but for scales, the first is measured for all.
+        """
+        jobs = list({job.key: job for job in reversed(work)}.values())[::-1]
         while jobs:
             plan = [(job, job.to_measure(self._level, self._times(job))) for job in jobs]
             plan = [(job, wanted) for job, wanted in plan if wanted]
@@ -203,6 +211,7 @@ class _Tuner:
         for job in work:
             if times := self._times(job):  # times of other devices do not compare with those of this one
                 job.known, job.recorded_on = times, ""
+            job.refused |= self.user.refusals(job.key)
 
     def _times(self, job: Job) -> dict[str, float]:
         entry = self.user.get(job.key)

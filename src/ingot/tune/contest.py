@@ -53,6 +53,13 @@ class Contest:
 
     signature: str
     texts: tuple[str, ...]
+    alike: tuple[str, ...] = ()
+    """Signatures of Regions that differ from it by scales alone: what is decided holds for them too."""
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """Of all its Regions."""
+        return self.signature, *self.alike
 
 
 class Judge(Protocol):
@@ -76,13 +83,16 @@ def contests(lowered: Lowered, jobs: Mapping[str, Job], chosen: Mapping[str, Cho
     if counts.total() < 2 or any(region.kind is Kind.HOST for region in lowered.regions):
         return []
     limits = LIMITS[max(level, min(LIMITS))]
-    weight = {signature: counts[signature] * chosen[signature].micros for signature in counts}
+    like: dict[Key, list[str]] = {}
+    for signature in sorted(counts):
+        like.setdefault(jobs[signature].key, []).append(signature)
+    weight = {key: sum(counts[s] * chosen[s].micros for s in group) for key, group in like.items()}
     least = limits.share * sum(weight.values())
     found: list[Contest] = []
-    for signature in sorted(counts, key=lambda s: (-weight[s], s)):
+    for key, (signature, *alike) in sorted(like.items(), key=lambda item: (-weight[item[0]], item[1])):
         texts = _close(jobs[signature], chosen[signature], limits)
-        if len(texts) > 1 and weight[signature] >= least:
-            found.append(Contest(signature, texts))
+        if len(texts) > 1 and weight[key] >= least:
+            found.append(Contest(signature, texts, tuple(alike)))
     return found
 
 
@@ -109,8 +119,8 @@ def verdict_key(lowered: Lowered, held: Sequence[Contest], target: Target, devic
     return Key(target_key(target), digest, "", device, compilers)
 
 
-Rivals = Callable[[Contest], Mapping[str, Choice]]
-"""A contest's variants, compiled; those that do not compile are left out."""
+Rivals = Callable[[Contest], Mapping[str, Mapping[str, Choice]]]
+"""A contest's variants by text, compiled for each of its Regions; those that do not compile are left out."""
 
 
 def hold(
@@ -139,14 +149,14 @@ def hold(
         texts = [text for text in contest.texts if text in options]
         if len(texts) < 2:
             continue
-        engines = [in_order(lowered, current | {contest.signature: options[text]}) for text in texts]
+        engines = [in_order(lowered, {**current, **options[text]}) for text in texts]
         timings = judge.compare(engines)
         if isinstance(timings, No):
             break  # the device is lost, or the engine too large: the next one would be too
         best = winner(timings)
         micros = {text: round(1e6 * t.seconds, 3) for text, t in zip(texts, timings, strict=True)}
         decided[contest.signature] = {texts[best]: micros[texts[best]]} | micros
-        current[contest.signature] = options[texts[best]]
+        current |= options[texts[best]]
     progress("whole", len(held), len(held))
     return decided
 

@@ -1,8 +1,8 @@
 """The timing database: what was measured, so that nothing is measured twice.
 
 One JSON file of sorted entries, so that equal contents are equal bytes. An entry belongs to one Region
-signature (which covers ops, shapes, types and layouts), the values of its symbolic dimensions, the
-target, the device it ran on, and the compilers with the kernel sources.
+likeness (ops, shapes, types and layouts, but not the scales of quantized values), the values of its symbolic
+dimensions, the target, the device it ran on, and the compilers with the kernel sources.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Key(msgspec.Struct, frozen=True, order=True):
     target: str
     """``sm_90``, or ``sm_90+tf32``."""
     signature: str
+    """The Region's likeness."""
     bindings: str
     """``height=320,width=320``; empty when the Region has no symbolic dimension."""
     device: str
@@ -42,7 +43,7 @@ class Key(msgspec.Struct, frozen=True, order=True):
     def of(region: Region, target: Target, bindings: Bindings, device: str, compilers: str) -> Key:
         """The key of ``region`` at the shape ``bindings``."""
         bound = ",".join(f"{name}={bindings[name]}" for name in sorted(_symbols(region) & bindings.keys()))
-        return Key(target_key(target), region.signature, bound, device, compilers)
+        return Key(target_key(target), region.likeness, bound, device, compilers)
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -21,10 +21,10 @@ LEAST_SETS = 2
 
 
 def distances(lowered: Lowered, bindings: Bindings) -> dict[str, tuple[int, ...]]:
-    """By Region signature: for each input, bytes that other work touches between its writing and its reading.
+    """By Region likeness: for each input, bytes that other work touches between its writing and its reading.
 
     Regions run in the order of ``lowered``. 0 for weights, and for what the Region just before wrote. Graph inputs are
-    written before the first Region. Of several equal Regions the median counts.
+    written before the first Region. Of several like Regions the median counts.
     """
     written: dict[str, int] = {}
     found: dict[str, list[tuple[int, ...]]] = {}
@@ -38,7 +38,7 @@ def distances(lowered: Lowered, bindings: Bindings) -> dict[str, tuple[int, ...]
             0 if tensor.constant else clock - written.get(_root(lowered, name), 0)
             for name, tensor in zip(region.inputs, region.input_specs, strict=True)
         )
-        found.setdefault(region.signature, []).append(ages)
+        found.setdefault(region.likeness, []).append(ages)
         clock += touched(region, bindings)
         written |= {_root(lowered, name): clock for name in region.outputs}
     return {s: tuple(int(statistics.median(column)) for column in zip(*rows, strict=True)) for s, rows in found.items()}

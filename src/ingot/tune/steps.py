@@ -48,11 +48,12 @@ class Steps:
         size = np.abs(ideal - self.zero)
         spread = float(np.sqrt(np.mean(size**2))) if size.size else 0.0
         bound = 0.5 + np.minimum(slack * (size + spread), MOST_SLACK)
-        return ~(np.abs(steps - ideal) <= bound) | ~(np.abs(steps - np.rint(steps)) <= _WHOLE)
+        near = (np.abs(steps - ideal) <= bound) & (np.abs(steps - np.rint(steps)) <= _WHOLE)
+        return np.asarray(np.logical_not(near))
 
     def apart(self, result: Array, other: Array) -> NDArray[np.bool_]:
         """Where two results are more than one step apart."""
-        return ~(np.abs(self._steps(result) - self._steps(other)) <= 1 + 2 * _WHOLE)
+        return np.asarray(np.logical_not(np.abs(self._steps(result) - self._steps(other)) <= 1 + 2 * _WHOLE))
 
     def _steps(self, result: Array) -> NDArray[np.float64]:
         wide = result.astype(np.float64)

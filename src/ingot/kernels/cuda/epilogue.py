@@ -215,7 +215,6 @@ class EpilogueText:
         packed = self._packed()
         head = "finish(const Fetched& f, const Columns& c, const sum_t (&sums)[8], int row, int col, int z)"
         with out.block(f"INGOT_MEMBER void {head} const"):
-            out.line("if (!has_result(row)) return;")
             for name in region.outputs:
                 width = self._width(name)
                 if self._is_byte(name):
@@ -242,6 +241,8 @@ class EpilogueText:
                         continue
                     code = stored(f"e_{values.index(name)}", self.kinds[name], region.spec_of[name].dtype)
                     out.line(f"y{self.number[name]}[j / {width}].v[j % {width}] = {code};")
+            # What a row without a result holds is computed too: rows are then finished side by side, without branches.
+            out.line("if (!has_result(row)) return;")
             for name in region.outputs:
                 self._store(name)
 

@@ -33,7 +33,8 @@ _SHARES = 1.9e-6
 _L2 = 7.7e10
 """Bytes per second that one SM gets of the L2 cache while all of them ask."""
 _ROW = 2.4e-9
-"""Seconds that the copy engine of an SM takes for a row of a load, however short (INT8 layers of an H200)."""
+"""Seconds that the copy engine of an SM takes for a row of less than 128 bytes (INT8 layers of an H200)."""
+_WHOLE_ROW = 128
 _ZEROS = 2.4
 """What a row past the depth's end takes, relative to others."""
 _SHARED_TILE = 1.12
@@ -95,8 +96,9 @@ def _step(o: Operands, tile: HopperTile, target: Target, together: int) -> float
     shared = tile.k * item * (64 + tile.n) * (tile.m // 64) / _SHARED_MEMORY  # every 64 rows read all of B again
     columns = 0 if tile.keep else tile.n * (_SHARED_TILE if tile.cluster > 1 else 1.0)
     transfer = (tile.load_rows + columns) * tile.k * item / _L2
-    loads = tile.load_rows * tile.slices + columns * tile.slices
-    transfer = max(transfer, loads * _ROW * (1 + (_ZEROS - 1) * _past_the_end(o, tile)))
+    if tile.slice * item < _WHOLE_ROW:
+        rows = (tile.load_rows + columns) * tile.slices
+        transfer = max(transfer, rows * _ROW * (1 + (_ZEROS - 1) * _past_the_end(o, tile)))
     return max(together * max(compute, shared, transfer, _LATENCY / tile.stages), _STEP)
 
 

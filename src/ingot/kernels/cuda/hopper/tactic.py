@@ -158,11 +158,12 @@ def _slice(channels: int, o: Operands) -> int:
 def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
     """Loads per stage (128 or 256 bytes of the depth, or the little there is of it), and rows slid over."""
     row = width * itemsize(o.a.dtype)
-    little = -(-total * row // WGMMA_BYTES) * WGMMA_BYTES // row
     wanted = [128 // row, 256 // row]
     plain = [(count, 0) for count in wanted if count == wanted[0] or count <= total]
-    if little < wanted[0]:  # loads past the depth's end bring zeros, and take longer than others
-        plain.insert(0, (little, 0))
+    # Loads past the depth's end bring zeros, and take longer than others.
+    least = -(-total * row // WGMMA_BYTES) * WGMMA_BYTES // row
+    exact = [n for n in range(1, wanted[0]) if n * row % WGMMA_BYTES == 0 and (total % n == 0 or n == least)]
+    plain = [*((count, 0) for count in exact[-1:]), *plain]
     slides = o.halo > 0 and row >= _SLIDING and o.halo <= _MOST_HALO
     return [*plain, (o.filter.taps[1], o.halo)] if slides else plain
 
