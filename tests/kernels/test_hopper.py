@@ -83,6 +83,10 @@ def product(o: Operands, tile: HopperTile, inputs: list[np.ndarray], bindings: d
                         part = a.pixels((c, w, h, image), (s * f.dilation[1], r * f.dilation[0]))
                     if o.columns_inner:
                         weights = np.concatenate([b.tile((col + j, c, 0))[0].T for j in range(0, tile.n, 64)])
+                    elif tile.dealt:
+                        tap = r * f.taps[1] + s
+                        eights = b.tile((tap * o.tap_step + c, 0, 0, 0, col // 32))  # [32 of them, eight, lane, pair]
+                        weights = eights.transpose(0, 2, 1, 3, 4).reshape(tile.n, tile.slice)
                     elif len(b_map.dims) == 4:
                         weights = b.tile((c, s, r, col))[:, 0, 0]
                     else:
@@ -105,7 +109,11 @@ GEOMETRIES = {
     "pointwise strided": (conv_region((2, 16, 5, 5), (16, 16, 1, 1), bias=False, strides=(2, 2)), {}),
     "1-D": (conv_region((2, 16, 19), (8, 16, 5), bias=False, pads=(2, 2)), {}),
     "symbolic batch": (conv_region(("N", 16, 5, 4), (8, 16, 3, 3), bias=False, pads=(1, 1, 1, 1)), {"N": 3}),
+    "dealt": (conv_region((1, 64, 4, 5), (32, 64, 3, 3), bias=False, pads=(1, 1, 1, 1)), {}),
+    "dealt, pointwise": (conv_region((1, 24, 4, 5), (96, 24, 1, 1), bias=False), {}),
+    "dealt, tall": (conv_region((1, 64, 5, 3), (32, 64, 3, 1), bias=False, pads=(1, 0, 1, 0)), {}),
     "product": (gemm_region((3, 7, 24), (24, 40)), {}),
+    "product, dealt": (gemm_region((30, 24), (24, 64), b_order=(1, 0)), {}),
     "product, depth inner": (gemm_region((30, 24), (24, 40), b_order=(1, 0)), {}),
 }  # fmt: skip
 
@@ -119,7 +127,8 @@ def test_operands_through_the_copy_engine(name: str) -> None:
     (want,) = reference(region, inputs, bindings)
     want = np.moveaxis(want, 1, -1).reshape(-1, o.cols) if o.region.kind.value == "conv" else want.reshape(-1, o.cols)
     tiles = [t for t in candidates(o, bindings) if t.m == 64 and t.cluster == t.split == 1 and not t.ping and t.n <= 64]
-    forms = {(t.slide, t.slice): t for t in tiles}
+    forms = {(t.slide, t.slice, t.dealt): t for t in tiles}
+    assert ("dealt" in name) == any(t.dealt for t in tiles)
     assert (o.halo > 0 and o.channels != 8) == any(t.slide for t in forms.values())
     for tile in forms.values():
         got = product(o, tile, inputs, bindings)

@@ -43,13 +43,14 @@ def chosen(region: Region, target: Target, bindings: dict[str, int], count: int 
     assert isinstance(o, Operands)
     forms: dict[tuple[int, ...], HopperTile] = {}
     for number, tile in enumerate(candidates(o, bindings)):
-        key = (tile.units, tile.groups, tile.ping, tile.cluster, tile.resident, tile.slide, tile.split, tile.keep > 0)
+        key = (tile.units, tile.groups, tile.ping, tile.cluster, tile.resident, tile.slide, tile.split, tile.keep > 0,
+               tile.dealt)  # fmt: skip
         if key not in forms or number % 5 == len(forms) % 5:
             forms[key] = tile
     every = list(forms.values())
-    slid, shared, kept = (
+    slid, shared, kept, dealt = (
         [tile for tile in every if getattr(tile, what) > least]
-        for what, least in (("slide", 0), ("split", 1), ("keep", 0))
+        for what, least in (("slide", 0), ("split", 1), ("keep", 0), ("dealt", 0))
     )
     return list(
         dict.fromkeys(
@@ -60,6 +61,8 @@ def chosen(region: Region, target: Target, bindings: dict[str, int], count: int 
                 *shared[-1:],
                 *kept[:2],
                 *kept[-1:],
+                *dealt[:1],
+                *dealt[-1:],
                 *every[:: max(1, len(forms) // count)],
             ]
         )

@@ -46,7 +46,9 @@ def chosen(tactic: Tactic, region: Region, target: Target, bindings: dict[str, i
     o = operands(region)
     assert isinstance(o, Operands)
     forms = {
-        (t.units, t.groups, t.ping, t.cluster, t.slide > 0, t.split > 1, t.resident): t.variant(tactic.name)
+        (t.units, t.groups, t.ping, t.cluster, t.slide > 0, t.split > 1, t.resident, t.keep > 0, t.dealt): t.variant(
+            tactic.name
+        )
         for t in candidates(o, bindings)
     }
     picked = list(forms.values())

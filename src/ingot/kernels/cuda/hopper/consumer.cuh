@@ -95,33 +95,55 @@ INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, 
     epilogue.fetch(held[chunk % kHeld][pass], chunk_row(at, chunk, pass, lane), chunk_col(at, chunk, lane), at.z);
 }
 
+// Where a block's columns are always the same, what the epilogue reads for them stays in registers if these are few.
+constexpr int kColumnRegisters = (int)sizeof(Epilogue::Columns) / 4 * kChunksWide;
+constexpr bool kColumnsStay = kKeep > 0 && kColumnRegisters <= 64 && kColumnRegisters + kUnits * kTileN / 2 <= 128;
+typedef Epilogue::Columns Staying[kColumnsStay ? kChunksWide : 1];
+
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
-INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, const Problem& p, const Epilogue& epilogue,
-                         sum_t* staging, const Corner& at, int lane) {
+INGOT_INLINE void stage(const sum_t* d, sum_t* staging, int lane) {
+  __syncwarp();
   // The halves of some groups of eight columns change places, so that no banks collide when a lane reads both.
+#pragma unroll
+  for (int j = 0; j < kChunk / 8; ++j) {
+    const int swap = 4 * (kLanes == 8 ? j >> 2 & 1 : (lane >> 2) & 1);
+    sum_t* to = staging + lane / 4 * kPitch + j * 8 + (lane % 4 * 2 ^ swap);
+    store_vec<2>(to, pair_t{{d[4 * j], d[4 * j + 1]}});
+    store_vec<2>(to + 8 * kPitch, pair_t{{d[4 * j + 2], d[4 * j + 3]}});
+  }
+  __syncwarp();
+}
+INGOT_INLINE void take(sum_t (&values)[8], const sum_t* d, const sum_t* staging, int pass, int lane) {
+  if (kDealt) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) values[i] = d[i / 2 * 4 + pass * 2 + i % 2];
+    return;
+  }
   const int half = (lane >> 2) & 1;
+  const sum_t* from = staging + (pass * kPassRows + lane / kLanes) * kPitch + lane % kLanes * 8;
+  const vec_t<sum_t, 4> x = load_vec<4>(from + 4 * half), y = load_vec<4>(from + 4 - 4 * half);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    values[i] = x.v[i];
+    values[4 + i] = y.v[i];
+  }
+}
+
+INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, const Staying& staying, const Problem& p,
+                         const Epilogue& epilogue, sum_t* staging, const Corner& at, int lane) {
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
     if (at.row + chunk / kChunksWide * 64 >= p.rows) continue;
     const int col = chunk_col(at, chunk, lane);
-    Epilogue::Columns columns;
-    epilogue.columns(columns, col, at.z);
-    __syncwarp();
-#pragma unroll
-    for (int j = 0; j < kChunk / 8; ++j) {
-      const sum_t* d = &acc[chunk / kChunksWide][(chunk % kChunksWide * (kChunk / 8) + j) * 4];
-      const int swap = 4 * (kLanes == 8 ? j >> 2 & 1 : half);
-      sum_t* to = staging + lane / 4 * kPitch + j * 8 + (lane % 4 * 2 ^ swap);
-      store_vec<2>(to, pair_t{{d[0], d[1]}});
-      store_vec<2>(to + 8 * kPitch, pair_t{{d[2], d[3]}});
-    }
-    __syncwarp();
+    Epilogue::Columns own;
+    if (!kColumnsStay) epilogue.columns(own, col, at.z);
+    const Epilogue::Columns& columns = kColumnsStay ? staying[chunk % kChunksWide % (sizeof(Staying) / sizeof(own))] : own;
+    const sum_t* d = &acc[chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)];
+    if (!kDealt) stage(d, staging, lane);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
-      const int line = pass * kPassRows + lane / kLanes;
-      const sum_t* from = staging + line * kPitch + lane % kLanes * 8;
-      const vec_t<sum_t, 4> x = load_vec<4>(from + 4 * half), y = load_vec<4>(from + 4 - 4 * half);
-      const sum_t values[8] = {x.v[0], x.v[1], x.v[2], x.v[3], y.v[0], y.v[1], y.v[2], y.v[3]};
+      sum_t values[8];
+      take(values, d, staging, pass, lane);
       epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
     }
     if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);
@@ -137,6 +159,12 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
   pdl_wait();
   if (kKeep > 0 && blockIdx.x < total) barrier_wait(kept_barrier(base), 0);
   int turn = kPing ? group : 0;
+  Staying staying;
+  if (kColumnsStay && (int)blockIdx.x < total) {
+    const Corner at = {0, place_of(p, blockIdx.x).col, 0};
+#pragma unroll
+    for (int chunk = 0; chunk < kChunksWide; ++chunk) epilogue.columns(staying[chunk % (sizeof(Staying) / sizeof(staying[0]))], chunk_col(at, chunk, lane), 0);
+  }
   for (int tile = blockIdx.x / kBlocks + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
     const Place place = place_of(p, tile);
     const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
@@ -146,7 +174,7 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
     for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
     if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
     multiply(acc, p, base, group, lane, stage, phase);
-    finish(acc, held, p, epilogue, staging, at, lane);
+    finish(acc, held, staying, p, epilogue, staging, at, lane);
     turn += kPing ? 2 : 1;
   }
 }

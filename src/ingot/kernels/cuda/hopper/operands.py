@@ -12,7 +12,7 @@ from ingot.graph.dtypes import itemsize
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Input, TensorMap
-from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.hopper.tile import DEALT, HopperTile
 from ingot.kernels.triton.gemm import Matrices, matrices
 from ingot.kernels.triton.geometry import Geometry, geometry
 from ingot.kernels.triton.indexing import Axis, same
@@ -118,6 +118,8 @@ class Operands:
         swizzle = tile.slice * item if tile.slice * item > _ALIGN else 0
         pixels = (tile.slice, tile.m + tile.slide)
         a = self._map(0, self.a_dims, pixels if self.gather else (*pixels, 1), swizzle, tile.slide)
+        if tile.dealt:
+            return a, self._dealt_map(tile, swizzle)
         if self.columns_inner:
             box: tuple[int, ...] = (64, tile.slice, 1)
         elif self._filtered:
@@ -125,6 +127,34 @@ class Operands:
         else:
             box = (tile.slice, tile.n // tile.cluster, 1)
         return a, self._map(1, self.b_dims, box, 128 if self.columns_inner else swizzle)
+
+    @property
+    def can_deal(self) -> bool:
+        """Whether B's columns can be loaded in another order: five axes of the copy engine have to do for all."""
+        if self.columns_inner or self.batch_b or self.cols % DEALT:
+            return False
+        if self.taps == 1:
+            return True
+        step, down = self.tap_step, self.b_dims[1][1]
+        one = step > 0 and (1 in self.filter.taps or same(down, step * self.filter.taps[1]))
+        # Past its own channels a load brings those of the next tap: nothing beside A's zeros if they are no NaN.
+        return one and (self.whole or divisible(self.channels, 128 // itemsize(self.a.dtype)))
+
+    @property
+    def tap_step(self) -> int:
+        """Elements of B from one tap to the next; 0 where there is only one."""
+        if self.taps == 1 or not self._filtered:
+            return 0
+        step = self.b_dims[1][0 if self.filter.taps[1] > 1 else 1]
+        return step if isinstance(step, int) else 0
+
+    def _dealt_map(self, tile: HopperTile, swizzle: int) -> TensorMap:
+        """B's columns as (pair, lane, eight, 32 of them): see ``dealt`` of the tile."""
+        row = self.b_dims[1][-1] if self._filtered else self.b_dims[1][0]
+        depth = add(mul(self.taps - 1, self.tap_step), self.channels)
+        sizes = (depth, 2, 4, 4, self.cols // DEALT)
+        strides = (row, mul(row, 8), mul(row, 2), mul(row, DEALT))
+        return self._map(1, (sizes, strides), (tile.slice, 2, 4, 4, tile.n // DEALT), swizzle)
 
     @property
     def _filtered(self) -> bool:

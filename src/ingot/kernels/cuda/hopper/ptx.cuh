@@ -79,6 +79,13 @@ INGOT_INLINE void load_tile(unsigned to, const tensor_map_t& map, unsigned barri
       "l"(&map), "r"(barrier), "r"(a), "r"(b), "r"(c), "r"(d)
       : "memory");
 }
+INGOT_INLINE void load_tile(unsigned to, const tensor_map_t& map, unsigned barrier, int a, int b, int c, int d, int e) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+      "l"(&map), "r"(barrier), "r"(a), "r"(b), "r"(c), "r"(d), "r"(e)
+      : "memory");
+}
 // To the same place of every block of the cluster whose bit is set, and to its barrier.
 INGOT_INLINE void load_tile_shared(unsigned to, const tensor_map_t& map, unsigned barrier, int a, int b, int c,
                                    unsigned short blocks) {

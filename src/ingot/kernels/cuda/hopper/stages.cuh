@@ -14,6 +14,9 @@
 //
 // Keeping (kKeep > 0): all tiles of a block have the same columns, so B's part of all kKeep steps is loaded once and stays;
 // stages hold A alone.
+//
+// Dealt out (kDealt): of every 32 columns a lane's accumulators are eight side by side, for B's columns lie in shared
+// memory in that order: the eights of columns that an instruction makes have two of each lane.
 
 constexpr int kRowBytes = kSlice * kItem;
 constexpr int kRowsA = kTileM + kSlide;
@@ -34,7 +37,7 @@ constexpr int kPassRows = 32 / kLanes;
 constexpr int kPasses = 16 / kPassRows;
 constexpr int kOffsetKept = kStages * kStageBytes;
 constexpr int kOffsetStaging = kOffsetKept + kKeep * kStepB;
-constexpr int kOffsetBarriers = kOffsetStaging + (kSplit > 1 ? 0 : 4 * kGroups * kStaging);
+constexpr int kOffsetBarriers = kOffsetStaging + (kSplit > 1 || kDealt ? 0 : 4 * kGroups * kStaging);
 constexpr int kBlocks = kCluster * kSplit;  // of a cluster: neighbours along the rows, or shares of one tile's depth
 
 struct Problem {

@@ -65,7 +65,7 @@ class HopperTactic:
         seen: Counter[tuple[int | bool, ...]] = Counter()
         head = []
         for tile in ranked:
-            key = tile.m, tile.n, tile.slide, tile.split, tile.keep > 0
+            key = tile.m, tile.n, tile.slide, tile.split, tile.keep > 0, tile.dealt
             seen[key] += 1
             if seen[key] <= _PER_BLOCK:
                 head.append(tile)
@@ -120,8 +120,13 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
             if cluster > 1 and (o.columns_inner or rows <= tile.m):
                 continue
             found.append(tile)
-    kept = [kept for tile in found if (kept := _kept(o, tile, bindings)) is not None]
-    return found + [shared for tile in found for shared in _shares(o, tile, bindings)] + kept
+    shares = [shared for tile in found for shared in _shares(o, tile, bindings)]
+    alone = [replace(tile, dealt=1) for tile in found if tile.cluster == 1] if o.can_deal else []
+    dealt = [deeper for tile in alone if (deeper := _deepest(tile, item)) is not None]
+    if item == 1 and dealt:  # staged sums have four times the size of the results
+        found = [tile for tile in found if tile.cluster > 1]
+    found += dealt
+    return found + shares + [kept for tile in found if (kept := _kept(o, tile, bindings)) is not None]
 
 
 def _kept(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | None:

@@ -10,6 +10,8 @@ SHARED_PER_SM = 228 * 1024
 SHARED_PER_BLOCK = 227 * 1024
 WGMMA_BYTES = 32
 """Bytes of the depth that one wgmma takes."""
+DEALT = 32
+"""Columns that the four lanes of a row have side by side, eight each."""
 _RESERVED = 1024
 """Shared memory that the system takes of every resident block, and the slack to align the first stage."""
 _REGISTERS = 65536
@@ -54,6 +56,9 @@ class HopperTile:
     keep: int = 0
     """Above 0: all tiles of a block have the same columns; B stays in shared memory, so many stages' parts of it."""
 
+    dealt: int = 0
+    """1: B's columns are dealt out so that a lane's sums lie side by side, and are finished where they are."""
+
     @staticmethod
     def of(variant: Variant) -> HopperTile:
         """The tile that a Variant's text describes."""
@@ -95,13 +100,15 @@ class HopperTile:
         return self.keep * self.n * self.slices * self.slice * itemsize
 
     def chunk(self, itemsize: int) -> int:
-        """Columns that are staged at a time: 64 where there is room, else 32."""
+        """Columns that are finished at a time: 64 where they are staged and there is room, else 32."""
+        if self.dealt:
+            return DEALT
         wide = self.n % 64 == 0 and self.split == 1 and self.shared_with(itemsize, 64) <= self.room
         return 64 if wide else 32
 
     def shared_with(self, itemsize: int, chunk: int) -> int:
         """Dynamic shared memory with a staging area of ``chunk`` columns, bytes."""
-        staging = 4 * self.groups * 16 * (chunk + 8) * 4 if self.split == 1 else 0
+        staging = 4 * self.groups * 16 * (chunk + 8) * 4 if self.split == 1 and not self.dealt else 0
         barriers = 8 * (2 * self.stages + 3)
         return self.stages * self.stage_bytes(itemsize) + self.kept_bytes(itemsize) + staging + barriers + _RESERVED
 
@@ -158,6 +165,7 @@ _LONG = {
     "sk": "split",
     "sw": "slide",
     "kb": "keep",
+    "de": "dealt",
 }
-_LATER = frozenset({"kb"})
+_LATER = frozenset({"kb", "de"})
 """Parameters that a variant's text leaves out when they are 0: times recorded before they existed keep their names."""
