@@ -70,7 +70,7 @@ def test_quantization_in_maps(dtype: str, zero: int, scale: float) -> None:
 
 
 def test_float8_rounds_as_ml_dtypes() -> None:
-    """All bit patterns, and what lies at and around the middle between two of them."""
+    """All bit patterns, and what lies at and around the middle between two of them; also where no store rounds them."""
     every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     finite = np.sort(every[np.isfinite(every)])
     middles = (finite[1:] + finite[:-1]) / 2
@@ -78,13 +78,15 @@ def test_float8_rounds_as_ml_dtypes() -> None:
         [finite, middles, np.nextafter(middles, np.float32(1e9)), np.nextafter(middles, np.float32(-1e9))]
     )
     region = build_region(
-        Kind.MAP, {"x": spec("float32", x.shape)}, [BodyOp("QuantizeLinear", ("x", "one"), ("q",))],
-        {"q": spec(FLOAT8, x.shape)}, ["q"], {"one": 1.0},
+        Kind.MAP, {"x": spec("float32", x.shape)},
+        [BodyOp("QuantizeLinear", ("x", "one"), ("q",)), BodyOp("DequantizeLinear", ("q", "one"), ("again",))],
+        {"q": spec(FLOAT8, x.shape), "again": spec("float32", x.shape)}, ["q", "again"], {"one": 1.0},
     )  # fmt: skip
     variant = MAPS[0].variants(region, SM90, {})[0]
     source = MAPS[0].source(region, variant, SM90)  # type: ignore[attr-defined]
-    (got,) = run_on_host(source, MAPS[0].compile(region, variant, SM90), region, [x])
-    np.testing.assert_array_equal(got.astype(np.float32), x.astype(ml_dtypes.float8_e4m3fn).astype(np.float32))
+    want = x.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    for got in run_on_host(source, MAPS[0].compile(region, variant, SM90), region, [x]):
+        np.testing.assert_array_equal(got.astype(np.float32), want)
 
 
 # -- Hopper

@@ -97,6 +97,10 @@ class Code(ABC):
     def narrow(self, text: str, to: str) -> str:
         """The last bits of an int32 as an integer of type ``to``."""
 
+    @abstractmethod
+    def float8(self, x: str) -> str:
+        """float32 ``x`` rounded to E4M3, out of range 448, and a float32 again."""
+
     def magnitude(self, x: str) -> str:
         """Absolute value."""
         if self.unsigned:
@@ -218,6 +222,9 @@ class Cuda(Code):
     def narrow(self, text: str, to: str) -> str:
         return f"({dtypes.TABLE[to].cuda})({text})"
 
+    def float8(self, x: str) -> str:
+        return f"(float)e4m3_t({x})"
+
     def general_power(self, x: str, y: str) -> str:
         if self.floating:
             return self.call("pow", x, f"({self.kind})({y})")
@@ -307,6 +314,9 @@ class Triton(Code):
 
     def narrow(self, text: str, to: str) -> str:
         return f"{text}.to(tl.{to})"
+
+    def float8(self, x: str) -> str:
+        return f"{x}.to(tl.float8e4nv).to(tl.float32)"
 
     def general_power(self, x: str, y: str) -> str:
         if self.floating:

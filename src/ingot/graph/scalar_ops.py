@@ -47,8 +47,8 @@ def expression(
 
     ``args``: code of the operands in compute type ("" for an absent optional one), names or literals.
     ``dtype``: type of the first operand (for Where: of the second); 16-bit floats mean float32.
-    ``to``: type of CastLike's second operand, of QuantizeLinear's result. Unless ``narrow``, the integer that
-    QuantizeLinear gives is an int32 of which the last bits are right.
+    ``to``: type of CastLike's second operand, of QuantizeLinear's result. Unless ``narrow``, what QuantizeLinear gives
+    is right only once it is stored: see :func:`ingot.graph.scalar_quantize.quantize`.
     """
     row = TABLE.get(op.op)
     if row is None or op.domain not in ("", "ai.onnx"):

@@ -42,7 +42,8 @@ def quantize(code: Code, args: Sequence[str], op: BodyOp, to: str, *, narrow: bo
     """x / scale, rounded, plus the zero point, within the result's type.
 
     By a known scale it is divided through its reciprocal, which differs from a division where the
-    quotient is within a rounding error of a half.
+    quotient is within a rounding error of a half. Not ``narrow``: an integer of which the last bits are right,
+    or what is yet to be rounded to float8, by the store.
     """
     if (refused := _in_blocks(op)) is not None:
         return refused
@@ -51,8 +52,9 @@ def quantize(code: Code, args: Sequence[str], op: BodyOp, to: str, *, narrow: bo
     scale = constant(args[1])
     if scale is not None and not (scale and math.isfinite(1 / scale)):
         return No(f"{op.op} by a scale of {scale}")
-    if to and dtypes.is_float(to):  # float8, or the type it is computed in; what stores it rounds it
-        return f"({args[0]} / {args[1]})" if scale is None else f"({args[0]} * {code.number(1 / scale)})"
+    if to and dtypes.is_float(to):  # float8, or the type it is computed in
+        quotient = f"({args[0]} / {args[1]})" if scale is None else f"({args[0]} * {code.number(1 / scale)})"
+        return code.float8(quotient) if narrow else quotient
     if to not in LIMITS:
         return No(f"{op.op} to {to or 'an unknown type'}")
     zero, step = _zero_point(args), 1.0 if scale is None else scale

@@ -212,7 +212,7 @@ class EpilogueText:
         out, region = self.out, self.region
         values = list(self.kinds)
         raw = region.ops[0].outputs[0]
-        packed = self._packed()
+        last, packed = self._last(), self._packed()
         head = "finish(const Fetched& f, const Columns& c, const sum_t (&sums)[8], int row, int col, int z)"
         with out.block(f"INGOT_MEMBER void {head} const"):
             for name in region.outputs:
@@ -229,10 +229,9 @@ class EpilogueText:
                 for name in (n for n in self.tensors if not self._in_words(n)):
                     self._loaded(name)
                 for op in self.o.normal.epilogue:
-                    whole = op.outputs[0] in packed
-                    code = self._code(op, narrow=not whole)
+                    code = self._code(op, narrow=op.outputs[0] not in last)
                     assert isinstance(code, str), code
-                    kind = "int" if whole else dtypes.TABLE[self.kinds[op.outputs[0]]].cuda
+                    kind = "int" if op.outputs[0] in packed else dtypes.TABLE[self.kinds[op.outputs[0]]].cuda
                     out.line(f"const {kind} e_{values.index(op.outputs[0])} = {code};")
                 for name in region.outputs:
                     width = self._width(name)
@@ -280,13 +279,15 @@ class EpilogueText:
         vectors = self._by_row(name) and self._col_stride(name) == 1 and self._width(name) >= 4
         return vectors and self._is_byte(name)
 
-    def _packed(self) -> set[str]:
-        """Quantized results that nothing here reads: their last byte is stored, and the rest need not be right."""
+    def _last(self) -> set[str]:
+        """Quantized results that nothing here reads: they are right once they are stored."""
         read = {name for op in self.o.normal.epilogue for name in op.inputs}
         makers = (self.region.producer[name] for name in self.region.outputs if name not in read)
-        return {
-            op.outputs[0] for op in makers if op.op == "QuantizeLinear" and self._kind(op.outputs[0]).endswith("char")
-        }
+        return {op.outputs[0] for op in makers if op.op == "QuantizeLinear" and self._is_byte(op.outputs[0])}
+
+    def _packed(self) -> set[str]:
+        """Those of them that are integers, of which the last bytes are stored."""
+        return {name for name in self._last() if self._kind(name).endswith("char")}
 
     def _loaded(self, name: str) -> None:
         width, _ = self._pieces(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp
+from ingot.graph.scalar_quantize import LIMITS
 from ingot.kernels.cuda.rows.text import CudaText, access_width, literal, literal_type, loaded, scalar_op, stored
 from ingot.kernels.cuda.stem.tile import Form
 
@@ -129,7 +130,8 @@ class StemText:
                 else ""
                 for n in op.inputs
             ]
-            code = scalar_op(op, arguments, plan.kinds, plan.literals)
+            narrow = op.outputs[0] != plan.region.outputs[0] or plan.result.dtype in LIMITS
+            code = scalar_op(op, arguments, plan.kinds, plan.literals, narrow=narrow)
             assert isinstance(code, str), code
             out.line(f"const float {prefix}e{number} = {code};")
             names[op.outputs[0]] = f"{prefix}e{number}"
