@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
-from ingot.cli.build import Flags
+from ingot.cli.build import Flags, make
 from ingot.cli.files import Array, read_arrays, write_text
+from ingot.cli.source import Source
 from ingot.cli.subject import subject
 from ingot.options import Range, Shapes
 
@@ -62,7 +65,7 @@ def bench(
     from ingot.measure.figures import to_json
 
     given = None if how.feeds is None else read_arrays(how.feeds)
-    with subject(model, flags, original, save) as found:
+    with subject(model, flags, original, save) as found, tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
         case = Case(
             name=name or (found.source.name if found.source else found.path.stem),
             model=found.source.text if found.source else model,
@@ -72,6 +75,7 @@ def bench(
             architecture=found.architecture,
             shapes=found.shapes if given is None else _shapes(given),
             seed=how.seed,
+            half=None if found.source is None else _half(found.source, flags, Path(folder)),
         )
         record = measure(case, how.budget, how.against, _say)
         record = msgspec.structs.replace(record, build_seconds=found.seconds)
@@ -80,6 +84,17 @@ def bench(
     if json is not None:
         write_text(json, to_json(record))
     return record.correct
+
+
+def _half(source: Source, flags: Flags, folder: Path) -> Callable[[], Path]:
+    """What builds the same model in FP16, for a comparison."""
+
+    def build() -> Path:
+        engine, _ = make(source, dataclasses.replace(flags, eight=None, fp16=True))
+        engine.write(folder / "half.ingot")
+        return folder / "half.ingot"
+
+    return build
 
 
 def _shapes(arrays: Mapping[str, Array]) -> Shapes:

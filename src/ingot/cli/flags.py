@@ -65,4 +65,5 @@ Pixels = Annotated[
 ]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Calibration samples to use at most.")]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="A node that is not quantized. Repeatable.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="8-bit layers in FP8 (E4M3).")]

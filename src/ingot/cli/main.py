@@ -22,6 +22,7 @@ from ingot.cli.flags import (
     Fp8,
     Fp16,
     Inputs,
+    Int8,
     Json,
     Keep,
     Method,
@@ -112,7 +113,7 @@ def build(
     opt_level: OptLevel = 3,
     unroll: Unroll = 2000,
     strict: Strict = False,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")] = False,
+    int8: Int8 = False,
     fp8: Fp8 = False,
     best: Annotated[
         bool, typer.Option("--best", help="Each layer in the fastest of FP16, INT8 and FP8, within the budget.")
@@ -236,9 +237,15 @@ def bench(
         str | None, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")
     ] = None,
     original: Annotated[str | None, typer.Option("--model", help="The model that an engine was built from.")] = None,
-    against: Annotated[str | None, typer.Option("--against", help="Peers: onnxruntime, torch; with commas.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Peers: onnxruntime, torch, fp16; with commas.")
+    ] = None,
     target: Annotated[str | None, typer.Option("--target", help="auto, cuda, cpu, or sm_75 ... sm_120.")] = None,
     fp16: Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="Compute in float16 where safe.")] = None,
+    int8: Int8 = False,
+    fp8: Fp8 = False,
+    calibration: Calibration = None,
+    budget: Budget = "0.5%",
     tf32: Tf32 = False,
     shapes: ShapeTexts = None,
     timing_db: TimingDb = None,
@@ -254,7 +261,7 @@ def bench(
     json: Json = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the record.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Keep the engine that is built.")] = None,
-    suite: Annotated[str | None, typer.Option("--suite", help="Run a written list: h200, cpu, tiny.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="Run a written list: h200, eight, cpu, tiny.")] = None,
     only: Annotated[str, typer.Option("--only", help="Rows of the suite by parts of their names, with commas.")] = "",
     limit: Annotated[float | None, typer.Option("--limit", help="Seconds for the whole suite.")] = None,
     json_dir: Annotated[Path | None, typer.Option("--json-dir", help="One JSON file per row of the suite.")] = None,
@@ -278,9 +285,12 @@ def bench(
     else:
         from ingot.cli.bench import bench as run_bench
         from ingot.cli.build import Flags
+        from ingot.cli.quantize import quantization
 
         assert model is not None
-        flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level)
+        zoo = model.startswith("zoo:")
+        eight = quantization(int8, fp8, calibration, None, budget, "cosine", sampled=zoo)
+        flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level, eight=eight)
         right = run_bench(model, original, name, flags, how, json, save)
     if not right:
         raise typer.Exit(1)

@@ -20,9 +20,12 @@ _FEW = 5
 def quantization(
     int8: bool, fp8: bool, calibration: str | None, cache: Path | None, budget: str, metric: str,
     *, best: bool = False, method: str = "auto", keep: tuple[str, ...] = (), pixels: str | None = None,
-    samples: int | None = None, host: bool = False, rounding: str = "nearest",
+    samples: int | None = None, host: bool = False, rounding: str = "nearest", sampled: bool = False,
 ) -> Quantization | None:  # fmt: skip
-    """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other."""
+    """What the options ask for; None for no 8-bit layers. Raises IngotError where they contradict each other.
+
+    ``sampled``: the model has samples of its own to calibrate with where none are named.
+    """
     asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]
     if len(asked) > 1:
         flags = " and ".join(f"--{name}" for name in asked)
@@ -31,7 +34,7 @@ def quantization(
         if calibration is not None or cache is not None:
             raise IngotError("calibration is for 8-bit layers", fix="add --int8, --fp8 or --best")
         return None
-    if calibration is None and (best or cache is None or not cache.exists()):
+    if calibration is None and (best or cache is None or not cache.exists()) and not sampled:
         why = "losses have to be measured" if best else "8-bit layers need data to calibrate with"
         raise IngotError(why, fix="add --calibration")
     from ingot.precision.settings import parse_budget

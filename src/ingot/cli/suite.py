@@ -96,6 +96,7 @@ def command(row: Row, flags: SuiteFlags, how: BenchFlags, result: Path) -> list[
     words = [sys.executable, "-m", "ingot.cli.main", "bench", row.model, "--name", row.name, "--json", str(result)]
     words += ["--target", flags.target or row.target, "--opt-level", str(flags.opt_level)]
     words += ["--fp16"] if fp16 else []
+    words += [f"--{row.eight}"] if row.eight else []
     for shape in row.shapes:
         words += ["--shapes", shape]
     against = row.against if flags.against is None else flags.against

@@ -23,7 +23,7 @@ from ingot.measure.figures import Budget, EngineFacts, Figures, PeerFigures, Rec
 from ingot.measure.host import host_flops, model_flops
 from ingot.measure.inputs import Maker, check_feeds, declared, plan_for
 from ingot.measure.latency import Latency
-from ingot.measure.peers import onnxruntime, torch
+from ingot.measure.peers import half, onnxruntime, torch
 from ingot.measure.peers.offer import Offer, Peer
 from ingot.measure.reference import Reference
 from ingot.measure.roofline import roofline_seconds
@@ -38,7 +38,8 @@ from ingot.runtime.shapes import solve
 
 Array = np.ndarray[Any, Any]
 Say = Callable[[str], None]
-PEERS = ("onnxruntime", "torch")
+PEERS = ("onnxruntime", "torch", "fp16")
+"""``fp16`` is the same model, built by this program in FP16."""
 _PEER_SHARE = 0.5
 """Time spent on a peer, as a share of the time spent on the engine."""
 _PEER_RUNS = 3
@@ -62,6 +63,8 @@ class Case:
     shapes: Shapes = ()
     """Shapes to run at, where they are not the optimum ones."""
     seed: int = 0
+    half: Callable[[], Path] | None = None
+    """Builds the model in FP16; gives the engine's path."""
 
 
 def bench(case: Case, budget: Budget, against: Sequence[str] = (), say: Say = lambda text: None) -> Record:
@@ -138,6 +141,11 @@ def _offers(case: Case, against: Sequence[str], feeds: Mapping[str, Array], *, g
                 found += torch.offers(case.architecture, feeds, gpu=gpu)
             else:
                 found.append(_missing(name, "there is no PyTorch module for this model"))
+        elif name == "fp16":
+            if case.half is not None:
+                found.append(half.offer(case.half, feeds))
+            else:
+                found.append(_missing(name, "it needs the original model: give --model"))
         elif case.reference is None:
             found.append(_missing(name, "it needs the original model: give --model"))
         else:

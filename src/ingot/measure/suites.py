@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingot.errors import IngotError
 
@@ -15,6 +15,8 @@ class Row:
     model: str
     shapes: tuple[str, ...] = ()
     fp16: bool = False
+    eight: str = ""
+    """``int8`` or ``fp8``: 8-bit layers, calibrated with the zoo's samples."""
     target: str = "auto"
     against: tuple[str, ...] = ("onnxruntime",)
 
@@ -39,6 +41,20 @@ def _real(name: str, model: str, tensor: str, shape: str) -> tuple[Row, ...]:
     """Batch 1 and 8."""
     return tuple(_half(f"{name}-b{n}", model, f"{tensor}={n}x{shape}") for n in (1, 8))
 
+
+def _eight(row: Row) -> tuple[Row, ...]:
+    """The same in INT8 and in FP8, beside FP16."""
+    return tuple(replace(row, name=f"{row.name}-{eight}", eight=eight, against=("fp16",)) for eight in ("int8", "fp8"))
+
+
+_EIGHT = tuple(
+    eight
+    for row in (
+        *_pictures("resnet50", 1, 8, 128, 256), *_pictures("mobilenet_v2", 32),
+        _half("yolov8n_640-b8", "yolov8n", "images=8x3x640x640"), *_bert(8),
+    )
+    for eight in _eight(row)
+)  # fmt: skip
 
 _H200 = (
     *_pictures("resnet50", 1, 8, 128),
@@ -86,7 +102,7 @@ _TINY = tuple(
     for name in ("resnet_tiny", "mobilenet_tiny", "efficientnet_tiny", "bert_tiny", "vit_tiny")
 )
 
-SUITES: dict[str, tuple[Row, ...]] = {"h200": _H200, "zoo": _ZOO, "cpu": _CPU, "tiny": _TINY}
+SUITES: dict[str, tuple[Row, ...]] = {"h200": _H200, "eight": _EIGHT, "zoo": _ZOO, "cpu": _CPU, "tiny": _TINY}
 
 
 def suite(name: str, only: str = "") -> tuple[Row, ...]:
