@@ -67,3 +67,8 @@ Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Calibrati
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="A node that is not quantized. Repeatable.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="8-bit layers in FP8 (E4M3).")]
+Against = Annotated[str | None, typer.Option("--against", help="Peers: onnxruntime, torch, fp16; with commas.")]
+Best = Annotated[
+    bool, typer.Option("--best", help="Each layer in the fastest of FP16, INT8 and FP8, within the budget.")
+]
+Transfers = Annotated[bool, typer.Option("--transfers/--no-transfers", help="Also time copies from and to the host.")]

@@ -15,6 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from ingot.cli.flags import (
+    Against,
+    Best,
     Budget,
     Calibration,
     CalibrationCache,
@@ -42,6 +44,7 @@ from ingot.cli.flags import (
     Tf32,
     TimingDb,
     Tolerance,
+    Transfers,
     Unroll,
 )
 from ingot.cli.groups import library_app, zoo_app
@@ -115,9 +118,7 @@ def build(
     strict: Strict = False,
     int8: Int8 = False,
     fp8: Fp8 = False,
-    best: Annotated[
-        bool, typer.Option("--best", help="Each layer in the fastest of FP16, INT8 and FP8, within the budget.")
-    ] = False,
+    best: Best = False,
     calibration: Calibration = None,
     calibration_cache: CalibrationCache = None,
     budget: Budget = "0.5%",
@@ -237,9 +238,7 @@ def bench(
         str | None, typer.Argument(help="An engine, an ONNX file or zoo:NAME.", metavar="ENGINE|MODEL")
     ] = None,
     original: Annotated[str | None, typer.Option("--model", help="The model that an engine was built from.")] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", help="Peers: onnxruntime, torch, fp16; with commas.")
-    ] = None,
+    against: Against = None,
     target: Annotated[str | None, typer.Option("--target", help="auto, cuda, cpu, or sm_75 ... sm_120.")] = None,
     fp16: Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="Compute in float16 where safe.")] = None,
     int8: Int8 = False,
@@ -253,9 +252,7 @@ def bench(
     warmup: Annotated[float, typer.Option("--warmup", min=0, help="Milliseconds before measuring.")] = 200.0,
     duration: Annotated[float, typer.Option("--duration", min=0, help="Seconds to measure.")] = 3.0,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Runs to measure at least.")] = 10,
-    transfers: Annotated[
-        bool, typer.Option("--transfers/--no-transfers", help="Also time copies from and to the host.")
-    ] = True,
+    transfers: Transfers = True,
     seed: Seed = 0,
     feeds: Inputs = None,
     json: Json = None,
@@ -278,9 +275,7 @@ def bench(
     if suite is not None:
         from ingot.cli.suite import SuiteFlags, run_suite
 
-        chosen = SuiteFlags(
-            suite, only, limit, json_dir, engine_dir, json, fp16, target, opt_level, timing_db, peers
-        )  # fmt: skip
+        chosen = SuiteFlags(suite, only, limit, json_dir, engine_dir, json, fp16, target, opt_level, timing_db, peers)
         right = run_suite(chosen, how)
     else:
         from ingot.cli.bench import bench as run_bench
@@ -288,8 +283,7 @@ def bench(
         from ingot.cli.quantize import quantization
 
         assert model is not None
-        zoo = model.startswith("zoo:")
-        eight = quantization(int8, fp8, calibration, None, budget, "cosine", sampled=zoo)
+        eight = quantization(int8, fp8, calibration, None, budget, "cosine", sampled=model.startswith("zoo:"))
         flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level, eight=eight)
         right = run_bench(model, original, name, flags, how, json, save)
     if not right:
