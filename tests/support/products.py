@@ -51,7 +51,9 @@ class Case:
             return
         wanted = reference(self.region, inputs, self.bindings)
         for name, one, want in zip(self.region.outputs, got, wanted, strict=True):
-            assert_close(one, want, dtype=self.region.spec_of[name].dtype, depth=4)
+            dtype = self.region.spec_of[name].dtype
+            # Tensor cores cut off what does not fit beside the largest of the products that they add at once.
+            assert_close(one, want, dtype=dtype, depth=64 if dtype == "float32" else 4)
 
 
 def _residual(shape: tuple[int, ...], dtype: str = "float16") -> dict[str, TensorSpec]:
