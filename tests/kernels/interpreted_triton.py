@@ -203,6 +203,7 @@ DEPTHWISE = {
     "5x5 strided": conv_region((1, 16, 11, 9), (16, 1, 5, 5), strides=(2, 2), pads=(2, 2, 2, 2), group=16),
     "multiplier": conv_region((1, 6, 5, 5), (12, 1, 3, 3), dilations=(2, 2), pads=(2, 2, 2, 2), group=6),
     "1-D": conv_region((1, 16, 20), (16, 1, 7), pads=(3, 3), group=16),
+    "two pixels": conv_region((2, 4, 4), (4, 1, 4), group=4),
     "transposed": conv_region((1, 8, 5, 6), (8, 1, 3, 3), strides=(2, 2), pads=(1, 1, 1, 1), group=8, transpose=True),
 }
 

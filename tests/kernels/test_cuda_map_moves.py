@@ -140,6 +140,7 @@ BLOCKS = [
     stretched("DepthToSpace", half("n", 16, 3, "w"), ("n", 4, 6, "2*w"), {"n": 2, "w": 5}, blocksize=2),
     one_op("SpaceToDepth", {"x": half(2, 3, 4, 6)}, blocksize=2),
     one_op("SpaceToDepth", {"x": nhwc(1, 8, 6, 3)}, blocksize=3, order=NHWC),
+    one_op("SpaceToDepth", {"x": half(2, 3, 4, 6)}, blocksize=2, mode="CRD"),
 ]  # fmt: skip
 FILLS = [
     one_op("Trilu", {"x": half(2, 5, 8)}),

@@ -139,6 +139,8 @@ def test_compiles_for_every_target(cc: int) -> None:
 
 def test_refusals_say_why() -> None:
     target = Target(90)
+    window = attention("window", (1, 1, 8, 16), (1, 8, 16), left_window_size=0)
+    assert "windows" in str(ATTENTION.accepts(window.region, target))
     assert "softcap" in str(ATTENTION.accepts(attention("cap", (1, 1, 8, 16), (1, 8, 16), softcap=5.0).region, target))
     wide = attention("wide", (1, 1, 8, 512), (1, 8, 512)).region
     assert "512 features" in str(ATTENTION.accepts(wide, target))

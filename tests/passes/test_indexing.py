@@ -166,13 +166,15 @@ def test_functions_become_their_bodies() -> None:
     assert not model.functions
 
 
-@pytest.mark.parametrize("case", ["cache", "softcap"])
+@pytest.mark.parametrize("case", ["cache", "softcap", "window"])
 def test_attention_in_forms_without_a_kernel(case: str) -> None:
-    net = Net(opset=23)
+    net = Net(opset=25 if case == "window" else 23)
     q, k, v = (net.input(name, [2, 3, length, 8]) for name, length in (("q", 4), ("k", 5), ("v", 5)))
     if case == "cache":
         past = [net.input(name, [2, 3, 2, 8]) for name in ("pk", "pv")]
         net.output(*net.op("Attention", q, k, v, "", *past, outputs=3))
+    elif case == "window":
+        net.output(net.op("Attention", q, k, v, left_window_size=2))
     else:
         net.output(net.op("Attention", q, k, v, softcap=2.0))
     model, notes = rewritten(net, expand_functions)

@@ -54,7 +54,8 @@ def _is_listed(node: ir.Node) -> bool:
     if node.op_type != "Attention" or node.domain:
         return node.op_type in _OPS.get(node.domain, ())
     more = any(value is not None for value in node.inputs[4:]) or any(is_read(v) for v in node.outputs[1:])
-    return more or node.attributes.get_float("softcap", 0.0) != 0.0
+    windows = any(node.attributes.get_int(f"{side}_window_size", -1) >= 0 for side in ("left", "right"))
+    return more or windows or node.attributes.get_float("softcap", 0.0) != 0.0
 
 
 def _name_function(model: ir.Model, node: ir.Node, name: str) -> str | No:

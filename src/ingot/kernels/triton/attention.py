@@ -76,6 +76,8 @@ def plan_attention(region: Region) -> AttentionPlan | No:
         return No("attention with a cache or with its scores as an output")
     if op.attr("softcap", 0.0):
         return No("softcap has no kernel")
+    if any(int(op.attr(f"{side}_window_size", -1)) >= 0 for side in ("left", "right")):  # type: ignore[arg-type]
+        return No("windows have no kernel")
     q, k, v, y = (specs[n] for n in (*op.inputs[:3], op.outputs[0]))
     if q.dtype not in ("float16", "bfloat16", "float32") or {k.dtype, v.dtype, y.dtype} != {q.dtype}:
         return No(f"attention of {q.dtype}, {k.dtype} and {v.dtype}")

@@ -48,7 +48,8 @@ class DepthwiseTactic:
             for c in (8, 16, 32, 64, 128, 256):
                 for warps in (1, 2, 4, 8):
                     per_thread = m * c // (32 * warps)
-                    if 2 <= per_thread <= 32 and c < 2 * max(channels, 8) and m < 2 * max(pixels, 4):
+                    smallest = (m, c, warps) == (4, 8, 1)  # the one for fewer than eight pixels and channels
+                    if (2 <= per_thread <= 32 or smallest) and c < 2 * max(channels, 8) and m < 2 * max(pixels, 4):
                         found.append(Variant(self.name, (("bm", m), ("bc", c), ("warps", warps))))
         return sorted(found, key=lambda v: self.estimate(region, v, target, bindings))[:24]
 

@@ -108,10 +108,13 @@ def depth_to_space(p: Puller, op: BodyOp, name: str, index: Index) -> Val:
 
 
 def space_to_depth(p: Puller, op: BodyOp, name: str, index: Index) -> Val:
-    """Blocks of space stacked in the channels."""
+    """Blocks of space stacked in the channels, in the order DCR or CRD."""
     block = int(op.attr("blocksize", 1))  # type: ignore[arg-type]
     n, c, h, w = _four(op, index)
-    place, channel = divided(p, c, p.shape(op.inputs[0])[1])
+    if str(op.attr("mode", "DCR")) == "CRD":
+        channel, place = divided(p, c, block * block)
+    else:
+        place, channel = divided(p, c, p.shape(op.inputs[0])[1])
     low_h, low_w = divided(p, place, block)
     return p.pull(op.inputs[0], (n, channel, add(scaled(h, block), low_h), add(scaled(w, block), low_w)))
 
