@@ -50,6 +50,21 @@ def cast(source: str, target: str, x: tuple[int, ...] = (5, 13)) -> Case:
     return one_op("Cast", {"x": spec(source, x)}, shape=x, dtype=target, to=dtypes.TABLE[target].onnx)
 
 
+BITS = (
+    ("float32", "int32"), ("int32", "float32"), ("uint32", "float32"), ("float64", "uint64"), ("int64", "float64"),
+    ("int8", "uint8"), ("bool", "uint8"),
+)  # fmt: skip
+
+
+def bits(source: str, target: str) -> Case:
+    """Of ordinary numbers: small integers would be tiny floats."""
+    feeds = {}
+    if target.startswith("float"):
+        feeds["x"] = np.random.default_rng(0).standard_normal((5, 13)).astype(target).view(source)
+    inputs = {"x": spec(source, (5, 13))}
+    return one_op("BitCast", inputs, shape=(5, 13), dtype=target, feeds=feeds, to=dtypes.TABLE[target].onnx)
+
+
 def copied(name: str, x: TensorSpec, y: TensorSpec, **bindings: int) -> Case:
     return chain(name, {"x": x}, [BodyOp("Identity", ("x",), ("y",))], {"y": y}, ["y"], **bindings)
 
@@ -157,6 +172,7 @@ CASTS = [
     cast("bool", "int64"),
     cast("int32", "uint8"),
     cast("float64", "float32"),
+    *(bits(*pair) for pair in BITS),
 ]
 
 

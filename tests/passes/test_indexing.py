@@ -62,6 +62,15 @@ def test_running_products(attributes: dict[str, int]) -> None:
     on_device(net)
 
 
+@pytest.mark.parametrize("op", ["CumSum", "CumProd"])
+def test_a_vector_has_but_one_axis_to_run_along(op: str) -> None:
+    net = Net(opset=26)
+    axis = net.op("Mul", net.input("axis", [], "int64"), net.const(0, "int64"))
+    net.output(net.op(op, net.input("x", [7]), axis))
+    model, _ = rewritten(net, decompose)
+    assert op not in kinds(model)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_determinant(rows: int) -> None:
     net = Net()

@@ -130,6 +130,38 @@ def test_integer_products_are_exact(x_zero: int, w_type: str, w_zero: int) -> No
     check(model_of("ConvInteger", feeds, operands, "int32", pads=[1, 1, 0, 2]), feeds, anchor="ConvInteger", off=0)
 
 
+@pytest.mark.parametrize("w_type", ["int8", "uint8"])
+@pytest.mark.parametrize("zeros", ["x", "w", "several", "both"])
+def test_integer_products_of_two_computed_operands(w_type: str, zeros: str) -> None:
+    """Zero points of the first, of the second, one for each of its columns, of both; or of constant weights."""
+    kind = np.dtype(w_type).type
+    several = zeros in ("several", "both")
+    for op, x, w, columns in (
+        ("MatMulInteger", (2, 5, 40), (40, 12), 12),
+        ("ConvInteger", (2, 3, 6, 7), (8, 3, 3, 2), 8),
+    ):
+        feeds = {"x": whole(x, "uint8"), "w": whole(w, w_type)}
+        if zeros != "w" and zeros != "several":
+            feeds["zx"] = np.asarray(77, np.uint8)
+        if zeros != "x":
+            feeds["zw"] = RNG.integers(1, 99, columns if several else ()).astype(kind)
+        operands = ["x", "w", "zx" if "zx" in feeds else None, "zw" if "zw" in feeds else None]
+        attributes = {"pads": [1, 1, 0, 2]} if op == "ConvInteger" and not several else {}
+        check(model_of(op, feeds, operands, "int32", **attributes), feeds, off=0)
+        if "zw" in feeds:
+            operands[1] = feeds.pop("w")
+            check(model_of(op, feeds, operands, "int32", **attributes), feeds, off=0)
+
+
+def test_constant_weights_that_are_no_signed_bytes() -> None:
+    feeds = {"x": whole((2, 5, 40), "uint8")}
+    check(
+        model_of("MatMulInteger", feeds, ["x", whole((40, 12), "uint8"), np.uint8(9), np.uint8(3)], "int32"),
+        feeds,
+        off=0,
+    )
+
+
 def test_dynamic_quantization() -> None:
     feeds = {"x": (RNG.standard_normal((3, 64)) * 3).astype(np.float32)}
     check(model_of("DynamicQuantizeLinear", feeds, ["x"], ["uint8", "float32", "uint8"]), feeds)
@@ -209,7 +241,7 @@ def test_scales_along_an_axis(axis: int) -> None:
 
 
 def test_what_has_no_form_stays() -> None:
-    feeds = {"x": whole((2, 3, 8), "uint8"), "w": whole((8, 4))}
-    model = model_of("MatMulInteger", feeds, ["x", "w", np.uint8(3)], "int32")
+    feeds = {"x": whole((2, 8, 5, 5), "uint8"), "w": whole((8, 4, 3, 3))}
+    model = model_of("ConvInteger", feeds, ["x", "w", np.uint8(3)], "int32", group=2)
     notes = canonicalise(ir.from_proto(model), fp16=False).notes
-    assert any("MatMulInteger stays" in note for note in notes)
+    assert any("ConvInteger stays" in note for note in notes)

@@ -23,7 +23,7 @@ from ingot.graph.recurrent_body import recurrent_nodes
 from ingot.graph.region import Attr, BodyOp, Literal, Region, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
 
-_SINCE = {"Gelu": 20, "RMSNormalization": 23, "Attention": 23, "Swish": 24}
+_SINCE = {"Gelu": 20, "RMSNormalization": 23, "Attention": 23, "Swish": 24, "BitCast": 26}
 """Ops newer than the opset that importers aim at."""
 _FLOAT_PARAMETERS = {("Resize", 1), ("Resize", 2)}
 _OUTPUT_TYPED = {("OneHot", 2), ("Range", 0), ("Range", 1), ("Range", 2)}

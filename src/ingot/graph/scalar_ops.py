@@ -16,6 +16,7 @@ from typing import Literal
 from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.region import BodyOp
+from ingot.graph.scalar_bits import bit_cast
 from ingot.graph.scalar_code import Code, Cuda, Triton, compute_dtype, constant, infinite
 from ingot.graph.scalar_quantize import dequantize, quantize
 
@@ -343,6 +344,7 @@ TABLE: dict[str, ScalarOp] = {
     "BitwiseNot": _unary(_bitwise_not, floating=False),
     "Cast": _unary(_cast, floating=False),
     "CastLike": _binary(_same),
+    "BitCast": _unary(lambda code, args, op: bit_cast(code, args[0], op), floating=False),
     "QuantizeLinear": ScalarOp(2, 3, lambda code, args, op: quantize(code, args, op, ""), floating=True),
     "DequantizeLinear": ScalarOp(2, 3, dequantize),
     "Identity": _unary(_same, floating=False),

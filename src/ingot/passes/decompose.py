@@ -8,6 +8,7 @@ import onnx_ir as ir
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Attribute, Editor, ints_of, operand, shape_of
 from ingot.passes import fourier, indexing, sampling
+from ingot.passes.linear_attention import linear_attention
 from ingot.passes.rules import Rule, apply_rules
 from ingot.passes.training import optimiser
 from ingot.passes.writer import Writer
@@ -73,6 +74,7 @@ _RULES: dict[str, dict[str, Rule]] = {
         "Det": indexing.determinant,
         "GridSample": sampling.grid_sample,
         "Hardmax": indexing.hardmax,
+        "LinearAttention": linear_attention,
         "LRN": _response_normalisation,
         "MaxUnpool": indexing.max_unpool,
         "OptionalGetElement": indexing.optional_content,

@@ -104,7 +104,8 @@ def _running(editor: Editor, node: ir.Node, reduce: str, neutral: int) -> Answer
 
     y[.., i, ..] takes x[.., j, ..] over j, which is the new axis behind all others.
     """
-    x, axis, shape = node.inputs[0], scalar_of(operand(node, 1)), shape_of(node.inputs[0])
+    x, shape = node.inputs[0], shape_of(node.inputs[0])
+    axis = 0 if shape is not None and len(shape) == 1 else scalar_of(operand(node, 1))  # a vector has but one
     if x is None or x.dtype is None or axis is None or not shape:
         return No("its axis or shape is not known", node=node.name or "")
     place = int(axis) % len(shape)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Array, Editor, constant_of, fixed_shape, is_op, kept, operand, shape_of
 from ingot.graph.quantization import centred
+from ingot.passes.writer import Writer
 
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
@@ -25,14 +26,16 @@ def integer_product(editor: Editor, node: ir.Node) -> Answer:
     x, w, zero_x, zero_w = (operand(node, i) for i in range(4))
     if zero_x is None and zero_w is None:
         return No("")
+    if x is None or not (zero_x is None or elements(zero_x) == 1):
+        return No("its first operand has several zero points", node=node.name or "")
     weight, offset = constant_of(w), constant_of(zero_w) if zero_w is not None else np.zeros((), np.int8)
-    if x is None or weight is None or offset is None or not (zero_x is None or elements(zero_x) == 1):
-        return No("its second operand is computed, or its first has several zero points", node=node.name or "")
     conv = is_op(node, "ConvInteger")
-    across = offset.reshape(-1, *(1,) * (weight.ndim - 1)) if conv and offset.size > 1 else offset
-    whole = centred(weight, across)
+    whole = None
+    if weight is not None and offset is not None:
+        across = offset.reshape(-1, *(1,) * (weight.ndim - 1)) if conv and offset.size > 1 else offset
+        whole = centred(weight, across)
     if whole is None:
-        return No("weights less their zero points are no bytes", node=node.name or "")
+        return computed_product(editor, node)
     y, attributes = node.outputs[0], kept(node)
     if conv and zero_x is not None:
         padded = _padded(editor, node, x, zero_x)
@@ -48,6 +51,55 @@ def integer_product(editor: Editor, node: ir.Node) -> Answer:
         sums = sums.reshape(-1, *(1,) * (whole.ndim - 2)) if conv else sums
         result = _corrected(editor, node, result, zero_x, sums)
     editor.substitute(node, result)
+    return YES
+
+
+def computed_product(editor: Editor, node: ir.Node) -> Answer:
+    """The same where the second operand or its zero points are computed, or less them it does not fit bytes.
+
+    (x - zx) (w - zw) = x w - zx * sum of w - zw * sum of x + number of terms * zx * zw.
+    """
+    x, w, zero_x, zero_w = (operand(node, i) for i in range(4))
+    conv, name, sizes = is_op(node, "ConvInteger"), node.name or "", fixed_shape(w)
+    if x is None or w is None or sizes is None or len(sizes) < 2 or node.attributes.get_int("group", 1) != 1:
+        return No("its second operand is computed and of unknown sizes, or in groups", node=name)
+    several = zero_w is not None and elements(zero_w) != 1
+    if several and elements(zero_w) != (sizes[0] if conv else sizes[-1]):
+        return No("its second operand has another number of zero points than columns", node=name)
+    if conv:
+        padded = _padded(editor, node, x, zero_x) if zero_x is not None else x
+        if padded is None or (zero_x is None and node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET"):
+            return No("its padding is not written out", node=name)
+        x = padded
+    write = Writer(editor, node)
+    attributes = kept(node, "pads", "auto_pad") if conv and zero_x is not None else kept(node)
+    tail = (1,) * (len(sizes) - 2) if conv else ()
+    terms = math.prod(sizes[1:]) if conv else sizes[-2]
+    z_x = write("Reshape", write("Cast", zero_x, to=_INT32), write.ints()) if zero_x is not None else None
+    z_w = write("Cast", zero_w, to=_INT32) if zero_w is not None else None
+    if z_w is not None:
+        z_w = write("Reshape", z_w, write.ints(*((-1, *tail) if several else ())))
+    if w.dtype == ir.DataType.UINT8:  # kernels multiply by signed bytes
+        half = write.const(128, np.int32)
+        w = write("Cast", write("Sub", write("Cast", w, to=_INT32), half), to=ir.DataType.INT8)
+        z_w = write.const(-128, np.int32) if z_w is None else write("Sub", z_w, half)
+    result = write(node.op_type, x, w, **attributes)
+    if z_x is not None:
+        axes = write.ints(*(range(1, len(sizes)) if conv else (-2,)))
+        sums = write("ReduceSum", write("Cast", w, to=_INT32), axes, keepdims=0 if conv else 1)
+        sums = write("Reshape", sums, write.ints(-1, *tail)) if conv else sums
+        result = write("Sub", result, write("Mul", sums, z_x))
+    if z_w is not None:
+        if conv:
+            ones = write.const(np.ones((1, *sizes[1:])), np.int8)
+            of_x = write("ConvInteger", x, ones, **attributes)
+        else:
+            of_x = write("ReduceSum", write("Cast", x, to=_INT32), write.ints(-1), keepdims=1)
+        result = write("Sub", result, write("Mul", of_x, z_w))
+    if z_x is not None and z_w is not None:
+        both = write("Mul", write("Mul", z_x, z_w), write.const(terms, np.int32))
+        result = write("Add", result, both)
+    write.done(write.typed(result))
     return YES
 
 
@@ -70,6 +122,8 @@ def _padded(editor: Editor, node: ir.Node, x: ir.Value, zero: ir.Value) -> ir.Va
     rank, shape = len(pads) // 2 + 2, shape_of(x)
     amount = editor.constant(np.asarray([0, 0, *pads[: rank - 2], 0, 0, *pads[rank - 2 :]], np.int64), "pads")
     scalar = constant_of(zero)
+    if scalar is None and shape is not None and all(isinstance(size, int) for size in shape[2:]):
+        return _bordered(editor, node, x, zero, pads)
     fill = zero if scalar is None else editor.constant(scalar.reshape(()), f"{node.name}/fill")
     grown = None
     if shape is not None:
@@ -77,6 +131,16 @@ def _padded(editor: Editor, node: ir.Node, x: ir.Value, zero: ir.Value) -> ir.Va
     out = editor.value(f"{x.name}/padded", x.dtype, None if shape is None or grown is None else [*shape[:2], *grown])
     editor.ops("Pad", [x, amount, fill], {"mode": "constant"}, [out], before=node)
     return out
+
+
+def _bordered(editor: Editor, node: ir.Node, x: ir.Value, zero: ir.Value, pads: list[int]) -> ir.Value:
+    """x with a border of a computed zero point, chosen by a mask: kernels pad with known numbers."""
+    write, spatial = Writer(editor, node), len(pads) // 2
+    sizes = [int(size) for size in (shape_of(x) or ())[2:] if isinstance(size, int)]
+    inside = np.pad(np.ones((1, 1, *sizes), bool), [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)])
+    amount = write.ints(0, 0, *pads[:spatial], 0, 0, *pads[spatial:])
+    grown = write("Pad", x, amount, mode="constant")
+    return write("Where", write.const(inside, bool), grown, write("Reshape", zero, write.ints()))
 
 
 def scaled_product(editor: Editor, node: ir.Node) -> Answer:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ingot.graph.edit import Array, Attribute, Editor, constant_of, kept, readers, sole_reader
 from ingot.graph.scalar_ops import is_scalar_op
 
-_OTHERS = ("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear")
+_OTHERS = ("Cast", "CastLike", "BitCast", "QuantizeLinear", "DequantizeLinear")
 """Scalar ops that change the type of what others read: they end a tail."""
 _MOST = 8
 """Ops that a tail may have."""

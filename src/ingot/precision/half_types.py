@@ -37,6 +37,8 @@ def half_form(node: ir.Node, opset: int) -> HalfForm | None:
 
 @lru_cache(maxsize=4096)
 def _form(op_type: str, opset: int, inputs: int, outputs: int) -> HalfForm | None:
+    if op_type == "BitCast":
+        return None  # its bits are another number in float16
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except onnx.defs.SchemaError:

@@ -33,7 +33,7 @@ _BOUNDING = frozenset({
     "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "Reciprocal", "Sin", "Cos",
 })  # fmt: skip
 """Ops whose results fit float16 even when their operands do not."""
-_EXACT = frozenset({"Floor", "Ceil", "Round", "Mod", "Sin", "Cos"})
+_EXACT = frozenset({"Floor", "Ceil", "Round", "Mod", "Sin", "Cos", "BitCast"})
 """Ops for which rounding the operand to 11 bits changes the result a lot."""
 _CLAMPS = frozenset({"Add", "Sub", "Where", "Clip", "Min", "Max", "Pad", "Concat"})
 """Ops on which a constant beyond the range means "very much" and may be clamped."""

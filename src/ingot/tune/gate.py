@@ -41,7 +41,7 @@ _BLOCKS, _BLOCK_BYTES = 32, 1 << 16
 _OUTLIERS = 1e-3
 _JUMPS = frozenset({
     "Floor", "Ceil", "Round", "Sign", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Cast",
-    "QuantizeLinear", "ArgMax", "ArgMin", "MaxPool", "TopK", "ThresholdedRelu",
+    "BitCast", "QuantizeLinear", "ArgMax", "ArgMin", "MaxPool", "TopK", "ThresholdedRelu",
 })  # fmt: skip
 """Ops whose result may jump where the argument is off by a rounding error."""
 
