@@ -12,6 +12,10 @@ from ingot.kernels.cuda.mma.operands import MmaOperands
 from ingot.kernels.cuda.mma.tile import MmaTile
 
 
+_HELD = 128
+"""Registers of operands on their way to shared memory that double the time: they cost blocks per SM, and issue slots."""
+
+
 @dataclass(frozen=True)
 class _Form:
     """A tile as the common model reads it."""
@@ -48,4 +52,6 @@ def product_shape(o: MmaOperands, bindings: Bindings) -> ProductShape:
 def seconds(o: MmaOperands, tile: MmaTile, target: Target, bindings: Bindings) -> float:
     """Predicted seconds; infinity when the tile cannot run."""
     form = _Form(tile.m, tile.n, tile.depth // o.item, tile.warps, tile.stages, tile.split)
-    return product_seconds(product_shape(o, bindings), form, target)
+    through_registers = target.cc < 80
+    held = (tile.m + tile.n) * tile.depth / (4 * tile.threads) if through_registers else 0.0
+    return product_seconds(product_shape(o, bindings), form, target) * (1.0 + held / _HELD)
