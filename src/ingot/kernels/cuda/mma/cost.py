@@ -11,9 +11,8 @@ from ingot.kernels.cost import ProductShape, product_seconds
 from ingot.kernels.cuda.mma.operands import MmaOperands
 from ingot.kernels.cuda.mma.tile import MmaTile
 
-
 _HELD = 128
-"""Registers of operands on their way to shared memory that double the time: they cost blocks per SM, and issue slots."""
+"""Registers of operands on their way to shared memory that double the time: they cost blocks per SM, and issue."""
 
 
 @dataclass(frozen=True)
