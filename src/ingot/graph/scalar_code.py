@@ -112,11 +112,10 @@ class Code(ABC):
         """Nearest integral float, halves to even."""
 
     @abstractmethod
-    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str, *, positive: bool) -> str:
+    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str) -> str:
         """float32 ``x`` within ``bounds``, times ``factor``, to the nearest integer, halves to even, plus ``zero``.
 
-        An int32 of which only the lower half is right: :meth:`narrow` takes it. ``positive``: x is not below 0,
-        and 0 within the bounds.
+        An int32 of which only the lower half is right: :meth:`narrow` takes it.
         """
 
     def power(self, x: str, y: str, y_constant: float | None) -> str:
@@ -213,11 +212,18 @@ class Cuda(Code):
     def nearest(self, x: str) -> str:
         return self.call("rint", x)
 
-    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str, *, positive: bool) -> str:
+    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str) -> str:
         low, high = (self.number(bound) for bound in bounds)
-        if positive:
-            return f"ingot_quantized_up({x}, {self.number(factor)}, {high}, {zero or '0'})"
         return f"ingot_quantized({x}, {self.number(factor)}, {low}, {high}, {zero or '0'})"
+
+    def saturated(self, x: str, scale: float, zero: int, limits: tuple[int, int]) -> str:
+        """As :meth:`quantized`, in two instructions: x as a share of the range, within 0 and 1, times the range.
+
+        Off by 2e-5 of a step at most, so that halves go either way.
+        """
+        span = limits[1] - limits[0]
+        share, first = self.number(1 / (span * scale)), self.number((zero - limits[0]) / span)
+        return f"ingot_saturated({x}, {share}, {first}, {self.number(span)}, {self.number(12582912 + limits[0])})"
 
     def narrow(self, text: str, to: str) -> str:
         return f"({dtypes.TABLE[to].cuda})({text})"
@@ -305,9 +311,9 @@ class Triton(Code):
         magic, limit = (2.0**52 * 1.5, 2.0**51) if self.dtype == "float64" else (2.0**23 * 1.5, 2.0**22)
         return f"tl.where(tl.abs({x}) < {limit}, ({x} + {magic}) - {magic}, {x})"
 
-    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str, *, positive: bool) -> str:
+    def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str) -> str:
         low, high = (self.number(bound) for bound in bounds)
-        bounded = f"tl.minimum({x if positive else f'tl.maximum({x}, {low})'}, {high})"
+        bounded = f"tl.minimum(tl.maximum({x}, {low}), {high})"
         # Beside 1.5 * 2^23 floats are whole, and their last bits those of the integer.
         shifted = f"({bounded} * {self.number(factor)} + 12582912.0)"
         return f"({shifted}.to(tl.int32, bitcast=True){f' + {zero}' if zero else ''})"

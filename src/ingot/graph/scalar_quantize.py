@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.region import BodyOp
-from ingot.graph.scalar_code import Code, constant
+from ingot.graph.scalar_code import Code, Cuda, constant
 
 
 def parameter_dtype(op: BodyOp, position: int) -> str:
@@ -25,8 +25,8 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-(1 << 15), (1 << 15
 """Least and largest number of the integer types that are quantized to."""
 
 
-POSITIVE = "ingot_positive"
-"""Attribute by which kernels tell that a QuantizeLinear's operand is not negative: one bound less."""
+SATURATED = "ingot_saturated"
+"""Attribute by which kernels ask for the fewest instructions, with the least number that the result may be."""
 
 
 def _zero_point(args: Sequence[str]) -> str:
@@ -61,10 +61,14 @@ def quantize(code: Code, args: Sequence[str], op: BodyOp, to: str, *, narrow: bo
     shift = constant(zero.replace("(int)", "")) if zero else 0
     if shift is None:
         return No(f"{op.op} with a zero point that is computed")
+    least = op.attr(SATURATED)
+    if isinstance(least, int) and scale is not None and step > 0 and to in ("int8", "uint8"):
+        assert isinstance(code, Cuda)
+        whole = code.saturated(args[0], step, int(shift), (least, LIMITS[to][1]))
+        return code.narrow(whole, to) if narrow else whole
     bounds = tuple((limit - shift) * step for limit in LIMITS[to])
     x = f"({args[0]} / {args[1]})" if scale is None else args[0]
-    positive = bool(op.attr(POSITIVE, 0)) and step > 0 and bounds[0] <= 0
-    whole = code.quantized(x, 1 / step, (min(bounds), max(bounds)), zero, positive=positive)
+    whole = code.quantized(x, 1 / step, (min(bounds), max(bounds)), zero)
     return code.narrow(whole, to) if narrow else whole
 
 

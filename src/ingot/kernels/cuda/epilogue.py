@@ -13,7 +13,7 @@ from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp, Region
-from ingot.graph.scalar_quantize import POSITIVE
+from ingot.graph.scalar_quantize import LIMITS, SATURATED
 from ingot.kernels.cuda.product import Product, flat_offset
 from ingot.kernels.cuda.rows.text import (
     CudaText,
@@ -246,19 +246,53 @@ class EpilogueText:
                 self._store(name)
 
     def _code(self, op: BodyOp, *, narrow: bool) -> str | No:
-        if op.op == "QuantizeLinear" and self._not_negative(op.inputs[0]):
-            op = replace(op, attrs=(*op.attrs, (POSITIVE, 1)))
+        if op.op == "QuantizeLinear":
+            op = replace(op, attrs=(*op.attrs, (SATURATED, self._least(op))))
+        op = self._without_bounds(op)
+        if op.op == "Identity":
+            return self._operand(op.inputs[0], op)
         if op.op == "DequantizeLinear" and self._in_words(op.inputs[0]):
             return f"{self._from_word(op)} * {self._operand(op.inputs[1], op)}"
         return scalar_op(op, [self._operand(n, op) for n in op.inputs], self.kinds, self.literals, narrow=narrow)
 
-    def _not_negative(self, name: str) -> bool:
-        """Whether a value is certainly not below zero."""
-        maker = self.region.producer.get(name)
-        if maker is None or maker.op != "Clip":
-            return maker is not None and maker.op in ("Relu", "Sigmoid", "HardSigmoid")
-        low = self.literals.get(maker.inputs[1]) if len(maker.inputs) > 1 else None
-        return low is not None and float(low) >= 0.0
+    def _without_bounds(self, op: BodyOp) -> BodyOp:
+        """``op`` less the bounds that quantizing its result sets anyway: at 0, and at the largest number."""
+        readers = [self._range(reader) for reader in self.region.ops if op.outputs[0] in reader.inputs]
+        ranges = [found for found in readers if found is not None]
+        if op.outputs[0] in self.region.outputs or len(ranges) < max(len(readers), 1):
+            return op
+        low = self._lower_bound(op)
+        if low is None or any(first < low for first, _ in ranges):
+            return op
+        bound = op.inputs[2] if len(op.inputs) > 2 else ""
+        high = self.literals.get(bound)
+        if not bound or (high is not None and all(last <= float(high) * (1 + 1e-6) for _, last in ranges)):
+            return BodyOp("Identity", op.inputs[:1], op.outputs)
+        return BodyOp("Min", (op.inputs[0], bound), op.outputs)
+
+    def _lower_bound(self, op: BodyOp | None) -> float | None:
+        """What a Relu or Clip lets nothing below; None for other ops, and where it is no known number."""
+        if op is None or op.op not in ("Relu", "Clip"):
+            return None
+        low = 0.0 if op.op == "Relu" else self.literals.get(op.inputs[1]) if len(op.inputs) > 1 else None
+        return None if low is None else float(low)
+
+    def _least(self, op: BodyOp) -> int:
+        """The least number that a QuantizeLinear to bytes gives: its zero point, where nothing is below zero."""
+        limits = LIMITS.get(self.region.spec_of[op.outputs[0]].dtype, (0, 0))
+        zero = self.literals.get(op.inputs[2], 0) if len(op.inputs) > 2 and op.inputs[2] else 0
+        bound = self._lower_bound(self.region.producer.get(op.inputs[0]))
+        return limits[0] if bound is None or bound < 0 else max(limits[0], int(zero))
+
+    def _range(self, op: BodyOp) -> tuple[float, float] | None:
+        """The least and the largest number that a quantization to bytes tells apart; None for other ops."""
+        if op.op != "QuantizeLinear" or not self._is_byte(op.outputs[0]) or op.inputs[1] not in self.literals:
+            return None
+        limits, scale = LIMITS.get(self.region.spec_of[op.outputs[0]].dtype), float(self.literals[op.inputs[1]])
+        zero = self.literals.get(op.inputs[2]) if len(op.inputs) > 2 and op.inputs[2] else 0
+        if limits is None or zero is None or scale <= 0:
+            return None
+        return (self._least(op) - int(zero)) * scale, (limits[1] - int(zero)) * scale
 
     def _from_word(self, op: BodyOp) -> str:
         """A dequantized element, less its zero point, out of the word that it was fetched in."""

@@ -94,8 +94,15 @@ INGOT_INLINE int ingot_rounded(float x, float factor) {
 INGOT_INLINE int ingot_quantized(float x, float factor, float low, float high, int zero) {
   return ingot_rounded(fminf(fmaxf(x, low), high), factor) + zero;
 }
-INGOT_INLINE int ingot_quantized_up(float x, float factor, float high, int zero) {  // x is not negative
-  return ingot_rounded(fminf(x, high), factor) + zero;
+// The same for bytes: what of the range from its first number x is, then so many steps of all ``span``.
+INGOT_INLINE int ingot_saturated(float x, float share, float first, float span, float shifted) {
+#ifdef INGOT_HOST
+  const float part = fminf(fmaxf(x * share + first, 0.0f), 1.0f);
+#else
+  float part;
+  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(part) : "f"(x), "f"(share), "f"(first));
+#endif
+  return (int)__float_as_uint(fmaf(part, span, shifted));
 }
 // Byte k of a word, less the zero point.
 template <bool kSigned> INGOT_INLINE float ingot_byte(unsigned word, int k, int zero) {
