@@ -56,7 +56,8 @@ def test_text_is_read_in_int8() -> None:
     asked = _task("ocr_rec", 200)
     made, _, report = ingot.quantize(asked.model, {asked.input: asked.calibration})
     assert report.within_budget and report.quantized >= 20
-    assert _loss(asked, made) <= 0.005
+    lines = len(asked.samples)
+    assert lines == 200 and round(_loss(asked, made) * lines) <= 1  # half a point is one line
 
 
 @pytest.mark.models
