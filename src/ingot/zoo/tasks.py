@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 
 from ingot.errors import IngotError
-from ingot.zoo import cifar, datasets, ocr
+from ingot.precision.host import HostRuns
+from ingot.zoo import cifar, datasets, mails, ocr
 from ingot.zoo.fetch import fetch
+from ingot.zoo.nets import minilm
 
 Array = np.ndarray[Any, Any]
 Outputs = Sequence[Mapping[str, Array]]
@@ -164,10 +166,30 @@ def _clouds(most: int | None) -> Task:
     return Task("csmask_4b_l1c", fetch("csmask_4b_l1c"), "input", seen, judged[:most], "", None, 1)
 
 
+def _embedded(model: onnx.ModelProto, ids: Array) -> Array:
+    runs = HostRuns(model)
+    return np.concatenate([runs.run({"input_ids": ids[i : i + 20]})["embedding"] for i in range(0, len(ids), 20)])
+
+
+def _mails(most: int | None) -> Task:
+    """Embeddings that a classifier fitted to the float32 model's tells apart."""
+    model = minilm.build(minilm.read_safetensors(datasets.fetch_files(datasets.MINILM)[0]))
+    (learnt, known), (seen, _), (judged, labels) = mails.encoded()
+    classifier = mails.Classifier(_embedded(model, learnt), known)
+    judged, labels = judged[:most], labels[:most]
+
+    def score(made: Array, original: Array) -> float:
+        del original
+        return classifier.accuracy(made, labels)
+
+    return Task("minilm_mails", model, "input_ids", seen, judged, "accuracy", score, 20)
+
+
 _TABLE: dict[str, _Made] = {
     "cifar_resnet": partial(_cifar, "cifar_resnet"),
     "cifar_mobilenet": partial(_cifar, "cifar_mobilenet"),
     "ocr_rec": _ocr,
+    "minilm_mails": _mails,
     "rnet": _faces,
     "open_nsfw": _nsfw,
     "yolov8n": _detector,

@@ -53,17 +53,22 @@ def build(sizes: Bert, name: str) -> onnx.ModelProto:
     """
     b = ModelBuilder(name, sizes.seed)
     ids = b.input("input_ids", [BATCH, sizes.seq], TensorProto.INT64)
-    mask = ""
-    if sizes.mask:
-        mask = _score_mask(b, b.input("attention_mask", [BATCH, sizes.seq], TensorProto.INT64))
-    x = _embeddings(b, ids, sizes)
-    for _ in range(sizes.layers):
-        attended = self_attention(b, x, sizes.hidden, sizes.heads, sizes.seq, mask=mask)
-        x = b.layer_norm(b.op("Add", attended, x), sizes.hidden, _EPSILON)
-        x = b.layer_norm(b.op("Add", feed_forward(b, x, sizes.hidden, sizes.inner), x), sizes.hidden, _EPSILON)
+    mask = b.input("attention_mask", [BATCH, sizes.seq], TensorProto.INT64) if sizes.mask else ""
+    x = encoder(b, ids, mask, sizes)
     b.output(x, "last_hidden_state", [BATCH, sizes.seq, sizes.hidden])
     first = b.op("Squeeze", b.op("Slice", x, b.constant([0]), b.constant([1]), b.constant([1])), b.constant([1]))
     weight = b.normal((sizes.hidden, sizes.hidden), sizes.hidden**-0.5)
     pooled = b.op("Tanh", b.op("Gemm", first, weight, b.normal((sizes.hidden,), 0.02), transB=1))
     b.output(pooled, "pooler_output", [BATCH, sizes.hidden])
     return b.model()
+
+
+def encoder(b: ModelBuilder, ids: str, mask: str, sizes: Bert) -> str:
+    """The layers over ``ids`` (N, seq): (N, seq, hidden). ``mask``, if any: (N, seq), 1 for a token, 0 for padding."""
+    scores = _score_mask(b, mask) if mask else ""
+    x = _embeddings(b, ids, sizes)
+    for _ in range(sizes.layers):
+        attended = self_attention(b, x, sizes.hidden, sizes.heads, sizes.seq, mask=scores)
+        x = b.layer_norm(b.op("Add", attended, x), sizes.hidden, _EPSILON)
+        x = b.layer_norm(b.op("Add", feed_forward(b, x, sizes.hidden, sizes.inner), x), sizes.hidden, _EPSILON)
+    return x
