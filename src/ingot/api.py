@@ -34,6 +34,7 @@ def build(
     target: str = "auto",
     fp16: bool = False,
     tf32: bool = False,
+    bf16: bool = False,
     shapes: InputShapes | None = None,
     profiles: Mapping[str, InputShapes] | Sequence[InputShapes] | None = None,
     opt_level: int = 3,
@@ -57,12 +58,13 @@ def build(
     ``shapes``: per input, dimensions as ints or (min, opt, max) triples, or the command line's text.
     ``profiles``: several such ``shapes``, by name or in order ("0", "1", ...). Kernels are chosen for each at its
     optimum; inputs that one does not name are as in ``shapes``. The engine takes what any of them takes.
-    ``opt_level`` 0 to 5: see :class:`ingot.options.BuildOptions`. ``unroll``: how many nodes loops may be written
-    out to, in all. ``int8`` or ``fp8``: layers become 8-bit first, as
-    :func:`quantize` does it with ``calibration``; what stays is float16 on a GPU. ``best``: for each layer whichever
-    of float16, int8 and fp8 is fastest, as far as the budget allows, and never slower than float16 alone.
-    ``progress(stage, done, total)`` is told the way. ``plugins``: those that the model needs beside the ones of
-    installed packages (docs/plugins.md). Raises IngotError for a model or options that are wrong.
+    ``bf16``: on the CPU, OpenVINO may compute in bfloat16. ``opt_level`` 0 to 5: see
+    :class:`ingot.options.BuildOptions`. ``unroll``: how many nodes loops may be written out to, in all. ``int8`` or
+    ``fp8``: layers become 8-bit first, as :func:`quantize` does it with ``calibration``; what stays is float16 on a
+    GPU. ``best``: for each layer whichever of float16, int8 and fp8 is fastest, as far as the budget allows, and
+    never slower than float16 alone. ``progress(stage, done, total)`` is told the way. ``plugins``: those that the
+    model needs beside the ones of installed packages (docs/plugins.md). Raises IngotError for a model or options that
+    are wrong.
     """
     _expect_build_extra()
     from ingot.builder.api import build_engine
@@ -75,6 +77,7 @@ def build(
         target=target,
         fp16=fp16 or eight is not None,
         tf32=tf32,
+        bf16=bf16,
         shapes=_shapes(shapes or {}),
         profiles=_profiles(profiles or {}),
         opt_level=opt_level,

@@ -58,6 +58,8 @@ class BuildOptions:
     """``auto``, ``cuda``, ``cpu`` or ``sm_75`` ... ``sm_120``."""
     fp16: bool = False
     tf32: bool = False
+    bf16: bool = False
+    """For the CPU: let OpenVINO compute in bfloat16, where that is faster."""
     shapes: Shapes = ()
     profiles: Profiles = ()
     """Ranges of shapes to choose kernels for apart, all kept in one engine; ``shapes`` holds for inputs that a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from onnx import TensorProto, helper, parser
 
 import ingot
+from ingot.builder import host_only
 from ingot.builder.api import build_engine
 from ingot.builder.check import check_model
 from ingot.builder.targets import TARGETS, choose_target, present
 from ingot.device.device import DeviceInfo
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
+from ingot.measure.tolerance import tolerance_of
 from ingot.options import BuildOptions, Range, parse_shapes
 from ingot.runtime.engine import Engine
 from ingot.simulate.simulator import Simulator
@@ -124,6 +127,28 @@ def test_cpu_engine_measures_its_libraries(resnet: onnx.ModelProto) -> None:
     engine = build_engine(resnet, BuildOptions(target="cpu"))
     assert engine.plan.steps[0].backend in ("onnxruntime", "openvino")
     assert engine.plan.regions[0].micros > 0
+
+
+def test_bfloat16_is_one_more_library_in_the_race(resnet: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is made up: bfloat16 is only faster where the CPU has it."""
+    pytest.importorskip("openvino")
+    seen: list[int] = []
+
+    def turns(functions: Sequence[object], feeds: object) -> list[float]:
+        seen.append(len(functions))
+        return [3.0, 2.0, 1.0][: len(functions)]
+
+    monkeypatch.setattr(host_only, "take_turns", turns)
+    engine = build_engine(resnet, BuildOptions(target="cpu", bf16=True))
+    assert seen == [3] and engine.plan.steps[0].backend == "openvino:bf16"
+    assert engine.provenance["bf16"] is True and tolerance_of(engine) == 0.05
+    assert "openvino:bf16 1000.000 ms" in engine.plan.regions[0].notes[0]
+    assert build_engine(resnet, BuildOptions(target="cpu")).plan.steps[0].backend == "openvino" and seen == [3, 2]
+    feeds = architectures.sample_inputs(resnet, 2)
+    wanted, made = ort_result(resnet, feeds)[0], Engine(engine).context().run(feeds)["logits"]
+    assert np.linalg.norm(made - wanted) < 0.05 * np.linalg.norm(wanted)
+    with pytest.raises(IngotError, match="bfloat16 is for engines for the CPU"):
+        build_engine(resnet, BuildOptions(target="sm_90", bf16=True))
 
 
 def test_python_api(resnet: onnx.ModelProto, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ingot.builder.stages import Dumper
 from ingot.builder.strict import refuse_islands, refuse_whole
 from ingot.builder.targets import Chosen, choose_target
 from ingot.engine.file import EngineFile
-from ingot.errors import No
+from ingot.errors import IngotError, No
 from ingot.graph.lowered import Lowered
 from ingot.importer.coverage import coverage
 from ingot.importer.load import Imported
@@ -55,6 +55,8 @@ def build_engine(
     """
     options = options or BuildOptions()
     chosen = choose_target(options.target, tf32=options.tf32)
+    if options.bf16 and chosen.target is not None:
+        raise IngotError("bfloat16 is for engines for the CPU", fix="use --fp16 on a GPU, or --target cpu")
 
     def build(model: Model, plain: BuildOptions, seen: Seen | None = None) -> EngineFile:
         return _whole(model, plain, chosen, progress, seen)

@@ -29,6 +29,7 @@ def provenance(model_sha256: str, options: BuildOptions, chosen: Chosen) -> Prov
         "device": chosen.device.info.name if chosen.device else "",
         "fp16": options.fp16,
         "tf32": options.tf32,
+        **({"bf16": True} if options.bf16 else {}),
         "opt_level": options.opt_level,
         "unroll": options.unroll,
         "shapes": dict(shapes),

@@ -40,6 +40,7 @@ class Flags:
     eight: Quantization | None = None
     """8-bit layers, where they are wanted."""
     unroll: int = 2000
+    bf16: bool = False
 
     def options(self, source: Source) -> BuildOptions:
         """The frozen options for building ``source``."""
@@ -48,6 +49,7 @@ class Flags:
             # What stays out of 8 bits is float16.
             fp16=self.fp16 or self.eight is not None,
             tf32=self.tf32,
+            bf16=self.bf16,
             shapes=source.build_shapes(parse_shapes(self.shapes)),
             profiles=parse_profiles(self.profiles),
             opt_level=self.opt_level,

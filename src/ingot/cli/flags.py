@@ -29,6 +29,7 @@ EnginePath = Annotated[Path, typer.Argument(help="An engine file.", metavar="ENG
 TargetName = Annotated[str, typer.Option("--target", help="auto, cuda, cpu, or sm_75 ... sm_120.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="Compute in float16 where that is safe.")]
 Tf32 = Annotated[bool, typer.Option("--tf32", help="Let float32 products round their operands to TF32.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="On the CPU: let OpenVINO compute in bfloat16.")]
 ShapeTexts = Annotated[
     list[str] | None,
     typer.Option("--shapes", help="x=1x3x224x224, or x=MIN:OPT:MAX with three such shapes. Repeatable."),

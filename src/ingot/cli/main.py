@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from ingot.cli.flags import (
     Against,
     Best,
+    Bf16,
     Budget,
     Calibration,
     CalibrationCache,
@@ -110,6 +111,7 @@ def build(
     target: TargetName = "auto",
     fp16: Fp16 = False,
     tf32: Tf32 = False,
+    bf16: Bf16 = False,
     shapes: ShapeTexts = None,
     profile: ProfileTexts = None,
     timing_db: TimingDb = None,
@@ -141,20 +143,12 @@ def build(
     from ingot.cli.quantize import quantization
 
     eight = quantization(
-        int8,
-        fp8,
-        calibration,
-        calibration_cache,
-        budget,
-        metric,
-        best=best,
-        pixels=pixels,
-        samples=samples,
-        rounding=rounding,
-    )
+        int8, fp8, calibration, calibration_cache, budget, metric,
+        best=best, pixels=pixels, samples=samples, rounding=rounding,
+    )  # fmt: skip
     flags = Flags(
         target, fp16, tf32, shapes or (), timing_db, opt_level, strict, tuple(dump_after or ()), dump_dir,
-        tuple(profile or ()), eight, unroll,
+        tuple(profile or ()), eight, unroll, bf16,
     )  # fmt: skip
     run_build(model, output, flags, report)
 
@@ -246,6 +240,7 @@ def bench(
     calibration: Calibration = None,
     budget: Budget = "0.5%",
     tf32: Tf32 = False,
+    bf16: Bf16 = False,
     shapes: ShapeTexts = None,
     timing_db: TimingDb = None,
     opt_level: OptLevel = 3,
@@ -284,7 +279,7 @@ def bench(
 
         assert model is not None
         eight = quantization(int8, fp8, calibration, None, budget, "cosine", sampled=model.startswith("zoo:"))
-        flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level, eight=eight)
+        flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level, eight=eight, bf16=bf16)
         right = run_bench(model, original, name, flags, how, json, save)
     if not right:
         raise typer.Exit(1)

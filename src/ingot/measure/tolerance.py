@@ -14,6 +14,8 @@ def tolerance_of(engine: EngineFile) -> float:
     """
     if engine.provenance.get("quantized"):
         return 0.15
+    if engine.provenance.get("bf16"):
+        return 0.05
     if engine.provenance.get("fp16") or any(value.dtype in _HALVES for value in engine.plan.values):
         return 0.03
     return 0.005 if engine.provenance.get("tf32") else 0.001
