@@ -59,6 +59,14 @@ def test_arithmetic_that_is_alike_is_done_for_all() -> None:
     assert notes == ["2 products joined with others that read the same value"]
 
 
+def test_parts_are_joined_in_their_turn() -> None:
+    net = Net()
+    x = net.input("x", ["N", 5, 8])
+    first, second = (net.op("Relu", _linear(net, x, 8)) for _ in range(2))
+    net.output(*(_view(net, _linear(net, part, 4)) for part in (first, second, second)))
+    assert kinds(rewritten(net, fuse_siblings)[0]) == {"MatMul": 3, "Add": 3, "Relu": 1, "Split": 2, "Transpose": 3}
+
+
 def test_arithmetic_whose_result_others_want_stays() -> None:
     net = Net()
     x = net.input("x", ["N", 5, 8])

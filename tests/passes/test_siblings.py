@@ -210,3 +210,44 @@ def test_the_heads_of_a_detector() -> None:
             found.append(([part.shape[1] for part in node.outputs if part.shape is not None], readers))
     names = [[f"/model.22/{head}.{scale}/{head}.{scale}.1/conv/Conv" for head in ("cv2", "cv3")] for scale in range(3)]
     assert found == [([64, 64], pair) for pair in names]
+
+
+def random_net(seed: int) -> Net:
+    """Three layers of convolutions, each reading any value before it; poolings, sums and concats between them."""
+    random = np.random.default_rng(seed)
+    net = Net()
+    x = net.op("Relu", conv(net, net.input("x", ["N", 8, 13, 12]), 8, 16))
+    values, read = [(x, 16)], set[str]()
+    for _ in range(int(random.integers(5, 11))):
+        name, channels = values[int(random.integers(max(0, len(values) - 4), len(values)))]
+        width = int(random.choice([8, 16, 24, 40]))
+        made = conv(net, name, channels, width, int(random.choice([1, 3, 3, 3])), bias=bool(random.integers(2)))
+        made = TAILS[str(random.choice(["relu", "silu", "silu", "sloped"]))](net, made, width)
+        read.add(name)
+        same = [value for value, count in values if count == width and value != x]
+        match int(random.integers(9)):
+            case 0 if same:
+                made = net.op("Add", made, same[0])
+                read.add(same[0])
+            case 1:
+                made = net.op("MaxPool", made, kernel_shape=[3, 3], pads=[1] * 4)
+            case 2 if same:
+                made, width = net.op("Concat", same[-1], made, axis=1), 2 * width
+                read.add(same[-1])
+            case _:
+                pass
+        values.append((made, width))
+    return net.output(*(net.op("GlobalAveragePool", name) for name, _ in values if name not in read))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_networks(seed: int) -> None:
+    model = random_net(seed).proto()
+    options = BuildOptions("sm_90", shapes=parse_shapes(["x=1x8x13x12:2x8x13x12:3x8x13x12"]), opt_level=0)
+    feeds = {"x": np.random.default_rng(seed).standard_normal((2, 8, 13, 12)).astype(np.float32)}
+    engine = build_hollow(model, options)
+    assert {step.kind for step in engine.plan.steps} == {"kernel"}
+    found = Simulator(engine).run(feeds, seed=seed)
+    wanted = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    for made, right in zip(found.values(), wanted, strict=True):
+        np.testing.assert_allclose(made, right, rtol=0, atol=1e-5 * max(np.abs(right).max(), 1))

@@ -63,7 +63,7 @@ def fuse_siblings(model: ir.Model) -> list[str]:
             editor.note(f"{names}: arithmetic behind it is done by its own product, which is not joined to others")
         for group in _alike([b for b in branches if b not in apart]):
             if len(group) > 1:
-                _join(editor, source, group)
+                _join(editor, group)
                 joined += len(group)
     if joined:
         editor.notes.insert(0, f"{joined} products joined with others that read the same value")
@@ -157,8 +157,9 @@ def _has_epilogue(branch: _Branch) -> bool:
     )
 
 
-def _join(editor: Editor, source: ir.Value, branches: list[_Branch]) -> None:
+def _join(editor: Editor, branches: list[_Branch]) -> None:
     first = branches[0].product
+    source = first.inputs[0]  # which may have become a part itself
     sizes = [b.weight.shape[1] for b in branches]
     lead = (shape_of(source) or ())[:-1]
     base, dtype = f"{first.outputs[0].name}/joined", first.outputs[0].dtype

@@ -70,11 +70,11 @@ def join_convolutions(model: ir.Model) -> list[str]:
             sources[source].append(node)
     apart: dict[str, list[str]] = defaultdict(list)
     joined = 0
-    for source, nodes in sources.items():
+    for nodes in sources.values():
         for group in _groups(nodes, apart) if len(nodes) > 1 else []:
             answer = pays(group)
             if answer:
-                _join(editor, source, group)
+                _join(editor, group)
                 joined += len(group)
             else:
                 apart[str(answer)] += [s.node.name or "" for s in group]
@@ -173,8 +173,9 @@ def _rounded(channels: int) -> int:
     return min(-(-channels // columns) * columns for columns in _COLUMNS if columns >= 64 or channels <= columns)
 
 
-def _join(editor: Editor, source: ir.Value, group: list[Sibling]) -> None:
+def _join(editor: Editor, group: list[Sibling]) -> None:
     first = group[0].node
+    source = first.inputs[0]  # which may have become a part itself
     made, sizes = first.outputs[0], [s.channels for s in group]
     shape = shape_of(made)
     base, total = f"{made.name}/joined", None if shape is None else (shape[0], sum(sizes), *shape[2:])
