@@ -136,16 +136,20 @@ def test_groups_odd_channels_and_weights_of_others_stay_apart() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "joined"), [(64, True), (1024, False)])
-def test_torn_sectors_count_where_images_are_large(size: int, joined: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "read", "widths", "kernel", "joined"),
+    [(64, 8, [8] * 3, 1, True), (1024, 8, [8] * 3, 1, False), (40, 64, [64, 80], 3, True),
+     (320, 64, [64, 80], 3, False), (320, 64, [64, 64], 3, True)],
+)  # fmt: skip
+def test_large_images_show_what_joining_costs(
+    size: int, read: int, widths: list[int], kernel: int, joined: bool
+) -> None:
+    """Sectors of memory that parts share, and channels that fill no block."""
     net = Net()
-    x = net.op("Relu", net.input("x", [1, 8, size, size]))
-    ends = [net.op("GlobalAveragePool", conv(net, x, 8, 8, 1)) for _ in range(3)]
-    net.output(*ends)
-    model = net.model()
-    notes = join_convolutions(import_model(net.proto()).model)
-    assert kinds(model)["Conv"] == 3 and notes[0].startswith("3 convolutions joined" if joined else "n")
-    assert joined or "torn sectors would cost more" in notes[0]
+    x = net.op("Relu", net.input("x", [1, read, size, size]))
+    net.output(*(net.op("GlobalAveragePool", conv(net, x, read, width, kernel)) for width in widths))
+    (note,) = join_convolutions(import_model(net.proto()).model)
+    assert note.startswith(f"{len(widths)} convolutions joined") if joined else "one kernel for all would take" in note
 
 
 @pytest.mark.parametrize("fp16", [False, True])

@@ -35,8 +35,8 @@ _COLUMNS = (32, 64, 96, 128, 192, 256)
 """Channels that one block of a kernel makes: others are rounded up."""
 _LAUNCH = 1.0e-6
 """Seconds that one kernel more takes (as in ``kernels/cost.py``)."""
-_BANDWIDTH, _FLOPS = 4.8e12, 8.0e14
-"""Bytes and 16-bit operations per second of an H200. On smaller GPUs joining pays a little less for large sizes."""
+_BANDWIDTH, _CACHE, _FLOPS = 4.8e12, 1.0e13, 8.0e14
+"""Bytes of memory, of the second-level cache, and 16-bit operations per second, of an H200."""
 
 
 @dataclass(frozen=True)
@@ -147,26 +147,30 @@ def check(one: Sibling, other: Sibling) -> Answer:
 
 
 def pays(group: Sequence[Sibling]) -> Answer:
-    """Whether joining saves time.
+    """Whether one kernel takes less time than one for each.
 
-    It saves kernels and reads of their input. It costs where the parts begin or end inside a sector of memory, of which
-    every pixel then takes up to one more, and where their sum is rounded up further than they are. A size that is
-    not known counts as one: what has to run at several sizes should be quick at small ones, too.
+    It reads the input once. It costs where parts begin or end inside a sector of memory, of which every pixel that is
+    read then takes up to one more, and where their sum is rounded up further than they are. A size that is not known
+    counts as one: what has to run at several sizes should be quick at small ones, too.
     """
     first, widths = group[0], [s.channels for s in group]
     shape = shape_of(first.node.outputs[0]) or ()
     pixels = math.prod(size for axis, size in enumerate(shape) if axis != 1 and isinstance(size, int))
-    read = first.weight.shape[1] * math.prod(first.numbers("strides", 1)) * _ITEM
-    saved = (len(group) - 1) * (_LAUNCH + pixels * read / _BANDWIDTH)
     cuts = [0, *itertools.accumulate(widths)]
     torn = sum(any(cut * _ITEM % _SECTOR for cut in (*pair, cuts[-1])) for pair in itertools.pairwise(cuts))
-    idle = max(0, _rounded(cuts[-1]) - sum(map(_rounded, widths)))
-    depth = math.prod(first.weight.shape[1:])
-    lost = pixels * (torn * _SECTOR / _BANDWIDTH + 2 * idle * depth / _FLOPS)
-    if saved >= lost:
+    together = _seconds(first, cuts[-1], pixels) + pixels * torn * _SECTOR / _BANDWIDTH
+    apart = sum(_seconds(first, width, pixels) for width in widths)
+    if together <= apart:
         return YES
-    why = "channels that fill no block" if 2 * idle * depth / _FLOPS > torn * _SECTOR / _BANDWIDTH else "torn sectors"
-    return No(f"at these sizes {why} would cost more than a kernel and a read of the input")
+    return No(f"one kernel for all would take {together * 1e6:.0f} µs instead of {apart * 1e6:.0f} at these sizes")
+
+
+def _seconds(one: Sibling, channels: int, pixels: int) -> float:
+    """A kernel like that of ``one``, for ``channels``: the slowest of products, reads of the cache, and of memory."""
+    depth: int = math.prod(one.weight.shape[1:])
+    read = int(one.weight.shape[1]) * math.prod(one.numbers("strides", 1))
+    products = 2 * depth * _rounded(channels) / _FLOPS
+    return _LAUNCH + pixels * max(products, depth * _ITEM / _CACHE, (read + channels) * _ITEM / _BANDWIDTH)
 
 
 def _rounded(channels: int) -> int:
