@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, mul
+from ingot.graph.scalar_quantize import LIMITS
 from ingot.kernels.api import Target
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, template
@@ -48,7 +49,8 @@ def _types(form: Form) -> str:
     plan = form.plan
     image = dtypes.TABLE[plan.region.spec_of[plan.image].dtype].cuda
     element, result = dtypes.TABLE[plan.dtype].cuda, dtypes.TABLE[plan.result.dtype].cuda
-    return f"typedef {image} image_t;\ntypedef {element} element_t;\ntypedef {result} result_t;"
+    made = "int" if plan.result.dtype in LIMITS else "float"  # of integers the last bits are right
+    return f"typedef {made} made_t;\ntypedef {image} image_t;\ntypedef {element} element_t;\ntypedef {result} result_t;"
 
 
 def _constants(form: Form) -> str:

@@ -243,8 +243,8 @@ INGOT_INLINE void store_pooled(const Stem& stem, const RowWords& rows, bool whol
     for (int j = 0; j < kTilesN; ++j) {
       Columns columns;
       columns_at(columns, table, channel_of(j, t));
-      const float low = stem.after((float)element(out[j], 0), columns, 0);
-      const float high = stem.after((float)element(out[j], 1), columns, 1);
+      const made_t low = stem.after((float)element(out[j], 0), columns, 0);
+      const made_t high = stem.after((float)element(out[j], 1), columns, 1);
       if constexpr (kPackedResult)
         out[j] = packed(low, high);
       else
@@ -311,7 +311,7 @@ INGOT_INLINE void plain_rows(const Stem& stem, const unsigned* tile, const unsig
         Columns columns;
         columns_at(columns, table, channel_of(j, t));
         const float* x = acc + 4 * j + 2 * h;
-        const float low = stem.middle(x[0], columns, 0), high = stem.middle(x[1], columns, 1);
+        const auto low = stem.middle(x[0], columns, 0), high = stem.middle(x[1], columns, 1);
         if constexpr (kPackedResult)
           words[j] = packed(low, high);
         else

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp
-from ingot.graph.scalar_quantize import LIMITS
+from ingot.graph.scalar_quantize import LIMITS, SATURATED
 from ingot.kernels.cuda.rows.text import CudaText, access_width, literal, literal_type, loaded, scalar_op, stored
 from ingot.kernels.cuda.stem.tile import Form
 
@@ -130,12 +130,29 @@ class StemText:
                 else ""
                 for n in op.inputs
             ]
-            narrow = op.outputs[0] != plan.region.outputs[0] or plan.result.dtype in LIMITS
-            code = scalar_op(op, arguments, plan.kinds, plan.literals, narrow=narrow)
-            assert isinstance(code, str), code
-            out.line(f"const float {prefix}e{number} = {code};")
+            out.line(f"const auto {prefix}e{number} = {self._code(op, arguments)};")
             names[op.outputs[0]] = f"{prefix}e{number}"
         return names[result]
+
+    def _code(self, op: BodyOp, arguments: Sequence[str]) -> str:
+        """Code of a scalar op. Quantized integers stay the last bits of a float: see ``Code.quantized``."""
+        plan = self.form.plan
+        maker = plan.region.producer.get(op.inputs[0])
+        if op.op == "DequantizeLinear" and maker is not None and self._saturates(maker):
+            zero = int(plan.literals[op.inputs[2]]) if len(op.inputs) > 2 and op.inputs[2] else 0
+            return f"(__uint_as_float({arguments[0]}) - {12582912.0 + zero}f) * {arguments[1]}"
+        if self._saturates(op):
+            least = LIMITS[plan.kinds[op.outputs[0]]][0]
+            op = replace(op, attrs=(*op.attrs, (SATURATED, least)))
+        narrow = op.outputs[0] != plan.region.outputs[0] and op.attr(SATURATED) is None
+        code = scalar_op(op, arguments, plan.kinds, plan.literals, narrow=narrow)
+        assert isinstance(code, str), code
+        return code
+
+    def _saturates(self, op: BodyOp) -> bool:
+        """Whether an op quantizes to bytes by a scale and zero point that are known numbers."""
+        known = all(name in self.form.plan.literals for name in op.inputs[1:] if name)
+        return op.op == "QuantizeLinear" and self.form.plan.kinds[op.outputs[0]] in ("int8", "uint8") and known
 
     def _columns(self) -> dict[str, str]:
         plan = self.form.plan
@@ -144,17 +161,19 @@ class StemText:
     def _middle(self) -> None:
         """From a sum to what is pooled, or to the result before it is stored."""
         plan, out = self.form.plan, self.out
-        with out.block("INGOT_MEMBER float middle(float sum, const ColumnPair* columns, int e) const"):
+        made = "float" if plan.pool is not None else "made_t"
+        with out.block(f"INGOT_MEMBER {made} middle(float sum, const ColumnPair* columns, int e) const"):
             raw = "(sum + columns[0].v[e])" if plan.bias else "sum"
             names = self._columns() | {plan.conv.outputs[0]: raw}
             out.line(f"return {self._ops(plan.middle, names, plan.pooled)};")
-        with out.block("INGOT_MEMBER result_t result(float x) const"):
-            out.line(f"return {stored('x', 'float32', plan.result.dtype)};")
+        with out.block("INGOT_MEMBER result_t result(made_t x) const"):
+            whole = plan.result.dtype in LIMITS
+            out.line(f"return {'(result_t)(x)' if whole else stored('x', 'float32', plan.result.dtype)};")
 
     def _after(self) -> None:
         """From what was pooled to the result before it is stored."""
         plan, out = self.form.plan, self.out
-        with out.block("INGOT_MEMBER float after(float pooled, const ColumnPair* columns, int e) const"):
+        with out.block("INGOT_MEMBER made_t after(float pooled, const ColumnPair* columns, int e) const"):
             if plan.pool is None:
                 out.line("return pooled;")
                 return
