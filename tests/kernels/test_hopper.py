@@ -85,7 +85,8 @@ def product(o: Operands, tile: HopperTile, inputs: list[np.ndarray], bindings: d
                         weights = np.concatenate([b.tile((col + j, c, 0))[0].T for j in range(0, tile.n, 64)])
                     elif tile.dealt:
                         tap = r * f.taps[1] + s
-                        eights = b.tile((tap * o.tap_step + c, 0, 0, 0, col // 32))  # [32 of them, eight, lane, pair]
+                        chunk = 32 * tile.dealt
+                        eights = b.tile((tap * o.tap_step + c, 0, 0, 0, col // chunk))  # [chunk, eight, lane, pair]
                         weights = eights.transpose(0, 2, 1, 3, 4).reshape(tile.n, tile.slice)
                     elif len(b_map.dims) == 4:
                         weights = b.tile((c, s, r, col))[:, 0, 0]

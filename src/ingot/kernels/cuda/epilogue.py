@@ -29,7 +29,7 @@ from ingot.kernels.cuda.rows.text import (
 from ingot.kernels.triton.indexing import broadcast_strides
 
 WIDTH = 8
-"""Columns of a lane."""
+"""Columns of a lane, where the kernel does not say otherwise."""
 
 
 @dataclass
@@ -43,6 +43,8 @@ class EpilogueText:
     """Rows that the kernel goes over."""
     wide: Dim | None = None
     """Rows for one line of the output where some of them are no results; None: every row is one."""
+    lane: int = WIDTH
+    """Columns of a lane."""
     out: CudaText = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class EpilogueText:
             return 1
         strides = self._strides(name)
         steps = [strides[axis.axis] for axis in (*self.o.row_axes, *self.o.batch_axes)]
-        return access_width(self.region.spec_of[name], self.o.cols, steps)
+        return access_width(self.region.spec_of[name], self.o.cols, steps, self.lane)
 
     def _offset(self, name: str) -> str:
         """Code of the offset of (row, z), columns left out."""
@@ -122,13 +124,13 @@ class EpilogueText:
         if self._col_stride(name) == 0:
             return 1, 1
         width = self._width(name)
-        return width, WIDTH // width
+        return width, self.lane // width
 
     def fetched_registers(self, passes: int) -> int:
         """Registers that the operands of one chunk take in every lane, read in ``passes`` rows."""
         total = 0
         for name in (n for n in self.tensors if self._by_row(n)):
-            columns = 1 if self._col_stride(name) == 0 else WIDTH
+            columns = 1 if self._col_stride(name) == 0 else self.lane
             total += passes * -(-columns * dtypes.itemsize(self.region.spec_of[name].dtype) // 4)
         return total
 
@@ -213,16 +215,17 @@ class EpilogueText:
         values = list(self.kinds)
         raw = region.ops[0].outputs[0]
         last, packed = self._last(), self._packed()
-        head = "finish(const Fetched& f, const Columns& c, const sum_t (&sums)[8], int row, int col, int z)"
+        sums = f"const sum_t (&sums)[{self.lane}]"
+        head = f"finish(const Fetched& f, const Columns& c, {sums}, int row, int col, int z)"
         with out.block(f"INGOT_MEMBER void {head} const"):
             for name in region.outputs:
                 width = self._width(name)
                 if self._is_byte(name):
                     kind = "int" if name in packed else self._arithmetic(name)
-                    out.line(f"{kind} y{self.number[name]}[{WIDTH}];")
+                    out.line(f"{kind} y{self.number[name]}[{self.lane}];")
                 else:
-                    out.line(f"vec_t<{self._kind(name)}, {width}> y{self.number[name]}[{WIDTH // width}];")
-            with out.unrolled("j", WIDTH):
+                    out.line(f"vec_t<{self._kind(name)}, {width}> y{self.number[name]}[{self.lane // width}];")
+            with out.unrolled("j", self.lane):
                 scale = self.o.normal.scale
                 factor = "" if scale == 1.0 else f" * {literal(scale, 'float32')}"
                 out.line(f"const sum_t e_{values.index(raw)} = sums[j]{factor};")
@@ -340,7 +343,7 @@ class EpilogueText:
             packed = self._is_byte(name)
             if packed:
                 self._pack(name)
-            with out.unrolled("i", WIDTH // width):
+            with out.unrolled("i", self.lane // width):
                 guard = self._guard("i", width)
                 store = f"store_vec<{width}>(to + col + i * {width}, y{self.number[name]}[i]);"
                 store = _stored_bytes(width) if packed else store
@@ -350,20 +353,23 @@ class EpilogueText:
         """The results of a one-byte type as ``words``."""
         y, dtype = f"y{self.number[name]}", self.region.spec_of[name].dtype
         words = []
-        for i in (0, 4):
+        for i in range(0, self.lane, 4):
             a, b, c, d = (f"{y}[{i + k}]" for k in range(4))
             if dtype == "float8_e4m3fn":
                 words.append(f"ingot_e4m3_pair({a}, {b}) | ingot_e4m3_pair({c}, {d}) << 16")
             else:
                 words.append(f"ingot_pack({a}, {b}, {c}, {d})")
-        self.out.line(f"const unsigned words[2] = {{{', '.join(words)}}};")
+        self.out.line(f"const unsigned words[{len(words)}] = {{{', '.join(words)}}};")
 
 
 def _stored_bytes(width: int) -> str:
     """Statement that stores ``width`` bytes of ``words``, the i-th so many."""
-    if width == 8:
-        return "store_vec<2>(reinterpret_cast<unsigned*>(to + col), vec_t<unsigned, 2>{{words[0], words[1]}});"
-    kind = {4: "unsigned", 2: "unsigned short", 1: "unsigned char"}[width]
+    if width >= 4:
+        count = width // 4
+        words = ", ".join(f"words[i * {count} + {k}]" for k in range(count))
+        to = f"reinterpret_cast<unsigned*>(to + col + i * {width})"
+        return f"store_vec<{count}>({to}, vec_t<unsigned, {count}>{{{{{words}}}}});"
+    kind = {2: "unsigned short", 1: "unsigned char"}[width]
     each = 4 // width
-    part = f"words[i / {each}] >> {8 * width} * (i % {each})" if each > 1 else "words[i]"
+    part = f"words[i / {each}] >> {8 * width} * (i % {each})"
     return f"*reinterpret_cast<{kind}*>(to + col + i * {width}) = ({kind})({part});"

@@ -86,7 +86,7 @@ INGOT_INLINE int chunk_row(const Corner& at, int chunk, int pass, int lane) {
   return at.row + chunk / kChunksWide * 64 + pass * kPassRows + lane / kLanes;
 }
 INGOT_INLINE int chunk_col(const Corner& at, int chunk, int lane) {
-  return at.col + chunk % kChunksWide * kChunk + lane % kLanes * 8;
+  return at.col + chunk % kChunksWide * kChunk + lane % kLanes * kLaneColumns;
 }
 
 INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, int chunk, int lane) {
@@ -113,10 +113,10 @@ INGOT_INLINE void stage(const sum_t* d, sum_t* staging, int lane) {
   }
   __syncwarp();
 }
-INGOT_INLINE void take(sum_t (&values)[8], const sum_t* d, const sum_t* staging, int pass, int lane) {
+INGOT_INLINE void take(sum_t (&values)[kLaneColumns], const sum_t* d, const sum_t* staging, int pass, int lane) {
   if (kDealt) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) values[i] = d[i / 2 * 4 + pass * 2 + i % 2];
+    for (int i = 0; i < kLaneColumns; ++i) values[i] = d[i / 2 * 4 + pass * 2 + i % 2];
     return;
   }
   const int half = (lane >> 2) & 1;
@@ -142,7 +142,7 @@ INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, con
     if (!kDealt) stage(d, staging, lane);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
-      sum_t values[8];
+      sum_t values[kLaneColumns];
       take(values, d, staging, pass, lane);
       epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
     }

@@ -28,6 +28,10 @@ _EPILOGUE = 0.29e-6
 """Through shared memory and out, per 64 rows of 128 columns and warpgroup."""
 _DEALT = 0.16e-6
 """The same where nothing goes through shared memory."""
+_BYTES = 0.33e-6
+"""Instructions that make bytes of 64 rows of 128 columns, for all warps of an SM together."""
+_RELOADED = 1.25
+"""The same where what the epilogue reads for whole columns does not stay in registers."""
 _CLUSTER = 0.71e-6
 """More until the blocks of a cluster have met."""
 _SHARES = 1.9e-6
@@ -68,7 +72,7 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     main = math.ceil(evaluate(o.steps(tile), bindings) / tile.split) * _step(o, tile, target, together)
     stored = together * tile.m * min(tile.n, o.cols) * _row_bytes(o) / tile.split
     store = stored / min(target.bandwidth / busy, _STORE)
-    finish = (_DEALT if tile.dealt else _EPILOGUE) * tile.units * tile.n / 128 + store
+    finish = _finish(o, tile) * tile.units * tile.n / 128 + store
     finish += _SHARES if tile.split > 1 else 0.0
     total = _START + tile.kept_bytes(itemsize(o.a.dtype)) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
     if (tile.ping or tile.resident > 1) and rounds > 1:  # one tile is finished while the next is multiplied
@@ -80,6 +84,16 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     fabric = _fabric_bytes(o, tile, bindings, tiles) / _FABRIC
     bound = max(memory, fabric)
     return LAUNCH + max(total, bound) + _BESIDE * min(total, bound)
+
+
+def _finish(o: Operands, tile: HopperTile) -> float:
+    """Seconds of a warpgroup for 64 rows of 128 columns, without the traffic."""
+    alone = _DEALT / tile.dealt**0.25 if tile.dealt else _EPILOGUE
+    if any(itemsize(spec.dtype) > 1 for spec in o.region.output_specs):
+        return alone
+    stays = tile.keep > 0 and tile.n <= 128 and (tile.units + 1) * tile.n <= 256
+    together = tile.groups * tile.resident
+    return max(alone, _BYTES * together * (1.0 if stays else _RELOADED))
 
 
 def _fabric_bytes(o: Operands, tile: HopperTile, bindings: Bindings, tiles: int) -> float:

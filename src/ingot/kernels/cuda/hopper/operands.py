@@ -128,10 +128,14 @@ class Operands:
             box = (tile.slice, tile.n // tile.cluster, 1)
         return a, self._map(1, self.b_dims, box, 128 if self.columns_inner else swizzle)
 
-    @property
-    def can_deal(self) -> bool:
-        """Whether B's columns can be loaded in another order: five axes of the copy engine have to do for all."""
-        if self.columns_inner or self.batch_b or self.cols % DEALT:
+    def can_deal(self, dealt: int) -> bool:
+        """Whether B's columns can be loaded in another order: five axes of the copy engine have to do for all.
+
+        ``dealt``: as of the tile. Lanes have sixteen columns only of results that are bytes.
+        """
+        if self.columns_inner or self.batch_b or self.cols % (DEALT * dealt):
+            return False
+        if dealt > 1 and any(itemsize(spec.dtype) > 1 for spec in self.region.output_specs):
             return False
         if self.taps == 1:
             return True
@@ -149,12 +153,13 @@ class Operands:
         return step if isinstance(step, int) else 0
 
     def _dealt_map(self, tile: HopperTile, swizzle: int) -> TensorMap:
-        """B's columns as (pair, lane, eight, 32 of them): see ``dealt`` of the tile."""
+        """B's columns as (pair, lane, eight, so many of them): see ``dealt`` of the tile."""
+        chunk = DEALT * tile.dealt
         row = self.b_dims[1][-1] if self._filtered else self.b_dims[1][0]
         depth = add(mul(self.taps - 1, self.tap_step), self.channels)
-        sizes = (depth, 2, 4, 4, self.cols // DEALT)
-        strides = (row, mul(row, 8), mul(row, 2), mul(row, DEALT))
-        return self._map(1, (sizes, strides), (tile.slice, 2, 4, 4, tile.n // DEALT), swizzle)
+        sizes = (depth, 2, 4, chunk // 8, self.cols // chunk)
+        strides = (row, mul(row, chunk // 4), mul(row, 2), mul(row, chunk))
+        return self._map(1, (sizes, strides), (tile.slice, 2, 4, chunk // 8, tile.n // chunk), swizzle)
 
     @property
     def _filtered(self) -> bool:

@@ -31,7 +31,7 @@ INGOT_INLINE void load_b(const tensor_map_t& map, const Problem& p, unsigned to,
 #pragma unroll
       for (int j = 0; j < kTileN / 64; ++j) load_tile(to + j * kSlice * 128, map, barrier, n + j * 64, c, z);
     } else if (kDealt) {
-      load_tile(to, map, barrier, (at.r * kTapsW + s) * kTapStep + c, 0, 0, 0, n / 32);
+      load_tile(to, map, barrier, (at.r * kTapsW + s) * kTapStep + c, 0, 0, 0, n / kChunk);
     } else if (kCluster > 1) {
       const int part = (int)cluster_rank() * (kTileN / kCluster);
       const unsigned short all = (1 << kCluster) - 1;

@@ -47,9 +47,9 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes;
-      sum_t values[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+      sum_t values[kLaneColumns] = {};  // eight: what is shared is never dealt out
 #pragma unroll
-      for (int rank = 0; rank < kSplit; ++rank) add_shared(values, base + (row * kSumPitch + col) * 4, rank);
+      for (int rank = 0; rank < kSplit; ++rank) add_shared(reinterpret_cast<sum_t(&)[8]>(values), base + (row * kSumPitch + col) * 4, rank);
       epilogue.finish(held[i][pass], columns, values, place.row + row, place.col + col, place.z);
     }
   }

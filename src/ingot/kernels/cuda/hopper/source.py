@@ -5,7 +5,7 @@ from __future__ import annotations
 from ingot.graph.dims import Dim, ceildiv, mul
 from ingot.graph.dtypes import itemsize
 from ingot.kernels.api import Target
-from ingot.kernels.cuda.epilogue import EpilogueText
+from ingot.kernels.cuda.epilogue import WIDTH, EpilogueText
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.tile import WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.rows.text import HELPERS
@@ -26,12 +26,13 @@ def tile_counts(o: Operands, tile: HopperTile) -> tuple[Dim, Dim, Dim]:
 def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     """CUDA C++ of one variant."""
     rows, width = o.positions(tile)
-    epilogue = EpilogueText(o, tile.n, rows, width if tile.slide else None)
+    lane = WIDTH * max(tile.dealt, 1)
+    epilogue = EpilogueText(o, tile.n, rows, width if tile.slide else None, lane)
     struct = epilogue.text()
     value = epilogue.value()
     out = epilogue.out
     item = itemsize(o.a.dtype)
-    held = tile.held_chunks(item, epilogue.fetched_registers(tile.chunk(item) // 16))
+    held = tile.held_chunks(item, epilogue.fetched_registers(tile.passes(item)))
     tiles_m, tiles_n, batch = tile_counts(o, tile)
     numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width, 0]
     problem = ", ".join(out.number(number) for number in numbers)

@@ -15,8 +15,8 @@
 // Keeping (kKeep > 0): all tiles of a block have the same columns, so B's part of all kKeep steps is loaded once and stays;
 // stages hold A alone.
 //
-// Dealt out (kDealt): of every 32 columns a lane's accumulators are eight side by side, for B's columns lie in shared
-// memory in that order: the eights of columns that an instruction makes have two of each lane.
+// Dealt out (kDealt): of every kChunk columns a lane's accumulators are a quarter side by side, for B's columns lie in
+// shared memory in that order: the eights of columns that an instruction makes have two of each lane.
 
 constexpr int kRowBytes = kSlice * kItem;
 constexpr int kRowsA = kTileM + kSlide;
@@ -32,7 +32,8 @@ constexpr int kSteps = kSlices * kRowBytes / 32;  // wgmma takes 32 bytes of the
 constexpr int kWarpsPerTile = kPing ? 4 : 4 * kGroups;
 constexpr int kPitch = kChunk + 8;  // of the staging area, floats: rows start eight banks apart
 constexpr int kStaging = 16 * kPitch * 4;
-constexpr int kLanes = kChunk / 8;  // lanes that share a row when results are stored
+constexpr int kLanes = kDealt ? 4 : kChunk / 8;  // lanes that share a row when results are stored
+constexpr int kLaneColumns = kChunk / kLanes;
 constexpr int kPassRows = 32 / kLanes;
 constexpr int kPasses = 16 / kPassRows;
 constexpr int kOffsetKept = kStages * kStageBytes;

@@ -20,7 +20,7 @@ from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.operands import TYPES, Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
-from ingot.kernels.cuda.hopper.tile import WGMMA_BYTES, HopperTile
+from ingot.kernels.cuda.hopper.tile import DEALT, WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
 from ingot.kernels.cuda.source import Source
@@ -121,7 +121,8 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
                 continue
             found.append(tile)
     shares = [shared for tile in found for shared in _shares(o, tile, bindings)]
-    alone = [replace(tile, dealt=1) for tile in found if tile.cluster == 1] if o.can_deal else []
+    ways = [dealt for dealt in (1, 2) if o.can_deal(dealt)]
+    alone = [replace(t, dealt=d) for t in found if t.cluster == 1 for d in ways if t.n % (DEALT * d) == 0]
     dealt = [deeper for tile in alone if (deeper := _deepest(tile, item)) is not None]
     if item == 1 and dealt:  # staged sums have four times the size of the results
         found = [tile for tile in found if tile.cluster > 1]

@@ -11,7 +11,7 @@ SHARED_PER_BLOCK = 227 * 1024
 WGMMA_BYTES = 32
 """Bytes of the depth that one wgmma takes."""
 DEALT = 32
-"""Columns that the four lanes of a row have side by side, eight each."""
+"""Columns that the four lanes of a row have, eight each."""
 _RESERVED = 1024
 """Shared memory that the system takes of every resident block, and the slack to align the first stage."""
 _REGISTERS = 65536
@@ -57,7 +57,8 @@ class HopperTile:
     """Above 0: all tiles of a block have the same columns; B stays in shared memory, so many stages' parts of it."""
 
     dealt: int = 0
-    """1: B's columns are dealt out so that a lane's sums lie side by side, and are finished where they are."""
+    """Above 0: B's columns are dealt out so that so many times eight sums of a lane lie side by side, and are finished
+    where they are."""
 
     @staticmethod
     def of(variant: Variant) -> HopperTile:
@@ -102,7 +103,7 @@ class HopperTile:
     def chunk(self, itemsize: int) -> int:
         """Columns that are finished at a time: 64 where they are staged and there is room, else 32."""
         if self.dealt:
-            return DEALT
+            return DEALT * self.dealt
         wide = self.n % 64 == 0 and self.split == 1 and self.shared_with(itemsize, 64) <= self.room
         return 64 if wide else 32
 
@@ -115,6 +116,10 @@ class HopperTile:
     def shared(self, itemsize: int) -> int:
         """Dynamic shared memory, bytes."""
         return self.shared_with(itemsize, self.chunk(itemsize))
+
+    def passes(self, itemsize: int) -> int:
+        """Rows of a chunk that a lane finishes part of."""
+        return 2 if self.dealt else self.chunk(itemsize) // 16
 
     @property
     def room(self) -> int:

@@ -180,10 +180,10 @@ class CudaText:
         return tuple(argument for _, argument in self.parameters.values())
 
 
-def access_width(spec: TensorSpec, columns: int, steps: Sequence[Dim]) -> int:
-    """Elements that one access may take of ``columns`` side by side, where ``steps`` lead from row to row."""
+def access_width(spec: TensorSpec, columns: int, steps: Sequence[Dim], most: int = 8) -> int:
+    """Of ``columns`` side by side, how many one access may take, up to ``most``; ``steps`` lead from row to row."""
     item = dtypes.itemsize(spec.dtype)
-    for width in (8, 4, 2):
+    for width in (w for w in (16, 8, 4, 2) if w <= most):
         aligned = width * item <= _ACCESS and spec.align % (width * item) == 0 and columns % width == 0
         if aligned and all(divisible(step, width) for step in steps):
             return width
