@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.quantized_models import QuantizedNet
 
 from ingot.errors import YES
 from ingot.graph.lowered import Lowered
@@ -14,7 +17,7 @@ from ingot.graph.region import Kind
 from ingot.importer.load import import_model
 from ingot.passes.lower import lower
 from ingot.passes.pipeline import canonicalise
-from ingot.plugins.api import Attribute, AttrType, Kernels, Plugin, TensorInfo, Work
+from ingot.plugins.api import Attribute, AttrType, Kernels, Node, Plugin, TensorInfo, Work
 from ingot.plugins.registry import using
 
 _EIGHT = ["a", "s", "z", "b", "s", "z", "s", "z"]
@@ -102,3 +105,29 @@ def test_nothing_is_moved_into_or_out_of_what_a_plugin_takes(taken: str, fp16: b
     written = next(node for node in nodes if node.op_type == taken)
     assert (region.ops[0].domain, region.ops[0].op) == ("", taken)
     assert len(region.ops[0].inputs) == len(written.input)
+
+
+@pytest.mark.parametrize("taken", ["Conv", "DequantizeLinear", "QuantizeLinear", "MaxPool"])
+def test_quantized_products_leave_what_a_plugin_takes(taken: str) -> None:
+    net = QuantizedNet()
+    first = net.quantized(net.node("Relu", net.conv(net.quantized("x", 0.03), (16, 8, 3, 3))), 0.02)
+    pooled = net.quantized(net.node("MaxPool", first, kernel_shape=[2, 2], strides=[2, 2]), 0.02)
+    model = net.model({"x": [1, 8, 8, 8]}, net.conv(pooled, (8, 16, 3, 3)))
+    nodes = [node for node in model.graph.node if node.op_type == taken]
+    real = dict.fromkeys(("pads", "kernel_shape", "strides"), Attribute(AttrType.INTS, ()))
+
+    def shapes(node: Node) -> list[TensorInfo]:
+        made = {"Conv": ("float32", (1, 16, 8, 8)), "MaxPool": ("float32", (1, 16, 4, 4))}
+        other = ("float32" if taken == "DequantizeLinear" else "int8", node.input(0).shape)
+        return [TensorInfo(*made.get(taken, other))]
+
+    plugin = replace(_plugin(nodes[0]), shapes=shapes, attributes={**real, "axis": Attribute(AttrType.INT, 1)},
+                     dtypes=frozenset({"float32", "int8", "int32"}))  # fmt: skip
+    with using([plugin]):
+        imported = import_model(model)
+        made = canonicalise(imported.model, fp16=False).model
+        lowered = lower(made, imported.ranges, lambda region: YES)
+    assert isinstance(lowered, Lowered)
+    count = sum(region.kind is Kind.PLUGIN for region in lowered.regions)
+    assert count == sum(node.op_type == taken for node in made.graph) > 0
+    assert not any(op.op == taken for region in lowered.regions if region.kind is not Kind.PLUGIN for op in region.ops)

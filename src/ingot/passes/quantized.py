@@ -60,7 +60,7 @@ def write_out_products(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
     ops: list[FlatOp] = []
     notes = dict(flat.notes)
     for op in flat.ops:
-        made = None if op.name in plain or op.kind is Kind.HOST else rewriter.product(op)
+        made = None if op.name in plain or op.kind in (Kind.HOST, Kind.PLUGIN) else rewriter.product(op)
         if isinstance(made, No):
             notes[op.name] = f"quantized operands, but in floating point: {made}"
         ops.extend(made if isinstance(made, list) else [op])

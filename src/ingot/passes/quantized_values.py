@@ -39,7 +39,7 @@ class QuantizedValues:
         self.constants: dict[str, Array] = dict(flat.constants)
         self.literals: dict[str, Literal] = dict(flat.literals)
         self.outputs = frozenset(flat.outputs)
-        self.makers = {name: op.body for op in flat.ops for name in op.body.outputs}
+        self.makers = {name: op.body for op in flat.ops if op.plugin is None for name in op.body.outputs}
         for op in flat.ops:
             if op.body.op == "QuantizeLinear" and op.body.inputs[0] in self.constants:
                 self.fold(op)
@@ -105,7 +105,7 @@ class QuantizedValues:
         """Makes the result of a quantization, or of a cast of one, a constant where that is what it is."""
         body = op.body
         quantization = body.op in ("QuantizeLinear", "DequantizeLinear", "Cast")
-        if not quantization or body.domain or body.outputs[0] in self.outputs:
+        if not quantization or op.plugin is not None or body.domain or body.outputs[0] in self.outputs:
             return False
         array = self.constant(body.outputs[0])
         if array is None:

@@ -65,7 +65,7 @@ def mark_stems(flat: FlatGraph, refused: frozenset[str]) -> FlatGraph:
 
 def _cast_last(flat: FlatGraph, image: str) -> FlatGraph:
     """``flat`` with a cast that stands before the transpose of ``image`` behind it, where the stem takes it in."""
-    maker = {name: op for op in flat.ops for name in op.body.outputs}
+    maker = {name: op for op in flat.ops if op.plugin is None for name in op.body.outputs}
     turn = maker.get(image)
     cast = maker.get(turn.body.inputs[0]) if turn is not None and turn.body.op == "Transpose" else None
     if turn is None or cast is None or cast.body.op != "Cast":
