@@ -84,6 +84,8 @@ def test_roofline_takes_the_slower_of_bytes_and_operations() -> None:
     assert layer_seconds(layer("map", "float16", 10**6, 10), target) == pytest.approx(1e-6)
     assert layer_seconds(layer("gemm", "float16 -> float32", 1, 10**9), target) == pytest.approx(1e-5)
     assert layer_seconds(layer("gemm", "float32", 1, 10**9), target) == pytest.approx(1e-4)
+    for kind in ("stem", "chain"):  # products too
+        assert layer_seconds(layer(kind, "float16 -> float16", 1, 10**9), target) == pytest.approx(1e-5)
     assert layer_seconds(layer("host", "float32", 10**9, 10**9), target) == 0.0
 
 
