@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ingot.builder.best import BEST, Seen, build_best
@@ -17,8 +17,9 @@ from ingot.builder.stages import Dumper
 from ingot.builder.strict import refuse_islands, refuse_whole
 from ingot.builder.targets import Chosen, choose_target
 from ingot.engine.file import EngineFile
-from ingot.errors import IngotError, No
+from ingot.errors import Answer, IngotError, No
 from ingot.graph.lowered import Lowered
+from ingot.graph.region import Region
 from ingot.importer.coverage import coverage
 from ingot.importer.load import Imported
 from ingot.importer.versions import refusal
@@ -31,7 +32,7 @@ from ingot.plan.build import build_plan
 from ingot.precision.data import Source
 from ingot.precision.report import Report
 from ingot.progress import Progress, silent
-from ingot.tune.api import choose
+from ingot.tune.api import NoKernel, choose
 from ingot.tune.candidates import first_acceptance
 from ingot.tune.choice import Choice
 from ingot.tune.hollow import hollow_choices
@@ -113,17 +114,23 @@ def _built(
     """The engine; ``kernels`` gives a Choice per Region."""
     if chosen.target is None:
         return build_host_engine(_imported(model, options, progress, any_size=True), options, progress)
-    found = _lowered(model, chosen.target, options, progress)
-    if isinstance(found.lowered, No):
+    failed: dict[str, No] = {}
+    while not isinstance((found := _lowered(model, chosen.target, options, progress, failed)).lowered, No):
         if options.strict:
-            refuse_whole(found.lowered, coverage(_imported(model, options, progress).model))
-        reasons = (f"the whole model runs on the host: {found.lowered}",)
-        return build_host_engine(_imported(model, options, progress), options, progress, reasons)
+            refuse_islands(found.lowered)
+        hosted = host_islands(found.lowered)
+        try:
+            choices = kernels(hosted, chosen.target)
+        except NoKernel as error:  # no variant is right, or none compiles: the Region is cut into smaller ones
+            if not error.signature or error.signature in failed:
+                raise
+            failed[error.signature] = No(error.reason)
+            continue
+        return _device_engine(hosted, choices, found, chosen, options, progress)
     if options.strict:
-        refuse_islands(found.lowered)
-    hosted = host_islands(found.lowered)
-    choices = kernels(hosted, chosen.target)
-    return _device_engine(hosted, choices, found, chosen, options, progress)
+        refuse_whole(found.lowered, coverage(_imported(model, options, progress).model))
+    reasons = (f"the whole model runs on the host: {found.lowered}",)
+    return build_host_engine(_imported(model, options, progress), options, progress, reasons)
 
 
 def lower_model(model: Model, target: Target, options: BuildOptions) -> Lowered | No:
@@ -157,8 +164,10 @@ def _imported(
     return imported
 
 
-def _lowered(model: Model, target: Target, options: BuildOptions, progress: Progress) -> _Lowering:
-    """Imported, canonical, fused and laid out."""
+def _lowered(
+    model: Model, target: Target, options: BuildOptions, progress: Progress, failed: Mapping[str, No] | None = None
+) -> _Lowering:
+    """Imported, canonical, fused and laid out; ``failed``: why no kernel can run Regions, by signature."""
     imported = _imported(model, options, progress)
     sha256, ranges, notes = imported.sha256, imported.ranges, imported.notes
     dump = Dumper(options)
@@ -171,7 +180,12 @@ def _lowered(model: Model, target: Target, options: BuildOptions, progress: Prog
     del imported  # its weights are as large as the model
     progress("passes", 1, 1)
     progress("lower", 0, 1)
-    found = lower(canonical.model, ranges, lambda region: first_acceptance(region, target, TACTICS))
+
+    def accepts(region: Region) -> Answer:
+        found = (failed or {}).get(region.signature)
+        return first_acceptance(region, target, TACTICS) if found is None else found
+
+    found = lower(canonical.model, ranges, accepts)
     if not isinstance(found, No):
         dump.lowered(found)
     dump.check_names()

@@ -20,6 +20,9 @@ _NOTED_REFUSALS = 4
 class NoKernel(IngotError):
     """A Region that no variant of any tactic can run."""
 
+    signature: str = ""
+    """The Region's; empty where cutting it into smaller ones cannot help."""
+
 
 @dataclass
 class Job:
@@ -98,8 +101,10 @@ class Job:
         """The error when nothing is left to try."""
         reasons = [*(str(r) for r in self.candidates.refusals), *(f"{t}: {r}" for t, r in sorted(self.refused.items()))]
         plugin = self.region.kind is Kind.PLUGIN
-        return NoKernel(
+        error = NoKernel(
             f"no kernel can run this {self.region.kind.value}: " + ("; ".join(reasons[:6]) or "no tactic is for it"),
             node=self.name,
             fix=f"mend the plugin {self.region.ops[0].op}" if plugin else "report the model as a bug of Ingot",
         )
+        error.signature = "" if plugin else self.region.signature
+        return error

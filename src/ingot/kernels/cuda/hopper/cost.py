@@ -28,7 +28,7 @@ _EPILOGUE = 0.29e-6
 """Through shared memory and out, per 64 rows of 128 columns and warpgroup."""
 _DEALT = 0.16e-6
 """The same where nothing goes through shared memory."""
-_BYTES = 0.33e-6
+_BYTES = 0.2e-6
 """Instructions that make bytes of 64 rows of 128 columns, for all warps of an SM together."""
 _RELOADED = 1.25
 """The same where what the epilogue reads for whole columns does not stay in registers."""
