@@ -8,12 +8,14 @@ import pytest
 from onnx import parser
 
 from ingot.builder.api import build_hollow
-from ingot.builder.check import check_model
+from ingot.builder.check import Reason, Report, check_model
 from ingot.engine.file import EngineFile
+from ingot.errors import IngotError
 from ingot.importer.load import import_model
 from ingot.measure.reference import Reference
 from ingot.options import BuildOptions, Range
 from ingot.passes.pipeline import canonicalise
+from ingot.plan.spec import conditions
 from ingot.simulate.simulator import Simulator
 
 OPTIONS = BuildOptions("sm_90")
@@ -135,12 +137,14 @@ def test_the_turns_of_a_loop_run_on_the_device(name: str) -> None:
     check(engine, model)
 
 
+def rows(report: Report) -> list[Reason]:
+    """Why nodes stay on the host."""
+    return [report.whole] if report.whole is not None else [row for one in report.islands for row in one.reasons]
+
+
 def reason(model: onnx.ModelProto, options: BuildOptions = OPTIONS) -> tuple[str, str]:
     """Why the only control flow of a model stays on the host, and what would change that."""
-    report = check_model(model, options)
-    rows = [report.whole] if report.whole is not None else [row for one in report.islands for row in one.reasons]
-    (row,) = rows
-    assert row is not None
+    (row,) = rows(check_model(model, options))
     return row.reason, row.fix
 
 
@@ -205,3 +209,125 @@ def test_a_body_that_is_undone_leaves_the_graph_as_it_was() -> None:
     assert ops(model, 6) == ["Loop"]
     found = canonicalise(import_model(model).model, fp16=False, unroll=6).model
     assert sorted(found.graph.initializers) == ["go", "none"]
+
+
+# Branches that data chooses.
+
+CHEAP = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[N, 4] x, bool c) => (y, z) {
+    y, z = If (c) <then_branch = a () => (float[N, 4] p, float[N, 4] q) { p = Exp (x)  q = Neg (x) },
+                   else_branch = b () => (float[N, 4] r, float[N, 4] s) { r = Sin (x)  s = Abs (r) }>
+}"""
+HEAVY = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[8, 64] x, float[64, 64] w, float[64, 64] v, int64 rate) => (y, z) <int64 usual = {16000}> {
+    c = Equal (rate, usual)
+    y, z = If (c) <then_branch = a () => (float[8, 64] p, float[8, 64] q) {
+        t = MatMul (x, w)   p = Tanh (t)   u = MatMul (p, v)   k = Softmax (u)   q = MatMul (k, w)
+    }, else_branch = b () => (float[8, 64] r, float[8, 64] s) {
+        f = MatMul (x, v)   g = Sigmoid (f)   r = MatMul (g, v)   h = MatMul (r, w)   s = Cos (h)
+    }>
+}"""
+MIDWAY = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[8, 64] x, float[64, 64] w, float limit) => (y) <int64[1] pick = {3}, int64 zero = {0}> {
+    m = MatMul (x, w)
+    most = ReduceMax <keepdims = 0> (m)
+    c = Greater (most, limit)
+    r = Relu (m)
+    y = If (c) <then_branch = a () => (float[8, 64] p) {
+        big = ReduceMin <keepdims = 0> (r)
+        d = Less (big, limit)
+        p = If (d) <then_branch = deep () => (float[8, 64] e) { e = LpNormalization (r) },
+                    else_branch = other () => (float[8, 64] f) { g = Cast <to = 7> (most)  h = Gather (r, g)
+                                                                 f = Add (h, r) }>
+    }, else_branch = b () => (float[8, 64] s) { i = Abs (m)  s = Sub (i, r) }>
+}"""
+"""One of the inner branches reads by an index that is in bounds only where it is chosen."""
+
+
+def run_both(engine: EngineFile, model: onnx.ModelProto, feeds: dict[str, np.ndarray], seed: int = 0) -> None:
+    made, wanted = Simulator(engine).run(feeds, seed=seed), Reference(model).run(feeds)
+    for name, array in wanted.items():
+        assert made[name].shape == array.shape
+        assert np.allclose(made[name], array, rtol=1e-4, atol=1e-4), name
+
+
+def test_cheap_branches_both_run() -> None:
+    model = parser.parse_model(CHEAP)
+    shapes = (("x", (Range(1, 4, 8), Range(4, 4, 4))), ("c", ()))
+    engine = build_hollow(model, BuildOptions("sm_90", shapes=shapes))
+    assert "Where" in ops(model) and not conditions(engine.plan.steps)
+    assert all(step.kind != "host" for step in engine.plan.steps)
+    for chosen in (True, False):
+        x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+        run_both(engine, model, {"x": x, "c": np.array(chosen)})
+
+
+def test_of_heavy_branches_one_runs() -> None:
+    model = parser.parse_model(HEAVY)
+    engine = EngineFile.from_bytes(build_hollow(model, OPTIONS).to_bytes())
+    steps = engine.plan.steps
+    assert [engine.plan.regions[s.region].ops for s in steps if s.kind == "host"] == [["Equal", "Identity"]]
+    kinds = {when.wanted: [s.name for s in steps for w in s.when if w == when] for s in steps for when in s.when}
+    assert len(kinds[True]) >= 3 and len(kinds[False]) >= 3
+    assert not any(len(step.when) > 1 for step in steps)
+    for rate in (16000, 8000):
+        run_both(engine, model, {**feeds_of(model), "rate": np.array(rate)}, seed=rate)
+    report = check_model(model, OPTIONS)
+    assert [reason.reason.split(" before")[0] for one in report.islands for reason in one.reasons] == [
+        "it decides which branch runs",
+        "the host looks which branch runs",
+    ]
+
+
+def test_branches_in_branches_run_where_their_conditions_say() -> None:
+    model = parser.parse_model(MIDWAY)
+    engine = EngineFile.from_bytes(build_hollow(model, OPTIONS).to_bytes())
+    assert len(conditions(engine.plan.steps)) == 2 and any(len(step.when) == 2 for step in engine.plan.steps)
+    feeds = feeds_of(model)
+    feeds["x"], feeds["w"] = feeds["x"] / 10, feeds["w"] / 10
+    for seed, limit in enumerate((-10.0, 0.0, 0.1, 10.0)):
+        run_both(engine, model, {**feeds, "limit": np.array(limit, np.float32)}, seed)
+    far = {**feeds, "x": feeds["x"] * 1e4, "limit": np.array(1e9, np.float32)}
+    run_both(engine, model, far)
+
+
+def test_a_branch_that_does_not_fit_stays_on_the_host_alone() -> None:
+    """The other one is on the device, and the model fails where the wrong one is chosen, as in ONNX Runtime."""
+    text = HEAVY.replace("f = MatMul (x, v)", "f0 = MatMul (x, v) f1 = Flatten <axis = 0> (f0) f = MatMul (f1, v)")
+    model = parser.parse_model(text.replace("float[8, 64] x", "float[A, 64] x"))
+    options = BuildOptions("sm_90", shapes=(("x", (Range(8, 8, 8), Range(64, 64, 64))),))
+    engine = build_hollow(model, options)
+    hosts = [engine.plan.regions[s.region].ops for s in engine.plan.steps if s.kind == "host"]
+    assert sorted(hosts) == [["Equal", "Identity"], ["If"]]
+    feeds = feeds_of(parser.parse_model(HEAVY))
+    run_both(engine, model, {**feeds, "rate": np.array(16000)})
+    with pytest.raises(IngotError):
+        Simulator(engine).run({**feeds, "rate": np.array(8000)})
+    assert any(row.reason == "this branch does not fit the shapes at hand" for row in rows(check_model(model, options)))
+
+
+@pytest.mark.parametrize(
+    ("new", "why"),
+    [
+        ("r = Concat <axis = 0> (x, x)", "its branches make different shapes, ['N', 4] and ['2*N', 4]"),
+        (
+            "n = NonZero (x) k = Cast <to = 1> (n) m = ReduceMax <keepdims = 0> (k) r = Add (x, m)",
+            "a branch holds NonZero",
+        ),
+    ],
+)
+def test_branches_that_no_kernel_chooses_from_say_so(new: str, why: str) -> None:
+    text = CHEAP.replace("r = Sin (x)", new)
+    model = parser.parse_model(text)
+    shapes = (("x", (Range(1, 4, 8), Range(4, 4, 4))), ("c", ()))
+    options = BuildOptions("sm_90", shapes=shapes)
+    found = rows(check_model(model, options))
+    assert [row.reason.startswith(why) for row in found] == [True], found
+
+
+def test_the_work_of_two_branches_is_not_joined() -> None:
+    """Products that read the same value are one, but not those of which one may not be needed."""
+    model = parser.parse_model(HEAVY)
+    engine = build_hollow(model, OPTIONS)
+    both = [s.name for s in engine.plan.steps if s.kind == "kernel" and not s.when]
+    assert all(engine.plan.regions[s.region].ops == ["Where"] for s in engine.plan.steps if s.name in both), both

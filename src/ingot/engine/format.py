@@ -29,7 +29,7 @@ from ingot.errors import IngotError
 from ingot.plan.spec import Plan
 
 MAGIC: Final = b"\x89INGOT\r\n"
-VERSION: Final = 2
+VERSION: Final = 3
 ALIGN: Final = 256
 """Segments start at multiples of this, so that arrays in a mapped file are aligned for every dtype."""
 PREFIX: Final = struct.Struct("<8sIIQ32s8x")

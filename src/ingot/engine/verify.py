@@ -68,6 +68,7 @@ def verify(plan: Plan, sizes: Mapping[str, int]) -> None:
     _check_outputs_written(plan)
     known = known_symbols(plan)
     _check_data(plan)
+    _check_conditions(plan)
     for bindings in {tuple(corner(plan, w).items()): corner(plan, w) for w in ("max", "opt", "min")}.values():
         check_at(plan, bindings, known)
 
@@ -115,6 +116,22 @@ def _check_data(plan: Plan) -> None:
         for i, step in enumerate(plan.steps):
             if step.kind != "host" and d.symbol in step_symbols(plan, step):
                 _require(bool(before[i] >> maker & 1), "a step needs a size before it is known", d.symbol)
+
+
+def _check_conditions(plan: Plan) -> None:
+    """Conditions: each a bool that a host step makes before any step that asks for it."""
+    if not any(step.when for step in plan.steps):
+        return
+    before = ancestors([step.after for step in plan.steps])
+    makers = {value: i for i, step in enumerate(plan.steps) if step.kind == "host" for value in step.writes}
+    for i, step in enumerate(plan.steps):
+        for when in step.when:
+            maker = makers.get(when.value)
+            if maker is None:
+                raise _refuse("no host step makes the condition of a step", step.name)
+            value = plan.values[when.value]
+            _require(value.dtype == "bool" and not any(dim != 1 for dim in value.shape), "a condition of no bool")
+            _require(bool(before[i] >> maker & 1), "a step needs a condition before it is known", step.name)
 
 
 def step_symbols(plan: Plan, step: Step) -> frozenset[str]:

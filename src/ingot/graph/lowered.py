@@ -41,6 +41,10 @@ class DataSize:
     axis: int
 
 
+Guard = tuple[tuple[str, bool], ...]
+"""Conditions, by the names of values of one element that host Regions make, and what each must be; sorted."""
+
+
 @dataclass(frozen=True)
 class Lowered:
     """What the tuner and the plan work on.
@@ -68,6 +72,8 @@ class Lowered:
     """For HOST Regions (by name): why each of their ops has no kernel; ``reasons`` has the same as text."""
     data: tuple[DataSize, ...] = ()
     """Sizes that depend on data and have a bound."""
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    """By name, Regions that run only under conditions. Without them their results are not needed, and are junk."""
 
     @property
     def constant_bytes(self) -> int:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceError, infer_symbolic_shapes
 
 from ingot.errors import IngotError
+from ingot.graph.control import keep_promise
 from ingot.importer import shape_rules
 from ingot.importer.messages import first_line, quiet
 from ingot.importer.plugin_nodes import install_rules
@@ -60,6 +61,7 @@ def _infer(model: ir.Model) -> None:
                 hidden.append((holder, dict(holder.attributes)))
                 holder.attributes.clear()
                 holder.domain = _HIDDEN
+                keep_promise(holder)
     finally:
         for node, attributes in hidden:
             node.attributes.update(attributes)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import sympy  # type: ignore[import-untyped]
 from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
 
+from ingot.graph.control import keep_promise
 from ingot.importer import constant_rules
 
 _Rule = Callable[[ShapeInferenceContext, ir.Node], None]
@@ -96,6 +97,8 @@ def _replace(value: ir.Value, axis: int, dim: _Dim) -> None:
 
 def _after_if(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     """The library takes the shape of one branch where that of the other is unknown."""
+    if keep_promise(node):
+        return
     branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
     for index, output in enumerate(node.outputs):
         if any(index >= len(branch.outputs) or branch.outputs[index].shape is None for branch in branches):

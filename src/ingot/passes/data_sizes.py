@@ -40,6 +40,13 @@ def data_sizes(model: ir.Model, ranges: tuple[SymbolRange, ...]) -> tuple[Symbol
     return tuple(r for r in found if r.symbol in heavy)
 
 
+def decides_sizes(node: ir.Node) -> bool:
+    """Whether the data that ``node`` reads decides the size of what it makes."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in _BOUNDS:
+        return False
+    return node.op_type != "TopK" or scalar_of(node.inputs[1]) is None
+
+
 def _new_symbols(node: ir.Node, known: dict[str, int]) -> list[str]:
     names = [str(dim) for value in node.outputs for dim in value.shape or () if not isinstance(dim, int)]
     return list(dict.fromkeys(name for name in names if name.isidentifier() and name not in known))

@@ -21,6 +21,7 @@ from ingot.graph import dtypes
 from ingot.graph.control import kept_because
 from ingot.graph.dims import symbols
 from ingot.graph.edit import bodies, plain_attribute, shape_of
+from ingot.graph.lowered import Guard
 from ingot.graph.op_table import PARAMETERS, WEIGHTS, kind_of
 from ingot.graph.region import Attr, BodyOp, Kind, Literal, Scalar
 from ingot.graph.scalar_ops import is_scalar_op
@@ -75,6 +76,8 @@ class FlatGraph:
     """Domain and name of the ops that plugins run."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """By the name of an op: what is worth reporting of its layer."""
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    """By the name of an op that runs only under conditions: these. Ops of different guards are not fused."""
 
     def is_literal(self, op: BodyOp, position: int) -> bool:
         """Whether input ``position`` of ``op`` is folded into a Region instead of being read.

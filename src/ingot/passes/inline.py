@@ -25,16 +25,23 @@ class Inliner:
         for node in reversed(self._made):
             discard(node)
 
-    def copy(self, inputs: Sequence[ir.Value], before: ir.Node) -> list[ir.Value]:
+    def copy(
+        self, inputs: Sequence[ir.Value], before: ir.Node, outer: Mapping[ir.Value, ir.Value] | None = None
+    ) -> list[ir.Value]:
         """A copy of the body in front of ``before``, fed with ``inputs``; its outputs.
 
         An output may be one of ``inputs``, or a value of the main graph. New values have types and no shapes.
+        ``outer``: what is read in place of values from outside the body.
         """
-        known = {**self._shared_weights(), **dict(zip(self._body.inputs, inputs, strict=True))}
+        known = {**(outer or {}), **self._shared_weights(), **dict(zip(self._body.inputs, inputs, strict=True))}
         for node in self._body:
             self._made.append(self._node(node, known))
             self._editor.graph.insert_before(before, self._made[-1])
         return [known.get(value, value) for value in self._body.outputs]
+
+    def whole(self) -> ir.Graph:
+        """A copy of the body as a graph inside another node."""
+        return self._graph(self._body, {})
 
     def _shared_weights(self) -> Values:
         if not self._weights:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.dims import symbols
-from ingot.graph.lowered import DataSize, Lowered, SymbolRange
+from ingot.graph.lowered import DataSize, Guard, Lowered, SymbolRange
 from ingot.graph.region import Kind, Region
 from ingot.importer.infer import infer_shapes
 from ingot.passes.chains import join_chains
@@ -19,6 +19,7 @@ from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
 from ingot.passes.islands import cheaper_on_host
 from ingot.passes.layout import Layout, assign_layout
+from ingot.passes.lazy import Laziness, decide, guards
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
 from ingot.passes.recurrent import split_recurrences
@@ -59,8 +60,9 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
         if value.shape is None:
             value.shape = ir.Shape([None] * rank)
     data = data_sizes(model, ranges)
+    lazy = decide(model, ranges)
     while True:
-        cut = _cut(model, (*ranges, *data), frozenset(r.symbol for r in data), accepts)
+        cut = _cut(model, (*ranges, *data), frozenset(r.symbol for r in data), accepts, lazy)
         if isinstance(cut, No):
             return cut
         wanted = _on_device(cut, data)
@@ -81,7 +83,9 @@ def _on_device(cut: _Cut, data: tuple[SymbolRange, ...]) -> tuple[SymbolRange, .
     return tuple(r for r in data if r.symbol in used)
 
 
-def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str], accepts: Accepts) -> _Cut | No:
+def _cut(
+    model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str], accepts: Accepts, lazy: Laziness
+) -> _Cut | No:
     """The graph cut into Regions that ``accepts`` takes, and islands. ``data``: symbols that are known late."""
     known = frozenset(r.symbol for r in ranges)
 
@@ -89,7 +93,7 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
         answer = accepts_sizes(region, data, known) if data else YES
         return accepts(region) if answer else answer
 
-    host: dict[str, No] = {}
+    host = dict(lazy.host)
     solo: set[str] = set()
     plain: dict[str, str] = {}
     apart: set[str] = set()
@@ -102,6 +106,7 @@ def _cut(model: ir.Model, ranges: tuple[SymbolRange, ...], data: frozenset[str],
         flat = split_recurrences(flat, frozenset(plain))
         flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
+        flat = replace(flat, guards=guards(flat, lazy.conditions))
         groups = join_chains(flat, partition(flat, frozenset(solo)), apart, usual)
         cut = _Cut(flat, groups, assign_layout(flat, groups))
         if _settle(cut, takes, host, solo, plain, apart):
@@ -176,7 +181,27 @@ def _noted(cut: _Cut) -> list[Region]:
         group = cut.owner.get(region.outputs[0])
         names = [] if group is None else [cut.flat.ops[i].name for i in group.ops]
         notes = tuple(cut.flat.notes[name] for name in names if name in cut.flat.notes)
+        guard = cut.flat.guards.get(names[0], ()) if names else ()
+        notes += tuple(f"runs only where {name!r} is {str(wanted).lower()}" for name, wanted in guard)
         found.append(replace(region, notes=(*region.notes, *notes)) if notes else region)
+    return found
+
+
+def _guards(cut: _Cut) -> dict[str, Guard]:
+    """Regions that run under conditions; copies do if all that read them do."""
+    found: dict[str, Guard] = {}
+    wanted: dict[str, list[Guard]] = {}
+    for region in reversed(cut.layout.regions):
+        group = cut.owner.get(region.outputs[0])
+        if group is not None:
+            guard = cut.flat.guards.get(cut.flat.ops[group.ops[0]].name, ())
+        else:
+            rows = [set(row) for name in region.outputs for row in wanted.get(name, [()])]
+            guard = tuple(sorted(set.intersection(*rows)))
+        if guard:
+            found[region.name] = guard
+        for name in region.inputs:
+            wanted.setdefault(name, []).append(guard)
     return found
 
 
@@ -213,6 +238,7 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...], data: 
         windows={n: w for n, w in layout.windows.items() if n in used},
         ranges=ranges,
         data=data,
+        guards=_guards(cut),
         host_bodies=bodies,
         reasons=tuple(str(no) for refused in refusals.values() for no in refused),
         refusals=refusals,

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ingot.graph.dims import Shape
+from ingot.graph.lowered import Guard
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.passes.flatten import FlatGraph, FlatOp
@@ -113,9 +114,15 @@ class Partition:
             stack.extend(fresh)
         return False
 
+    def guard(self, index: int) -> Guard:
+        """The conditions under which an op runs."""
+        return self.flat.guards.get(self.flat.ops[index].name, ())
+
     def fits(self, ops: Iterable[int]) -> bool:
         """Whether one kernel may hold ``ops``."""
         ops = list(ops)
+        if len({self.guard(index) for index in ops}) > 1:
+            return False
         return len(self.inputs(ops)) + len(self.outputs(ops)) <= _MAX_TENSORS
 
     def ordered(self) -> list[Group]:
@@ -126,7 +133,9 @@ class Partition:
         while pending:
             later = []
             for group in pending:
-                makers = (self.producer[n] for n in self.inputs(group.ops) if n in self.producer)
+                # What decides whether a group runs comes before it, as if it read that.
+                names = (*self.inputs(group.ops), *(name for name, _ in self.guard(group.ops[0])))
+                makers = (self.producer[n] for n in names if n in self.producer)
                 if all(self.group_of[m] in done for m in makers):
                     done.add(group.ident)
                     order.append(group)
@@ -251,7 +260,7 @@ def _pools_stem(parts: Partition, index: int, solo: frozenset[str]) -> bool:
     alone = all(reader == index for name in made for reader in parts.readers[name])
     free = not made.keys() & set(parts.flat.outputs)
     pooled = any(ops[i].body.op == "MaxPool" for i in group.ops)
-    if not (alone and free) or pooled or not takes_pool(op.body):
+    if not (alone and free) or pooled or not takes_pool(op.body) or not parts.fits([*group.ops, index]):
         return False
     parts.join(index, group)
     group.shape = parts.flat.values[op.body.outputs[0]].shape
@@ -277,6 +286,8 @@ def _place_host(parts: Partition, index: int) -> None:
         return
     hosts = [g for g in producers if g.kind is Kind.HOST and parts.flat.ops[g.ops[0]].plugin is None]
     for group in hosts:
+        if parts.guard(group.ops[0]) != parts.guard(index):
+            continue
         if not any(parts.reaches(group, other) for other in producers if other is not group):
             parts.join(index, group)
             return
@@ -306,6 +317,7 @@ def _merge_islands(parts: Partition) -> None:
             if (
                 first is later
                 or not {first.ident, later.ident} <= parts.groups.keys()
+                or parts.guard(first.ops[0]) != parts.guard(later.ops[0])
                 or not _share(parts, first, later)
             ):
                 continue

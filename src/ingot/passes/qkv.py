@@ -26,6 +26,7 @@ from ingot.graph.edit import (
     sole_reader,
 )
 from ingot.graph.scalar_ops import is_scalar_op
+from ingot.passes.lazy import NO_SIDE, Side, side_of_nodes
 from ingot.passes.tails import Tail, alike, tail_of, write
 
 
@@ -47,13 +48,14 @@ class _Branch:
 def fuse_siblings(model: ir.Model) -> list[str]:
     """Joins sibling products with constant weights; gives how many, and why others stay apart."""
     editor = Editor(model)
-    groups: dict[ir.Value, list[ir.Node]] = defaultdict(list)
+    groups: dict[tuple[ir.Value, Side], list[ir.Node]] = defaultdict(list)
+    side = side_of_nodes(model)
     for node in model.graph:
         source = operand(node, 0)
         if is_op(node, "MatMul", "Gemm") and source is not None and _weight(node) is not None:
-            groups[source].append(node)
+            groups[source, side.get(node, NO_SIDE)].append(node)
     joined = 0
-    for source, nodes in groups.items():
+    for (source, _), nodes in groups.items():
         if len(nodes) < 2 or constant_of(source) is not None:
             continue
         branches = [branch for node in nodes if (branch := _branch(node)) is not None]

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Array, Attribute, Editor, constant_of, is_op, kept, operand, rank_of, readers, shape_of
+from ingot.passes.lazy import NO_SIDE, Side, side_of_nodes
 from ingot.passes.tails import Tail, alike, tail_of, write
 
 _READERS = (
@@ -63,11 +64,12 @@ class Sibling:
 def join_convolutions(model: ir.Model) -> list[str]:
     """Joins sibling convolutions; gives how many, and why others stay apart."""
     editor = Editor(model)
-    sources: dict[ir.Value, list[ir.Node]] = defaultdict(list)
+    sources: dict[tuple[ir.Value, Side], list[ir.Node]] = defaultdict(list)
+    side = side_of_nodes(model)
     for node in model.graph:
         source = operand(node, 0)
         if is_op(node, "Conv") and source is not None and constant_of(source) is None:
-            sources[source].append(node)
+            sources[source, side.get(node, NO_SIDE)].append(node)
     apart: dict[str, list[str]] = defaultdict(list)
     joined = 0
     for nodes in sources.values():

@@ -282,14 +282,15 @@ def _step(
     scratch = [index[w] for w in launch.workspaces]
     reads = [index[n] for n in launch.reads] + scratch
     writes = [index[n] for n in launch.writes] + scratch
+    when = [spec.When(index[n], wanted) for n, wanted in lowered.guards.get(region.name, ())]
     if launch.call:
         model = models.add(launch.call, launch.reads, region.outputs)
-        return spec.Step("call", name, launch.region, after, reads, writes, model=model, backend="plugin")
+        return spec.Step("call", name, launch.region, after, reads, writes, model=model, backend="plugin", when=when)
     if kernel is None:
         body = lowered.host_bodies[region.name]
         model = models.add(body, launch.reads, region.outputs)
         backend = "plugin" if is_record(body) else lowered.host_backends.get(region.name, "onnxruntime")
-        return spec.Step("host", name, launch.region, after, reads, writes, model=model, backend=backend)
+        return spec.Step("host", name, launch.region, after, reads, writes, model=model, backend=backend, when=when)
     return spec.Step(
         kind="kernel",
         name=name,
@@ -307,4 +308,5 @@ def _step(
         cooperative=kernel.cooperative,
         arguments=[argument(a, launch, index) for a in kernel.arguments],
         pdl=kernel.pdl.value,
+        when=when,
     )

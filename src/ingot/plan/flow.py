@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,9 +39,13 @@ class Flow:
 
     @cached_property
     def depends(self) -> Mapping[int, frozenset[int]]:
-        """Regions whose results each working Region reads."""
+        """Regions whose results each working Region reads, or that decide whether it runs."""
         none: frozenset[int] = frozenset()
         return {
-            index: none.union(*(self.sources.get(name, none) for name in self.lowered.regions[index].inputs))
-            for index in self.working
+            index: none.union(*(self.sources.get(name, none) for name in self._needs(index))) for index in self.working
         }
+
+    def _needs(self, index: int) -> Iterator[str]:
+        region = self.lowered.regions[index]
+        yield from region.inputs
+        yield from (name for name, _ in self.lowered.guards.get(region.name, ()))

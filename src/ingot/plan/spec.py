@@ -8,6 +8,8 @@ This module imports neither onnx nor any compiler.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 Dim = int | str
@@ -96,6 +98,13 @@ class Cubin(msgspec.Struct, frozen=True):
     size: int
 
 
+class When(msgspec.Struct, frozen=True):
+    """A condition: values[value], of one bool that a host step makes, is ``wanted``."""
+
+    value: int
+    wanted: bool
+
+
 class Step(msgspec.Struct, frozen=True):
     """One unit of work. ``kind``: ``kernel``, ``host``, ``copy`` (values[reads[0]] to values[writes[0]]) or ``call``
     (a plugin's Python function, which submits work to the stream).
@@ -128,6 +137,14 @@ class Step(msgspec.Struct, frozen=True):
     reference; the model is its :class:`ingot.plugins.record.Record`). Calls: ``plugin``."""
     cooperative: bool = False
     """Whether the blocks of a kernel wait for each other."""
+    when: list[When] = []
+    """The step runs only where all of these hold; else nobody needs its results, and what is in their place is junk.
+    Steps that name it in ``after`` then wait for what it would have waited for."""
+
+
+def conditions(steps: Sequence[Step]) -> frozenset[int]:
+    """Values that decide which of ``steps`` run."""
+    return frozenset(when.value for step in steps for when in step.when)
 
 
 class RegionDecl(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from ingot.device.stream import Stream
 from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.graph.dtypes import numpy_dtype
-from ingot.plan.spec import Binding
+from ingot.plan.spec import Binding, conditions
 from ingot.runtime import shapes as dims
 from ingot.runtime.array import DeviceArray
 from ingot.runtime.context import Context, Shapes
@@ -293,7 +293,7 @@ class DeviceContext(Context):
             if self._table is None:
                 self._table = LaunchTable(engine.numbers, engine.function)
             weights = memoryview(engine.file.weights)
-            kind = OpenProgram if plan.data else Program
+            kind = OpenProgram if plan.data or conditions(plan.steps) else Program
             program = kind(
                 self._table, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
             )

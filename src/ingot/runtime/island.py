@@ -40,10 +40,19 @@ class _Transfer:
 class Island:
     """One host step bound to shapes and addresses."""
 
-    def __init__(self, plan: Plan, step: Step, function: HostFunction, found: Places, at: Callable[[int], int]) -> None:
-        """``at``: device address of every Value, 0 for those on the host. Allocates the staging memory."""
+    def __init__(
+        self,
+        plan: Plan,
+        step: Step,
+        function: HostFunction,
+        found: Places,
+        at: Callable[[int], int],
+        kept: frozenset[int] = frozenset(),
+    ) -> None:
+        """``at``: device address of every Value, 0 for those on the host. Allocates the staging memory.
+        ``kept``: Values that the host needs, too, where they are sent to the device."""
         self._step, self._function = step, function
-        self._places = found
+        self._places, self._kept = found, kept
         self._down = [self._transfer(i, at(i), step) for i in dict.fromkeys(step.reads) if at(i)]
         self._up = {i: self._transfer(i, at(i), step) for i in step.writes if at(i)}
         # Between the elements of a window lie other Values: they make the trip with it, unchanged.
@@ -74,9 +83,9 @@ class Island:
                 made, want = f"{result.dtype}{list(result.shape)}", f"{place.dtype}{list(shape or ())}"
                 raise IngotError(f"the host model made {made}, the plan says {want}", node=self._step.name)
             up = self._up.get(index)
-            if up is None:
+            if up is None or index in self._kept:
                 host[index] = result
-            else:
+            if up is not None:
                 if result.shape == up.view.shape:
                     up.view[...] = result
                 else:  # a size of nothing

@@ -1,7 +1,8 @@
-"""A Plan with sizes that data decides: graphs are bound to them as host steps make them known.
+"""A Plan with sizes or branches that data decides: graphs are bound to them as host steps make them known.
 
-The schedule is cut behind every stage in which a host step tells a size. The graphs of a part are made for the sizes
-that are known when its turn comes, and kept for the next time. A size of nothing is bound as one: steps on the device
+The schedule is cut behind every stage in which a host step tells a size, or a condition. The graphs of a part are made
+for the sizes that are known when its turn comes, without the steps that the conditions exclude, and kept for the next
+time. A size of nothing is bound as one: steps on the device
 make a row that nobody reads, since all they make is rows of such sizes; host steps and callers see what there is.
 """
 
@@ -18,7 +19,7 @@ from ingot.device.memory import PinnedBuffer
 from ingot.device.stream import Stream
 from ingot.errors import IngotError
 from ingot.graph.dims import Bindings, evaluate_shape, symbols
-from ingot.plan.spec import DataSize, Plan
+from ingot.plan.spec import DataSize, Plan, conditions
 from ingot.runtime.hostmodel import HostFunction
 from ingot.runtime.island import HostArrays, Island
 from ingot.runtime.places import Base, Place, Places
@@ -30,6 +31,8 @@ from ingot.runtime.table import LaunchTable
 
 Array = np.ndarray[Any, Any]
 Sizes = dict[str, int]
+Course = dict[int, bool]
+"""Conditions that are known, by Value, in the order in which they became so."""
 _KEPT = 64
 """Programs of parts kept, least recently used out first."""
 
@@ -45,6 +48,8 @@ class _Part:
     """Values that host steps have made, and whose size is known since the part before."""
     tells: tuple[DataSize, ...]
     """Sizes that are known behind it."""
+    decides: tuple[int, ...]
+    """Values that are conditions and known behind it."""
 
 
 class OpenPlaces:
@@ -69,7 +74,7 @@ class OpenPlaces:
 
 
 class OpenProgram:
-    """As :class:`ingot.runtime.program.Program`, for a Plan with ``data``."""
+    """As :class:`ingot.runtime.program.Program`, for a Plan with ``data`` or steps under conditions."""
 
     def __init__(
         self,
@@ -89,9 +94,9 @@ class OpenProgram:
         self._table, self._weights, self._ordinal = table, weights, ordinal
         self._models, self._calls = models, calls
         self._parts = _parts(self.plan, schedule)
-        self._programs = Recent[tuple[int, tuple[int, ...]], Program](_KEPT)
+        self._programs = Recent[tuple[int, tuple[int, ...], tuple[bool, ...]], Program](_KEPT)
         self.host: HostArrays = {}
-        self._first = self._program(0, {})
+        self._first = self._program(0, {}, {})
         least = Places(table.numbers, self._first.found)
         self.places = OpenPlaces(self.plan, least, self.bindings, self._parts[0].open)
         self._pinned: dict[int, PinnedBuffer] = {}
@@ -113,8 +118,9 @@ class OpenProgram:
     def launch(self, stream: Stream) -> None:
         """Submit everything; waits at every host step. Raises IngotError for a size beyond its bound."""
         sizes: Sizes = {}
+        course: Course = {}
         for number, part in enumerate(self._parts):
-            program = self._program(number, sizes)
+            program = self._program(number, sizes, course)
             self.host.update(program.constants)
             true = {**self.bindings, **sizes}
             self._send_late(program, part, sizes, stream)
@@ -127,21 +133,27 @@ class OpenProgram:
                     piece.run(stream, self.host)
             for told in part.tells:
                 sizes[told.symbol] = _size(told, self.host[told.value])
+            course |= {value: bool(self.host[value].reshape(())) for value in part.decides}
         self.places.sizes = sizes
 
-    def _program(self, number: int, sizes: Sizes) -> Program:
+    def _program(self, number: int, sizes: Sizes, course: Course) -> Program:
         part = self._parts[number]
         bound = {name: max(size, 1) for name, size in sizes.items()}
-        key = (number, tuple(bound.values()))
+        key = (number, tuple(bound.values()), tuple(course.values()))
         found = self._programs.get(key)
         if found is None:
             at = {**self._least, **bound}
             found = Program(
                 self._table, part.stages, at, self.bases, self._models, self._calls, self._weights, self._ordinal,
-                part.open,
+                part.open, self._idle(part, course),
             )  # fmt: skip
             self._programs.put(key, found)
         return found
+
+    def _idle(self, part: _Part, course: Course) -> frozenset[int]:
+        """Steps of a part that do not run."""
+        steps = ((i, self.plan.steps[i]) for stage in part.stages for i in stage.steps)
+        return frozenset(i for i, step in steps if any(course[w.value] is not w.wanted for w in step.when))
 
     def _send_late(self, program: Program, part: _Part, sizes: Sizes, stream: Stream) -> None:
         """Values that host steps made before their size was bound go where device steps read them."""
@@ -165,7 +177,8 @@ class OpenProgram:
 def stepwise(program: Program | OpenProgram) -> Program:
     """``program``, where its steps can be run one by one. Raises IngotError where sizes are known only on the way."""
     if isinstance(program, OpenProgram):
-        raise IngotError("sizes of this engine depend on data: its steps cannot be run apart", fix="use the simulator")
+        reason = "sizes or branches of this engine depend on data: its steps cannot be run apart"
+        raise IngotError(reason, fix="use the simulator")
     return program
 
 
@@ -186,8 +199,8 @@ class _Shapes:
 
 
 def _parts(plan: Plan, schedule: Sequence[Stage]) -> tuple[_Part, ...]:
-    """The schedule, cut behind each stage that tells a size."""
-    left = list(plan.data)
+    """The schedule, cut behind each stage that tells a size or a condition."""
+    left, undecided = list(plan.data), conditions(plan.steps)
     parts: list[_Part] = []
     stages: list[Stage] = []
     unknown, made, late = _open(plan, left), set[int](), tuple[int, ...]()
@@ -197,12 +210,14 @@ def _parts(plan: Plan, schedule: Sequence[Stage]) -> tuple[_Part, ...]:
             continue
         made.update(i for step in stage.steps for i in plan.steps[step].writes)
         told = tuple(d for d in left if d.value in made)
-        if told:
-            parts.append(_Part(tuple(stages), unknown, late, told))
+        decided = tuple(sorted(undecided & made))
+        undecided -= made
+        if told or decided:
+            parts.append(_Part(tuple(stages), unknown, late, told, decided))
             left, stages, before = [d for d in left if d not in told], [], unknown
             unknown = _open(plan, left)
             late = tuple(sorted((before - unknown) & made))
-    return (*parts, _Part(tuple(stages), unknown, late, ()))
+    return (*parts, _Part(tuple(stages), unknown, late, (), ()))
 
 
 def _open(plan: Plan, left: Sequence[DataSize]) -> frozenset[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from ingot.device.graph import Graph
 from ingot.device.stream import Stream
 from ingot.graph.dims import Bindings
-from ingot.plan.spec import Plan
+from ingot.plan.spec import Plan, Step, conditions
 from ingot.runtime.hostmodel import HostFunction
 from ingot.runtime.island import HostArrays, Island, host_constants
 from ingot.runtime.places import Base, Places
@@ -36,9 +36,10 @@ class Program:
         weights: memoryview,
         ordinal: int = 0,
         hidden: frozenset[int] = frozenset(),
+        idle: frozenset[int] = frozenset(),
     ) -> None:
         """Builds the graphs. ``bases``: device address of every memory; a missing one is on the host.
-        ``hidden``: Values whose shape is not known yet, which stay on the host.
+        ``hidden``: Values whose shape is not known yet, which stay on the host. ``idle``: steps that do not run.
 
         Raises IngotError when a size, grid or number is out of bounds at ``bindings``, or the
         device has no room.
@@ -59,15 +60,19 @@ class Program:
             self.constants = host_constants(plan, self.places, weights)
         self.parts: list[Graph | Island | StreamCall] = []
         table.fill(self.found, self._addresses)
+        kept = conditions(plan.steps)
         for stage in schedule:
             if not stage.host:
-                self.parts.append(self._segment(stage))
+                if not idle.issuperset(stage.steps):
+                    self.parts.append(self._segment(stage, idle))
                 continue
             for i in stage.steps:
-                if i in calls:
+                if i in idle:
+                    self.constants |= self._junk(plan.steps[i])
+                elif i in calls:
                     self.parts.append(StreamCall(plan, plan.steps[i], calls[i], self.places, self.at, ordinal))
                 else:
-                    self.parts.append(Island(plan, plan.steps[i], models[i], self.places, self._at_island))
+                    self.parts.append(Island(plan, plan.steps[i], models[i], self.places, self._at_island, kept))
         self.host: HostArrays = dict(self.constants)
         self._only = self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], Graph) else None
 
@@ -80,11 +85,19 @@ class Program:
         """As :meth:`at` for host steps, which read weights from the file, never back from the device."""
         return 0 if index in self.constants else self.at(index)
 
-    def _segment(self, stage: Stage) -> Graph:
+    def _segment(self, stage: Stage, idle: frozenset[int]) -> Graph:
         builder = SegmentBuilder(self.plan, self._table, self.places, self._addresses)
         for index in stage.steps:
-            builder.add(index)
+            if index in idle:
+                builder.leave_out(index)
+            else:
+                builder.add(index)
         return builder.instantiate()
+
+    def _junk(self, step: Step) -> HostArrays:
+        """Zeros in place of what a host step that does not run would leave on the host."""
+        places = {i: place for i in step.writes if not self.at(i) and (place := self.places[i]) is not None}
+        return {i: np.zeros(place.shape, place.dtype) for i, place in places.items()}
 
     def segment_builder(self) -> SegmentBuilder:
         """An empty graph over this program's shapes and addresses, until another Program is made or asked for one."""

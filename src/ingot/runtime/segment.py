@@ -22,6 +22,7 @@ class SegmentBuilder:
         self._graph = GraphBuilder()
         self._graph.keep(table)
         self._nodes: dict[int, list[Node]] = {}
+        self._passed: set[int] = set()
 
     def add(self, index: int) -> None:
         """Step ``index`` after those of its dependencies that are in the graph."""
@@ -30,13 +31,20 @@ class SegmentBuilder:
         early: list[Node] = []
         if len(step.after) == 1:
             after = nodes.get(step.after[0], [])
-            if step.programmatic:
+            if step.programmatic and step.programmatic[0] not in self._passed:
                 after, early = [], after
         else:
+            programmatic = [i for i in step.programmatic if i not in self._passed]
             # Two steps may have come to the same node, where a copy of nothing lies between.
-            after = list(dict.fromkeys(n for i in step.after if i not in step.programmatic for n in nodes.get(i, ())))
-            early = [node for i in step.programmatic for node in nodes.get(i, ())]
+            after = list(dict.fromkeys(n for i in step.after if i not in programmatic for n in nodes.get(i, ())))
+            early = [node for i in programmatic for node in nodes.get(i, ())]
         nodes[index] = self._emit(index, step, after, early)
+
+    def leave_out(self, index: int) -> None:
+        """Step ``index`` does not run: what waits for it waits for all that it would have waited for."""
+        after = self._plan.steps[index].after
+        self._nodes[index] = list(dict.fromkeys(node for i in after for node in self._nodes.get(i, ())))
+        self._passed.add(index)
 
     def repeat(self, index: int, times: int) -> None:
         """Step ``index`` several times in a row, each after the one before."""

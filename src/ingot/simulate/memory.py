@@ -142,8 +142,11 @@ class Memory:
             span.every_byte(self.owner[span.space, span.binding])[...] = index
 
     def spoil(self, index: int) -> None:
-        """Poisons a Value that is being written and not yet complete."""
-        span = self.spans[index]
+        """Poisons a Value that is being written and not yet complete, or that will not be made."""
+        span, dtype = self.spans[index], self.values[index].dtype
+        if span is not None and span.space == "host" and dtypes.nested(dtype) is None:
+            self.host[index] = np.zeros(span.shape, dtypes.numpy_dtype(dtype))
+            return
         if span is not None and (span.space, span.binding) in self.owner and span.bytes:
             span.every_byte(self.data[span.space, span.binding])[...] = _POISON
             self.claim(index)

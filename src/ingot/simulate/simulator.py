@@ -154,7 +154,10 @@ class _Run:
     def step(self, index: int) -> None:
         """Runs one step."""
         step = self.plan.steps[index]
-        if step.kind == "copy":
+        if not all(bool(self.memory.get(w.value)) is w.wanted for w in step.when):
+            for i in step.writes:
+                self.memory.spoil(i)
+        elif step.kind == "copy":
             self._check_reads(step.reads, step)
             self._put(step.writes[0], _copied(self.memory.get(step.reads[0])))
         elif step.kind == "host":
