@@ -13,6 +13,7 @@ def test_device_tests_pass_on_the_stand_in_driver(tmp_path: Path) -> None:
         "runtime/test_device_context.py",
         "runtime/test_device_arrays.py",
         "runtime/test_profiled_context.py",
+        "runtime/test_conditions.py",
         "runtime/test_open_program.py",
         "runtime/test_switch.py",
         "device/test_device.py",

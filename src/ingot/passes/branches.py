@@ -21,7 +21,7 @@ from ingot.graph.edit import Editor, constant_of, is_op, shape_of
 from ingot.importer.infer import infer_shapes
 from ingot.passes.data_sizes import decides_sizes
 from ingot.passes.inline import Inliner, discard
-from ingot.passes.unroll import works_on_device
+from ingot.passes.unroll import works, works_on_device
 from ingot.passes.writer import Writer
 
 Simplify = Callable[[ir.Model], None]
@@ -136,7 +136,8 @@ def _unfit(branches: Sequence[_Branch], sound: Sequence[_Branch]) -> No | None:
     """Why an If stays as it is."""
     if not sound:
         return No(f"neither of its branches fits the shapes at hand: {branches[0].wrong}")
-    if not any(works_on_device(branch.model.graph) for branch in sound):
+    graphs = [branch.model.graph for branch in sound]
+    if any(works(graph) for graph in graphs) and not any(works_on_device(graph) for graph in graphs):
         return No("nothing in its branches has a device kernel")
     for branch in sound:
         telling = next((node for node in branch.model.graph if decides_sizes(node)), None)

@@ -136,15 +136,19 @@ def _round(model: ir.Model) -> bool:
         modified |= bool(rules and RewritePass(rules)(model).modified)
         modified |= _no_ops(model)
         modified |= _settle_reshapes(model)
-        for step in (
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            common.DeduplicateInitializersPass(),
-            common.CommonSubexpressionEliminationPass(),
-            common.RemoveUnusedNodesPass(),
-            common.NameFixPass(),
-        ):
-            step(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        common.DeduplicateInitializersPass()(model)
+        if not _has_types(model):
+            common.CommonSubexpressionEliminationPass()(model)
+        common.RemoveUnusedNodesPass()(model)
+        common.NameFixPass()(model)
     return modified or nodes != list(model.graph.all_nodes())
+
+
+def _has_types(model: ir.Model) -> bool:
+    """Whether an attribute is a type: the library's search for common subexpressions cannot compare such."""
+    kinds = (ir.AttributeType.TYPE_PROTO, ir.AttributeType.TYPE_PROTOS)
+    return any(attr.type in kinds for node in model.graph.all_nodes() for attr in node.attributes.values())
 
 
 def _rules_for(present: set[str]) -> tuple[RewriteRule, ...]:

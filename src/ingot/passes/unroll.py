@@ -69,6 +69,11 @@ def nodes_in(graph: ir.Graph, known: Known) -> int:
     return max(total, 1)
 
 
+def works(graph: ir.Graph) -> bool:
+    """Whether ``graph`` does more than to hand values on."""
+    return any(node.op_type not in _FREE for node in graph)
+
+
 def works_on_device(graph: ir.Graph) -> bool:
     """Whether a node in ``graph`` has a device kernel."""
     return any(n.op_type not in _FREE and kind_of(n.op_type, n.domain) is not Kind.HOST for n in graph.all_nodes())

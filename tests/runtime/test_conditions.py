@@ -1,0 +1,103 @@
+"""Steps that run only where a host step says so. Runs on a GPU, and on the stand-in driver."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support import tiny
+from support.tiny import TinyPlan, number
+
+from ingot.errors import IngotError
+from ingot.plan.spec import When
+from ingot.runtime.engine import Engine
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not tiny.HAVE_GPU, reason="no GPU")]
+N = 300
+
+
+def above(limit: float) -> bytes:
+    """Whether the sum of p is above ``limit``."""
+    nodes = [
+        helper.make_node("Constant", [], ["limit"], value_float=limit),
+        helper.make_node("ReduceSum", ["p"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "limit"], ["r"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("p", TensorProto.FLOAT, None),
+        helper.make_tensor_value_info("r", TensorProto.BOOL, None),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    made: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return bytes(made.SerializeToString())
+
+
+def engine(space: str = "host") -> Engine:
+    """a = 2x; c = sum(a) > 0 (host); where c: b = 3a, h = b² (host), d = 2h, else d stays 5a; y = d + x.
+
+    All of them write d, so that it shows which ran. ``space``: where c lies.
+    """
+    p = TinyPlan(tiny.target())
+    p.value("x", [N], "input")
+    p.value("a", [N], offset=0)
+    p.value("c", [], space, 0 if space == "host" else 16384, dtype="bool", size=1)
+    p.value("b", [N], offset=4096)
+    p.value("h", [N], offset=8192)
+    p.value("d", [N], offset=12288)
+    p.value("y", [N], "output")
+    steps = [p.kernel("scale", ["x", "a", number(N), number(2)], N, ["a"])]
+    steps.append(p.host(above(0.0), ["a"], ["c"], (["p"], ["r"]), [steps[0]]))
+    steps.append(p.kernel("scale", ["a", "d", number(N), number(5)], N, ["d"], after=[steps[1]]))
+    steps.append(p.kernel("scale", ["a", "b", number(N), number(3)], N, ["b"], after=[steps[2]]))
+    square = tiny.model("Mul", ["p", "q"], ["r"])
+    steps.append(p.host(square, ["b", "b"], ["h"], (["p", "q"], ["r"]), [steps[3]]))
+    steps.append(p.kernel("scale", ["h", "d", number(N), number(2)], N, ["d"], after=[steps[4]]))
+    p.kernel("add", ["d", "x", "y", number(N)], N, ["y"], after=[steps[5]])
+    for index, wanted in ((2, False), (3, True), (4, True), (5, True)):
+        p.steps[index] = msgspec.structs.replace(p.steps[index], when=[When(p.names["c"], wanted)])
+    return p.engine()
+
+
+def expected(x: np.ndarray) -> np.ndarray:
+    a = 2 * x
+    return (2 * (3 * a) ** 2 if a.sum() > 0 else 5 * a) + x
+
+
+def vectors() -> list[np.ndarray]:
+    x = np.random.default_rng(0).integers(-3, 4, N).astype(np.float32)
+    return [x + 1, x - 1, x - 1, x + 1]
+
+
+@pytest.mark.parametrize("space", ["host", "arena"])
+def test_each_run_takes_its_own_course(space: str) -> None:
+    context = engine(space).context()
+    for x in vectors():
+        assert np.array_equal(np.asarray(context.run({"x": x})["y"]), expected(x))
+
+
+def test_a_bound_context_looks_again_at_every_launch() -> None:
+    context = engine().context()
+    context.bind()
+    for x in vectors():
+        context.input("x").set(x)
+        for _ in range(2):
+            context.enqueue()
+        context.synchronize()
+        assert np.array_equal(context.output("y").numpy(), expected(x))
+
+
+def test_a_condition_that_is_not_known_in_time_is_refused() -> None:
+    made = engine()
+    for change, why in (
+        ({"after": []}, "before it is known"),
+        ({"when": [When(0, True)]}, "no host step makes the condition"),
+        ({"when": [When(4, True)]}, "a condition of no bool"),
+    ):
+        steps = list(made.plan.steps)
+        steps[3] = msgspec.structs.replace(steps[3], **change)
+        plan = msgspec.structs.replace(made.plan, steps=steps)
+        file = made.file
+        with pytest.raises(IngotError, match=why):
+            type(file).from_bytes(type(file)(plan, file.weights, file.cubins, file.models).to_bytes())
