@@ -1,4 +1,7 @@
-"""Predicted time of a recurrent layer: its steps come one after another, and each has a product and a barrier."""
+"""Predicted time of a recurrent layer: its steps come one after another, and each has a product and a barrier.
+
+The constants are those of an H200.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,70 @@ import math
 
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.dtypes import itemsize
-from ingot.kernels.cost import LAUNCH
-from ingot.kernels.cuda.recurrent.tile import Form, Group, Held
+from ingot.kernels.api import Target
+from ingot.kernels.cost import LAUNCH, shared_per_sm
+from ingot.kernels.cuda.recurrent.tile import SAFE, Form, Group, Held
 
 _CLOCK = 1.7e9
-_BARRIER = {Group.ALONE: 0.05e-6, Group.CLUSTER: 0.9e-6, Group.GRID: 1.5e-6}
+_BARRIER = {Group.ALONE: 0.05e-6, Group.CLUSTER: 0.6e-6, Group.GRID: 1.4e-6}
 """From a state written to the state read by all, seconds."""
-_GATES = 0.25e-6
+_GATES = 0.35e-6
 """Activations of a thread's own elements, and the loads of the next inputs."""
-_LANE_FLOPS = 2 * 128 * 0.5
-"""Of an SM in a clock, by lanes that read shared memory."""
-_TENSOR_FLOPS = 2 * 1024 * 0.5
-_FAR_BYTES = 32.0
+_START = 2e-6
+_ACCESS = 128
+"""Bytes of shared memory that an SM reads in a clock."""
+_FAR_BYTES = 22.0
 """Of the L2 cache to an SM in a clock."""
+_MMA, _MMA_LATENCY = 12, 33
+"""Clocks from one m16n8k16 of a scheduler to the next, and to one that needs its result."""
+_SCHEDULERS = 4
+_THREADS = 2048
 
 
 def seconds(form: Form, bindings: Bindings) -> float:
     """Predicted seconds at the sizes ``bindings``."""
-    plan, tile, target = form.plan, form.tile, form.target
+    plan, tile = form.plan, form.tile
     steps, tiles = evaluate(plan.steps, bindings), evaluate(form.tiles, bindings)
-    blocks = tile.blocks * tiles * plan.form.directions
-    depth = plan.form.hidden
-    weights = plan.form.gates * tile.units * depth
-    flops = 2.0 * weights * tile.batch
-    busy = min(1.0, tile.threads / 256)
-    clocks = flops / ((_TENSOR_FLOPS if tile.tensor else _LANE_FLOPS) * busy)
     size = itemsize(plan.dtype)
+    weights = plan.form.gates * tile.units * plan.form.hidden * size
+    clocks = _tensor_clocks(form) if tile.tensor else _lane_clocks(form, size)
     if form.held is Held.MEMORY:
-        clocks += weights * size / _FAR_BYTES * 4
-    if tile.blocks > 1:
-        clocks += tile.batch * depth * (2 if tile.tensor else 4) / _FAR_BYTES
-    step = clocks / _CLOCK + _BARRIER[form.group] + _GATES
-    if plan.two_halves:
-        step += _BARRIER[form.group] + _GATES / 2
-    start = weights * size / _FAR_BYTES / _CLOCK
-    waves = math.ceil(blocks / target.sms)
-    return LAUNCH + waves * (2e-6 + start + steps * step)
+        clocks += weights / _FAR_BYTES
+    if form.group is Group.GRID:
+        clocks += tile.batch * plan.form.hidden * (tile.units // 4 if tile.tensor else 4) / _FAR_BYTES
+    halves = 2 if plan.two_halves else 1
+    step = clocks / _CLOCK + halves * (_BARRIER[form.group] + _GATES)
+    start = 0.0 if form.held is Held.MEMORY else weights / _FAR_BYTES / _CLOCK
+    waves = math.ceil(tiles * plan.form.directions / _together(form, form.target))
+    return LAUNCH + waves * (_START + start + steps * step)
+
+
+def _together(form: Form, target: Target) -> int:
+    """Groups that run at the same time. Not all SMs can be part of a cluster."""
+    on_one = min(shared_per_sm(target) // (form.shared + 1024), _THREADS // form.tile.threads)
+    if form.group is Group.ALONE:
+        return target.sms * on_one
+    return max(int(SAFE * target.sms * (on_one if form.group is Group.CLUSTER else 1)) // form.tile.blocks, 1)
+
+
+def _lane_clocks(form: Form, size: int) -> float:
+    """Clocks of an SM for one product: multiplications, or the reads of shared memory that feed them."""
+    tile, gates = form.tile, form.plan.form.gates
+    low = min(tile.batch // tile.rows, 2)
+    beside = max(32 // (tile.split * low), 1)
+    reads = gates * math.ceil(tile.split * beside * 4 * size / _ACCESS)
+    reads += tile.rows * math.ceil(tile.split * low * 16 / _ACCESS)
+    work = gates * tile.rows + (2 * gates if size == 2 else 0)  # and conversions
+    turns = form.depth / (4 * tile.split)
+    warps = tile.threads / 32
+    return turns * max(warps * max(reads, work), _SCHEDULERS * work, 40.0)
+
+
+def _tensor_clocks(form: Form) -> float:
+    """As :func:`_lane_clocks`, with tensor cores: a warp's chain, its scheduler's, or the reads of R."""
+    tile, gates = form.tile, form.plan.form.gates
+    warps = math.ceil(tile.threads / 32 / _SCHEDULERS)
+    clocks = form.part * max(gates * _MMA * warps, _MMA_LATENCY)
+    reads = form.part * tile.threads / 32 * (4 + (2 * gates if form.held is Held.SHARED else 0))
+    clocks = max(clocks, reads)
+    return clocks + (60 + 8 * gates * tile.split if tile.split > 1 else 0)

@@ -7,7 +7,8 @@ constexpr int kFew = kRows < kSplit ? 1 : kRows / kSplit;  // cells of a thread
 constexpr int kTiles = kBatch / kRows;
 constexpr int kDepth = (kHidden + 4 * kSplit - 1) / (4 * kSplit) * (4 * kSplit);
 constexpr int kWidth = (kHidden + 3) / 4 * 4;  // of the state in device memory
-constexpr int kSlots = kBlocks > 1 ? 1 : kTwoHalves ? 3 : 2;
+constexpr bool kFar = INGOT_GROUP == 2;  // the exchange is in device memory
+constexpr int kSlots = kFar ? 1 : kTwoHalves ? 3 : 2;
 constexpr int kSlot = kBatch * kStatePitch;  // elements of a slot
 
 struct Weights {
@@ -23,11 +24,9 @@ INGOT_INLINE vec_t<float, 4> four_weights(const Weights& weights, int gate, int 
 #pragma unroll
     for (int i = 0; i < 4; ++i) made.v[i] = (float)kept.v[i];
   } else if constexpr (kVector) {
-    const bool inside = weights.unit < kHidden && k < kHidden;
-    const vec_t<element_t, 4> far = load_vec<4>(weights.layer->r + (inside ? weights.direction : 0) *
-        weights.layer->r_direction + (inside ? (gate * kHidden + weights.unit) * weights.layer->r_row + k : 0));
+    const vec_t<element_t, 4> far = weights_at<4>(*weights.layer, weights.direction, gate, weights.unit, k);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) made.v[i] = inside ? (float)far.v[i] : 0.0f;
+    for (int i = 0; i < 4; ++i) made.v[i] = (float)far.v[i];
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -78,19 +77,24 @@ INGOT_INLINE void pick(float (&s)[kGates], const float (&sums)[kGates][kRows], i
 
 INGOT_INLINE void keep_weights(const Layer& layer, int direction, int first, element_t* weights) {
   if constexpr (kResident) {
-    for (int i = threadIdx.x; i < kGates * kUnits * kDepth; i += kThreads) {
-      const int row = i / kDepth, k = i % kDepth, unit = row % kUnits;
-      weights[row * kWeightPitch + k] = weight(layer, direction, row / kUnits, first + unit, k);
+    constexpr int kStep = kVector ? 4 : 1, kPieces = kDepth / kStep;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kGates * kUnits * kPieces; i += kThreads) {
+      const int row = i / kPieces, k = i % kPieces * kStep, gate = row / kUnits, unit = first + row % kUnits;
+      if constexpr (kVector)
+        store_vec<4>(weights + row * kWeightPitch + k, weights_at<4>(layer, direction, gate, unit, k));
+      else
+        weights[row * kWeightPitch + k] = weight(layer, direction, gate, unit, k);
     }
   }
 }
 
 // The state of the group's tile as it is in device memory to shared memory.
 INGOT_INLINE void gather(float* state, const float* from) {
-  if constexpr (kBlocks > 1) {
+  if constexpr (kFar) {
     for (int i = threadIdx.x; i < kBatch * (kWidth / 4); i += kThreads) {
       const int row = i / (kWidth / 4), k = i % (kWidth / 4) * 4;
-      const vec_t<unsigned, 4> words = load_shared_state(reinterpret_cast<const unsigned*>(from + row * kWidth + k));
+      const vec_t<unsigned, 4> words = receive(reinterpret_cast<const unsigned*>(from + row * kWidth + k));
 #pragma unroll
       for (int e = 0; e < 4; ++e)
         if (k + e < kHidden) state[row * kStatePitch + k + e] = __uint_as_float(words.v[e]);
@@ -116,20 +120,18 @@ INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Uni
     for (int i = 0; i < kFew; ++i) {
       const int row = (part + i * kSplit) * kTiles + place;
       if (part + i * kSplit >= kRows || weights.unit >= kHidden) continue;
-      if constexpr (kBlocks > 1)
-        far[(slot * kBatch + row) * kWidth + weights.unit] = values[i];
-      else
-        state[slot * kSlot + row * kStatePitch + weights.unit] = values[i];
+      float* at = kFar ? far + (slot * kBatch + row) * kWidth : state + slot * kSlot + row * kStatePitch;
+      send<1>(reinterpret_cast<unsigned*>(at + weights.unit), {{__float_as_uint(values[i])}});
     }
   };
   // The slot of the exchange as this thread reads it.
   auto take = [&](int slot) {
     gather(state, far + slot * kBatch * kWidth);
-    return state + (kBlocks > 1 ? 0 : slot * kSlot) + place * kStatePitch;
+    return state + (kFar ? 0 : slot * kSlot) + place * kStatePitch;
   };
   float values[kFew];
 #pragma unroll
-  for (int i = 0; i < kFew; ++i) values[i] = cells[i].h;
+  for (int i = 0; i < kFew; ++i) values[i] = cells[i].h[0];
   give(1, values);
   arrive(barrier);
 #pragma unroll
@@ -144,7 +146,7 @@ INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Uni
 #pragma unroll
       for (int i = 0; i < kFew; ++i) {
         pick(s, sums, part, i);
-        values[i] = reset(own, direction, cells[i], s);
+        values[i] = reset(own, direction, cells[i].g[0], s, cells[i].h[0]);
       }
       give(2, values);
       arrive(barrier);
@@ -161,13 +163,13 @@ INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Uni
       if (step < cells[i].length) {
 #if INGOT_CELL == 3
         if constexpr (kTwoHalves)
-          advance_reset(own, direction, cells[i], s[2]);
+          advance_reset(own, direction, cells[i].g[0], s[2], cells[i].h[0]);
         else
 #endif
-          advance(own, direction, cells[i], s);
+          advance(own, direction, cells[i].g[0], s, cells[i].h[0], cells[i].c[0]);
       }
       record(layer, direction, cells[i], step);
-      values[i] = cells[i].h;
+      values[i] = cells[i].h[0];
     }
     if (step + 1 == layer.steps) break;
     give(step & 1, values);
@@ -190,7 +192,7 @@ INGOT_INLINE void run_layer(const Layer& layer) {
   keep_weights(layer, direction, first, kept);
   for (int i = threadIdx.x; i < kSlots * kSlot; i += kThreads) state[i] = 0.0f;
   if constexpr (kWeightsEarly) pdl_wait();
-  __syncthreads();
+  meet();
   const Weights weights = {kept + unit * kWeightPitch, &layer, direction, first + unit};
   const Unit own = unit_of(layer, direction, first + unit);
   Barrier barrier = {layer.counters + kCounters * (blockIdx.y * kDirections + direction), 0};

@@ -27,6 +27,7 @@ _AXES = {
     "yc": ("direction", "row", "column"),
 }
 """Axes of every tensor where the batch does not come first."""
+_FAST = {"Sigmoid": "logistic", "Tanh": "hyperbolic_tangent"}
 _BATCH_FIRST = {3: (1, 0, 2), 4: (1, 2, 0, 3)}
 """By rank, where these axes are where it does."""
 _TURNED = ("x", "h0", "c0", "y", "yh", "yc")
@@ -41,8 +42,9 @@ def generate(form: Form) -> tuple[str, CudaText]:
     element = dtypes.TABLE[plan.dtype].cuda
     parts = [
         f"typedef {element} element_t;", f"#define INGOT_CELL {plan.form.gates}",
-        f"#define INGOT_GROUP {int(form.group)}", _constants(form), struct, _activations(plan),
-        template("recurrent/cell.cuh"), template("recurrent/tensor.cuh" if tile.tensor else "recurrent/lanes.cuh"),
+        f"#define INGOT_GROUP {int(form.group)}", _constants(form), struct, template("recurrent/gates.cuh"),
+        _activations(plan), template("recurrent/cell.cuh"),
+        template("recurrent/tensor.cuh" if tile.tensor else "recurrent/lanes.cuh"),
     ]  # fmt: skip
     out.line(f"const Layer layer = {{{', '.join(value for _, _, value in fields)}}};")
     out.line("run_layer(layer);")
@@ -84,7 +86,7 @@ def _constants(form: Form) -> str:
         "Reverse": sum(1 << i for i, back in enumerate(layer.reverse) if back), "Held": int(form.held),
         "WeightBytes": form.weight_bytes, "PartBytes": form.part_bytes, "StatePitch": form.state_pitch,
         "WeightPitch": form.weight_pitch, "Low": min(tile.batch // tile.rows, 2),
-        "Counters": COUNTERS // 4,
+        "Counters": COUNTERS // 4, "Wide": _wideness(form),
     }  # fmt: skip
     weights = plan.spec("r")
     flags = {
@@ -94,13 +96,28 @@ def _constants(form: Form) -> str:
         "LastState": plan.spec("yh") is not None, "LastCell": plan.spec("yc") is not None,
         "ResetAfter": layer.op == "GRU" and layer.reset_after, "TwoHalves": plan.two_halves, "Coupled": layer.coupled,
         "Clip": layer.clip > 0, "Resident": form.held is not Held.MEMORY, "Half": plan.dtype == "float16",
-        "Vector": _vector(form), "WeightsEarly": weights is not None and weights.constant,
+        "Vector": _vector(form), "WideInput": _wide(form, "x"), "WideOutput": _wide(form, "y"),
+        "WeightsEarly": weights is not None and weights.constant,
     }  # fmt: skip
     return "\n".join([
         *(f"constexpr int k{name} = {value};" for name, value in values.items()),
         *(f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items()),
         f"constexpr float kBound = {layer.clip!r}f;",
     ])  # fmt: skip
+
+
+def _wideness(form: Form) -> int:
+    """Elements of the state side by side that a thread has."""
+    return 2 if form.tile.tensor else 1
+
+
+def _wide(form: Form, role: str) -> bool:
+    """Whether what a thread has side by side is one access."""
+    spec, wide = form.plan.spec(role), _wideness(form)
+    if spec is None or wide == 1 or form.plan.form.hidden % wide or spec.strides[-1] != 1:
+        return False
+    whole = all(divisible(step, wide) for step in spec.strides[:-1])
+    return whole and spec.align % (wide * dtypes.itemsize(spec.dtype)) == 0
 
 
 def _vector(form: Form) -> bool:
@@ -126,13 +143,14 @@ def _code(function: Activation) -> str:
     if function.name == "Affine":
         return f"({alpha} * x + {beta})"
     if function.name == "ScaledTanh":
-        inner = _scalar("Tanh", f"({beta} * x)", function)
-        return f"({alpha} * {inner})"
-    return _scalar(function.name, "x", function)
+        return f"({alpha} * {_FAST['Tanh']}({beta} * x))"
+    if function.name in _FAST:
+        return f"{_FAST[function.name]}(x)"
+    return _scalar(function.name, function)
 
 
-def _scalar(op: str, operand: str, function: Activation) -> str:
+def _scalar(op: str, function: Activation) -> str:
     attrs = (("alpha", function.alpha), ("beta", function.beta))
-    code = expression(BodyOp(op, ("x",), ("y",), attrs), [operand], "cuda")
+    code = expression(BodyOp(op, ("x",), ("y",), attrs), ["x"], "cuda")
     assert not isinstance(code, No), code
     return code

@@ -18,7 +18,8 @@ from ingot.kernels.cuda.recurrent.plan import RecurrentPlan, plan_recurrent
 from ingot.kernels.cuda.recurrent.source import ENTRY, generate
 from ingot.kernels.cuda.recurrent.tile import Form, Group, RecurrentTile, largest_cluster
 
-_LIMIT = 12
+_EACH = 4
+"""Variants of a kind."""
 _THREADS = 1024
 _REGISTERS = 65536
 
@@ -38,10 +39,18 @@ class RecurrentTactic:
         return YES if candidates(plan, target) else No("no tile fits in shared memory", node=region.name)
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
-        """Tiles by predicted time."""
+        """Tiles by predicted time; a few of each kind, since the model compares kinds less well than sizes."""
         plan = _planned(region)
-        ranked = sorted(candidates(plan, target), key=lambda t: (seconds(Form(plan, t, target), bindings), str(t)))
-        return [tile.variant(self.name) for tile in ranked[:_LIMIT]]
+        forms = [Form(plan, tile, target) for tile in candidates(plan, target)]
+        ranked = sorted(forms, key=lambda form: (seconds(form, bindings), str(form.tile)))
+        taken: dict[tuple[bool, Group], int] = {}
+        found = []
+        for form in ranked:
+            kind = form.tile.tensor, form.group
+            taken[kind] = taken.get(kind, 0) + 1
+            if taken[kind] <= _EACH:
+                found.append(form.tile.variant(self.name))
+        return found
 
     def source(self, region: Region, variant: Variant, target: Target) -> str:
         """CUDA C++ of a variant."""

@@ -15,6 +15,7 @@ constexpr int kKept = kGates * kPart;         // operands of R that a warp has
 struct Place {
   int lane, group, tile, part;
 };
+constexpr bool kFar = INGOT_GROUP == 2;  // the exchange is in device memory
 typedef vec_t<unsigned, 2> Pair;
 
 INGOT_INLINE unsigned packed(float low, float high) {
@@ -49,6 +50,10 @@ INGOT_INLINE void multiply_tile(float (&d)[4], const vec_t<unsigned, 4>& a, cons
 
 // Two elements of a row of R side by side.
 INGOT_INLINE unsigned two_weights(const Layer& layer, int direction, int gate, int unit, int k) {
+  if constexpr (kVector) {
+    const vec_t<element_t, 2> both = weights_at<2>(layer, direction, gate, unit, k);
+    return both.v[0].bits | (unsigned)both.v[1].bits << 16;
+  }
   return weight(layer, direction, gate, unit, k).bits |
          (unsigned)weight(layer, direction, gate, unit, k + 1).bits << 16;
 }
@@ -97,7 +102,7 @@ INGOT_INLINE void multiply(float (&sums)[kGates][4], const Weights& weights, con
 #pragma unroll
   for (int i = 0; i < kPart; ++i) {
     const int step = at.part * kPart + i;
-    if (step < kSteps) a[i] = load_shared_state(state + ((at.tile * kSteps + step) * 32 + at.lane) * 4);
+    if (step < kSteps) a[i] = receive(state + ((at.tile * kSteps + step) * 32 + at.lane) * 4);
   }
 #pragma unroll
   for (int g = 0; g < kGates; ++g)
@@ -139,32 +144,31 @@ INGOT_INLINE void give(unsigned* slot, const Place& at, int first, const float (
   Pair words;
   words.v[0] = packed(values[0], values[1]);
   words.v[1] = packed(values[2], values[3]);
-  store_vec<2>(slot + ((at.tile * kSteps + eights / 2) * 32 + at.lane) * 4 + eights % 2 * 2, words);
+  send<2>(slot + ((at.tile * kSteps + eights / 2) * 32 + at.lane) * 4 + eights % 2 * 2, words);
 }
 
 INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Unit (&own)[2], unsigned* near,
                            float* parts, const Place& at, int tile, Barrier& barrier) {
   const int direction = weights.direction;
   unsigned* exchange = near;
-  if constexpr (kBlocks > 1)
+  if constexpr (kFar)
     exchange = layer.exchange + (long long)(direction * layer.tiles + tile) * (kTwoHalves ? 3 : 2) * kSlot;
   const bool leads = at.part == 0;
-  Cell cells[4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const int row = tile * kBatch + at.tile * 16 + at.lane / 4 + j / 2 * 8;
-    begin(layer, direction, cells[j], leads ? row : layer.rows, weights.first + at.lane % 4 * 2 + j % 2);
-  }
+  Cell cells[2];
   float values[4];
 #pragma unroll
-  for (int j = 0; j < 4; ++j) values[j] = cells[j].h;
+  for (int i = 0; i < 2; ++i) {
+    const int row = tile * kBatch + at.tile * 16 + at.lane / 4 + i * 8;
+    begin(layer, direction, cells[i], leads ? row : layer.rows, weights.first + at.lane % 4 * 2);
+    values[2 * i] = cells[i].h[0], values[2 * i + 1] = cells[i].h[1];
+  }
   if (leads) give(exchange + kSlot, at, weights.first, values);
   arrive(barrier);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) fetch(layer, direction, cells[j], 0);
+  for (int i = 0; i < 2; ++i) fetch(layer, direction, cells[i], 0);
   wait(barrier);
   for (int step = 0; step < layer.steps; ++step) {
-    float sums[kGates][4];
+    float sums[kGates][4], s[kGates];
     const unsigned* before = exchange + (step & 1 ^ 1) * kSlot;
 #if INGOT_CELL == 3
     if constexpr (kTwoHalves) {
@@ -172,8 +176,9 @@ INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Uni
       if (leads) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float s[kGates] = {sums[0][j], sums[1][j], 0.0f};
-          values[j] = reset(own[j % 2], direction, cells[j], s);
+          Cell& cell = cells[j / 2];
+          s[0] = sums[0][j], s[1] = sums[1][j], s[2] = 0.0f;
+          values[j] = step < cell.length ? reset(own[j % 2], direction, cell.g[j % 2], s, cell.h[j % 2]) : 0.0f;
         }
         give(exchange + 2 * kSlot, at, weights.first, values);
       }
@@ -188,36 +193,34 @@ INGOT_INLINE void run_tile(const Layer& layer, const Weights& weights, const Uni
     if (leads) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (step < cells[j].length) {
-          float s[kGates];
+        Cell& cell = cells[j / 2];
+        if (step < cell.length) {
 #pragma unroll
           for (int g = 0; g < kGates; ++g) s[g] = sums[g][j];
 #if INGOT_CELL == 3
           if constexpr (kTwoHalves)
-            advance_reset(own[j % 2], direction, cells[j], s[2]);
+            advance_reset(own[j % 2], direction, cell.g[j % 2], s[2], cell.h[j % 2]);
           else
 #endif
-            advance(own[j % 2], direction, cells[j], s);
+            advance(own[j % 2], direction, cell.g[j % 2], s, cell.h[j % 2], cell.c[j % 2]);
         }
-        values[j] = cells[j].h;
+        values[j] = exists(cell, j % 2) ? cell.h[j % 2] : 0.0f;
       }
       if (step + 1 < layer.steps) give(exchange + (step & 1) * kSlot, at, weights.first, values);
     }
     if (step + 1 < layer.steps) arrive(barrier);
     if (leads) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) record(layer, direction, cells[j], step);
+      for (int i = 0; i < 2; ++i) {
+        record(layer, direction, cells[i], step);
+        fetch(layer, direction, cells[i], step + 1);
+      }
     }
-    if (step + 1 == layer.steps) break;
-    if (leads) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) fetch(layer, direction, cells[j], step + 1);
-    }
-    wait(barrier);
+    if (step + 1 < layer.steps) wait(barrier);
   }
   if (leads) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) finish(layer, direction, cells[j]);
+    for (int i = 0; i < 2; ++i) finish(layer, direction, cells[i]);
   }
 }
 
@@ -231,7 +234,7 @@ INGOT_INLINE void run_layer(const Layer& layer) {
   if constexpr (!kWeightsEarly) pdl_wait();
   keep_weights(layer, direction, weights, at, reinterpret_cast<Pair*>(shared));
   if constexpr (kWeightsEarly) pdl_wait();
-  __syncthreads();
+  meet();
   const int unit = weights.first + at.lane % 4 * 2;
   const Unit own[2] = {unit_of(layer, direction, unit), unit_of(layer, direction, unit + 1)};
   Barrier barrier = {layer.counters + kCounters * (blockIdx.y * kDirections + direction), 0};

@@ -17,7 +17,7 @@ _LARGE = {90: 16, 100: 16}
 """By compute capability, where they may be more."""
 COUNTERS = 128
 """Bytes from the counters of one group to those of the next: a line of the cache."""
-_SAFE = 0.85
+SAFE = 0.85
 """Share of the target's SMs that blocks which wait for each other may want: cards of a family differ."""
 _REGISTERS = 65536
 _OPERAND_REGISTERS = 80
@@ -192,10 +192,10 @@ class Form:
     @property
     def state_bytes(self) -> int:
         """Shared memory for the state."""
-        alone = self.tile.blocks == 1
+        near = self.group is not Group.GRID
         if self.tile.tensor:
-            return self.slots * self.tile.batch // 16 * self.depth_steps * 512 if alone else 0
-        return (self.slots if alone else 1) * self.tile.batch * self.state_pitch * 4
+            return self.slots * self.tile.batch // 16 * self.depth_steps * 512 if near else 0
+        return (self.slots if near else 1) * self.tile.batch * self.state_pitch * 4
 
     @property
     def _rest(self) -> int:
@@ -216,7 +216,7 @@ class Form:
     @property
     def groups(self) -> int:
         """Groups of each direction that are on the device at the same time, where they meet at counters."""
-        return int(self.target.sms * _SAFE) // (self.tile.blocks * self.plan.form.directions)
+        return int(self.target.sms * SAFE) // (self.tile.blocks * self.plan.form.directions)
 
     @property
     def grid(self) -> tuple[Dim, Dim, Dim]:
@@ -229,10 +229,8 @@ class Form:
     @property
     def workspaces(self) -> tuple[Workspace, ...]:
         """The exchange, where it is in device memory, and counters."""
-        if self.group is Group.ALONE:
+        if self.group is not Group.GRID:
             return ()
         words = self.tile.batch * (8 * self.depth_steps if self.tile.tensor else -(-self.plan.form.hidden // 4) * 4)
         exchange = Workspace(mul(self.tiles, self.plan.form.directions * self.slots * words * 4))
-        if self.group is Group.CLUSTER:
-            return (exchange,)
         return exchange, Workspace(COUNTERS * self.groups * self.plan.form.directions, zeroed=True)
