@@ -72,7 +72,7 @@ def _tensor_clocks(form: Form) -> float:
     """As :func:`_lane_clocks`, with tensor cores: a warp's chain, its scheduler's, or the reads of R."""
     tile, gates = form.tile, form.plan.form.gates
     warps = math.ceil(tile.threads / 32 / _SCHEDULERS)
-    clocks = form.part * max(gates * _MMA * warps, _MMA_LATENCY)
+    clocks: float = form.part * max(gates * _MMA * warps, _MMA_LATENCY)
     reads = form.part * tile.threads / 32 * (4 + (2 * gates if form.held is Held.SHARED else 0))
     clocks = max(clocks, reads)
     return clocks + (60 + 8 * gates * tile.split if tile.split > 1 else 0)
