@@ -68,6 +68,7 @@ _H200 = (
     *_real("ocr_rec", "ocr_rec", "x", "3x48x320"),
     *_real("open_nsfw", "open_nsfw", "input:0", "224x224x3"),
     *_real("unet", "csmask_4b_l1c", "input", "4x256x256"),
+    Row("nsnet2-b32", "zoo:nsnet2_16k", ("input=32x100x161",), fp16=True, target="cuda"),
 )
 
 _ZOO_PICTURES = (
