@@ -315,3 +315,18 @@ def test_values_without_a_known_shape_stay() -> None:
     tidy(model)
     autocast(model)
     assert dtype_of(model, "Compress") == FULL
+
+
+@pytest.mark.parametrize(
+    ("activations", "wanted"), [(["Sigmoid", "Tanh"], HALF), (["Sigmoid", "Relu"], FULL)], ids=["bounded", "free"]
+)
+def test_a_recurrent_layer_is_half_where_its_state_is_bounded(activations: list[str], wanted: ir.DataType) -> None:
+    net = Net()
+    x = net.input("x", [5, "N", 6])
+    weights = (net.normal(1, 12, 6, scale=0.4), net.normal(1, 12, 4, scale=0.4), net.normal(1, 24))
+    y = net.op("GRU", x, *weights, hidden_size=4, activations=activations)
+    net.output(net.op("MatMul", y, net.normal(4, 3)))
+    model, notes = cast(net)
+    assert dtype_of(model, "GRU") == wanted
+    assert dtype_of(model, "MatMul") == HALF
+    assert any("Relu its state can exceed" in note for note in notes) == (wanted == FULL)

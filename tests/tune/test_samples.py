@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.recurrent import Case
 from support.regions import Op, build_region, conv_region, gemm_region
 from support.tuning import doubling
 
@@ -33,6 +34,14 @@ def test_indices_stay_inside_the_axis() -> None:
     region = build_region(Kind.MAP, inputs, body, {"y": spec("float32", (200, 3))}, ("y",))
     ids = random_inputs(region, {})[1]
     assert set(ids.tolist()) == set(range(5))
+
+
+def test_recurrent_layers_have_lengths_within_their_steps_and_trained_weights() -> None:
+    region = Case("GRU", 7, 200, 64, ("b", "lengths")).region()
+    inputs = dict(zip(region.inputs, random_inputs(region, {}), strict=True))
+    assert set(inputs["lengths"].tolist()) == set(range(1, 8))
+    assert float(inputs["r"].std()) == pytest.approx(1 / 8, rel=0.1)
+    assert flops(region, {}) == 2 * (7 * 200 * 3 * 64) * 64
 
 
 def test_divisors_are_not_zero() -> None:
