@@ -114,6 +114,22 @@ def test_graph_runs_its_nodes_in_order(module: Module) -> None:
     assert np.array_equal(left[500:], np.arange(500, n))
 
 
+def test_blocks_that_wait_for_each_other(module: Module) -> None:
+    stream, x, y = Stream(), Buffer(4000), Buffer(4000)
+    x.upload(np.arange(1000, dtype=np.float32))
+    args = KernelArgs([pointer(x.pointer), pointer(y.pointer), integer(1000), integer(2)])
+    function = module.function("scale", cooperative=True)
+    assert function is not module.function("scale")
+    builder = GraphBuilder()
+    builder.add_kernel(function, (8, 1, 1), 128, args)
+    graph = builder.instantiate()
+    for submit in (lambda: launch(function, (8, 1, 1), 128, args, stream), lambda: graph.launch(stream)):
+        y.fill(0)
+        submit()
+        stream.synchronize()
+        assert np.array_equal(y.read(np.float32, (1000,)), 2 * np.arange(1000, dtype=np.float32))
+
+
 def test_copy_of_rows() -> None:
     Device.open()
     stream, x, y = Stream(), Buffer(400), Buffer(400)

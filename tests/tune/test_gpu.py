@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.recurrent import Case
 from support.regions import Op, conv_region, gemm_region
 from support.tuning import WRONG, Scale, doubling, lowered
 
@@ -15,6 +16,7 @@ from ingot.errors import No
 from ingot.graph.region import Region
 from ingot.graph.tensor import spec
 from ingot.kernels.api import Program, Target
+from ingot.kernels.cuda.recurrent.tactic import TACTICS as RECURRENT_TACTICS
 from ingot.options import BuildOptions
 from ingot.tune import measure
 from ingot.tune.api import choose
@@ -24,6 +26,7 @@ from ingot.tune.setting import Setting, Timing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not available(), reason="needs an NVIDIA GPU")]
 SIZE = 1 << 16
+(RECURRENT,) = RECURRENT_TACTICS
 
 
 @pytest.fixture
@@ -42,6 +45,29 @@ def measurer() -> Iterator[DeviceMeasurer]:
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("INGOT_CACHE", str(tmp_path))
+
+
+def recurrent(name: str) -> Region:
+    after = (("linear_before_reset", 1),)
+    return {
+        "cluster": Case("GRU", 20, 32, 400, dtype="float16", attrs=after),
+        "grid": Case("LSTM", 10, 16, 700, ("b", "h0")),
+    }[name].region()
+
+
+@pytest.mark.parametrize("name", ["cluster", "grid"])
+def test_every_kind_of_a_recurrent_layer_is_right_in_graphs(
+    name: str, measurer: DeviceMeasurer, target: Target
+) -> None:
+    """Some of them are launched cooperatively."""
+    region = recurrent(name)
+    programs = {str(v): RECURRENT.compile(region, v, target) for v in RECURRENT.variants(region, target, {})}
+    assert any(program.kernels[0].cooperative for program in programs.values())
+    found = measurer.measure(region, {}, programs)
+    assert isinstance(found, dict) and found.keys() == programs.keys()
+    for variant, timing in found.items():
+        assert isinstance(timing, Timing), f"{variant}: {timing}"
+        assert 5e-6 < timing.seconds < 20e-3
 
 
 def compiled(tactic: Scale, region: Region, target: Target) -> dict[str, Program]:

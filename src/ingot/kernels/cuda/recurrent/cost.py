@@ -15,7 +15,7 @@ from ingot.kernels.cuda.recurrent.tile import SAFE, Form, Group, Held
 
 _CLOCK = 1.7e9
 _BARRIER = {Group.ALONE: 0.05e-6, Group.CLUSTER: 0.6e-6, Group.GRID: 1.4e-6}
-"""From a state written to the state read by all, seconds."""
+"""From a state written to the state read by all, seconds; that of clusters is estimated."""
 _GATES = 0.35e-6
 """Activations of a thread's own elements, and the loads of the next inputs."""
 _START = 2e-6
@@ -23,7 +23,7 @@ _ACCESS = 128
 """Bytes of shared memory that an SM reads in a clock."""
 _FAR_BYTES = 22.0
 """Of the L2 cache to an SM in a clock."""
-_MMA, _MMA_LATENCY = 12, 33
+_MMA, _MMA_LATENCY = 12, 45
 """Clocks from one m16n8k16 of a scheduler to the next, and to one that needs its result."""
 _SCHEDULERS = 4
 _THREADS = 2048
@@ -40,11 +40,12 @@ def seconds(form: Form, bindings: Bindings) -> float:
         clocks += weights / _FAR_BYTES
     if form.group is Group.GRID:
         clocks += tile.batch * plan.form.hidden * (tile.units // 4 if tile.tensor else 4) / _FAR_BYTES
+    groups, together = tiles * plan.form.directions, _together(form, form.target)
+    clocks *= max(min(groups, together) * tile.blocks / (SAFE * form.target.sms), 1.0)  # blocks that share an SM
     halves = 2 if plan.two_halves else 1
     step = clocks / _CLOCK + halves * (_BARRIER[form.group] + _GATES)
     start = 0.0 if form.held is Held.MEMORY else weights / _FAR_BYTES / _CLOCK
-    waves = math.ceil(tiles * plan.form.directions / _together(form, form.target))
-    return LAUNCH + waves * (_START + start + steps * step)
+    return LAUNCH + math.ceil(groups / together) * (_START + start + steps * step)
 
 
 def _together(form: Form, target: Target) -> int:
