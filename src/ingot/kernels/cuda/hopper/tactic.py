@@ -154,11 +154,12 @@ def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTil
 
 
 def _slice(channels: int, o: Operands) -> int:
-    """Elements of the depth per load: as many as the channels fill without much waste."""
+    """Elements of the depth per load: as many as the channels fill without much waste; a single tap's fill a wgmma."""
     if o.columns_inner:
         return 64
     widest = 128 // itemsize(o.a.dtype)
-    return next((width for width in (widest // 8, widest // 4, widest // 2) if channels <= width), widest)
+    narrow = (widest // 8,) if o.taps > 1 else ()
+    return next((width for width in (*narrow, widest // 4, widest // 2) if channels <= width), widest)
 
 
 def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
