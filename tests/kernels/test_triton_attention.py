@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ml_dtypes
 import numpy as np
@@ -53,6 +53,19 @@ def attention(
     return Case(name, build_region(Kind.ATTENTION, inputs, [op], {"y": y}, ["y"]), bindings or {})
 
 
+STEP = 0.02
+
+
+def quantized(case: Case, dtype: str, zero: int = 0) -> Case:
+    """The same with its result in bytes."""
+    old = case.region
+    result = replace(old.spec_of["y"], dtype=dtype)
+    op = BodyOp("QuantizeLinear", ("y", "step", "zero"), ("bytes",))
+    values, literals = (*old.values, ("bytes", result)), (("step", STEP), ("zero", zero))
+    region = replace(old, outputs=("bytes",), ops=(*old.ops, op), values=values, literals=literals)
+    return Case(f"{case.name}, {dtype}", region, case.bindings)
+
+
 def expected(case: Case, inputs: list[np.ndarray]) -> np.ndarray:
     """The operator's definition, in float64."""
     op = case.region.ops[0]
@@ -85,6 +98,11 @@ def inputs_of(case: Case) -> list[np.ndarray]:
 def check(case: Case, actual: np.ndarray, inputs: list[np.ndarray]) -> None:
     want = expected(case, inputs)
     assert actual.shape == want.shape
+    if case.region.literals:
+        limits = np.iinfo(actual.dtype)
+        steps = np.clip(want / STEP + int(case.region.literal_of["zero"]), limits.min, limits.max)  # type: ignore[arg-type]
+        assert np.abs(actual - steps).max() <= 0.75 and np.mean(np.abs(actual - np.rint(steps))) < 0.1
+        return
     tolerance = {np.dtype(np.float16): 3e-3, np.dtype(ml_dtypes.bfloat16): 2e-2, np.dtype(np.float32): 2e-5}[
         actual.dtype
     ]
@@ -111,6 +129,8 @@ CASES = [
     attention("float32", (1, 2, 18, 32), (2, 40, 32), dtype="float32"),
     attention("symbolic", ("b", 2, "s", 32), (2, "s", 32), bindings={"b": 2, "s": 35}),
     flat_heads(),
+    quantized(flat_heads(), "int8"),
+    quantized(attention("heads inside", (2, 3, 37, 24), (3, 53, 24), order=HEADS_INSIDE), "uint8", 117),
 ]
 
 
@@ -130,7 +150,12 @@ def test_numerics_in_the_interpreter(case: Case) -> None:
 @pytest.mark.parametrize("cc", [75, 80, 86, 89, 90, 100, 120])
 def test_compiles_for_every_target(cc: int) -> None:
     target = Target(cc)
-    for case in (attention("bert", (1, 12, 128, 64), (12, 128, 64), mask=(1, 1, 1, 128)), CASES[-2], CASES[9]):
+    for case in (
+        attention("bert", (1, 12, 128, 64), (12, 128, 64), mask=(1, 1, 1, 128)),
+        CASES[11],
+        CASES[9],
+        CASES[-2],
+    ):
         variant = ATTENTION.variants(case.region, target, case.bindings)[0]
         kernel = ATTENTION.compile(case.region, variant, target).kernels[0]
         assert kernel.cubin[:4] == b"\x7fELF"
@@ -146,6 +171,10 @@ def test_refusals_say_why() -> None:
     assert "512 features" in str(ATTENTION.accepts(wide, target))
     double = attention("double", (1, 1, 8, 16), (1, 8, 16), dtype="float64").region
     assert "float64" in str(ATTENTION.accepts(double, target))
+    scaled = quantized(CASES[0], "int8").region
+    assert "more than a quantization" in str(ATTENTION.accepts(replace(scaled, outputs=("y", "bytes")), target))
+    eighth = quantized(CASES[0], "float8_e4m3fn").region
+    assert ATTENTION.accepts(eighth, target) and "no FP8" in str(ATTENTION.accepts(eighth, Target(80)))
     bad = attention("mask", (1, 1, 8, 16), (1, 8, 16), mask=(1, 1, 8, 7)).region
     assert "broadcast" in str(ATTENTION.accepts(bad, target))
     assert "sm_75" in str(ATTENTION.accepts(CASES[0].region, Target(70)))

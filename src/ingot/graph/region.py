@@ -33,7 +33,7 @@ class Kind(StrEnum):
     GEMM = "gemm"
     """Anchor MatMul, Gemm or MatMulInteger, pointwise epilogue."""
     ATTENTION = "attention"
-    """Anchor Attention (opset 23, without cache), no epilogue."""
+    """Anchor Attention (opset 23, without cache), and at most a QuantizeLinear by numbers behind it."""
     ROWWISE = "rowwise"
     """Pointwise ops and reductions over the same trailing axes: softmax, normalisations."""
     REDUCE = "reduce"

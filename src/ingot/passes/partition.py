@@ -240,6 +240,8 @@ def _absorb_dequantizations(parts: Partition, solo: frozenset[str]) -> None:
 
 def _joins(parts: Partition, index: int, group: Group, shape: Shape, solo: frozenset[str]) -> bool:
     ops = parts.flat.ops
+    if group.kind is Kind.ATTENTION:
+        return _quantizes(parts, index, group) and not any(ops[i].name in solo for i in group.ops)
     if group.kind not in _ABSORBS_EPILOGUE or any(ops[i].name in solo for i in group.ops):
         return False
     if ops[group.ops[0]].body.op in _NEVER_WITH_EPILOGUE or not parts.fits([*group.ops, index]):
@@ -247,6 +249,15 @@ def _joins(parts: Partition, index: int, group: Group, shape: Shape, solo: froze
     if any(parts.flat.values[n].shape != shape for n in ops[index].body.outputs):
         return False
     return shape == group.shape or _makes_rows(parts, group, shape)
+
+
+def _quantizes(parts: Partition, index: int, group: Group) -> bool:
+    """Whether an op quantizes, by numbers, all that an attention gives: its kernel does nothing else behind itself."""
+    op, flat = parts.flat.ops[index].body, parts.flat
+    known = all(name in flat.literals for name in op.inputs[1:] if name)
+    made = op.inputs[0]
+    alone = len(group.ops) == 1 and parts.readers[made] == [index] and made not in flat.outputs
+    return op.op == "QuantizeLinear" and known and alone and flat.values[op.outputs[0]].shape == group.shape
 
 
 def _pools_stem(parts: Partition, index: int, solo: frozenset[str]) -> bool:

@@ -15,11 +15,15 @@ from functools import lru_cache
 from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, Dim, ceildiv, divisible, evaluate, mul
-from ingot.graph.region import Kind, Region
+from ingot.graph.region import BodyOp, Kind, Region
+from ingot.graph.scalar_code import compute_dtype
+from ingot.graph.scalar_ops import expression
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, without_tensor_cores
 from ingot.kernels.triton.builder import KernelBuilder
+from ingot.kernels.triton.epilogue import triton_name
+from ingot.kernels.triton.gemm import FLOAT8
 
 _LOG2_E = math.log2(math.e)
 _SMALL_SHARED = {75: 64512, 86: 101376, 89: 101376, 120: 101376, 80: 166912, 87: 166912}
@@ -64,14 +68,18 @@ class AttentionPlan:
     scale: float
     causal: bool
     dtype: str
+    quantize: BodyOp | None
+    """QuantizeLinear of the result, by numbers."""
 
 
 @lru_cache(maxsize=256)
 def plan_attention(region: Region) -> AttentionPlan | No:
     """The Region as one attention, or why it is not one that the kernel runs."""
-    if region.kind is not Kind.ATTENTION or len(region.ops) != 1 or region.ops[0].op != "Attention":
+    if region.kind is not Kind.ATTENTION or region.ops[0].op != "Attention" or len(region.ops) > 2:
         return No("not exactly one Attention")
-    op, specs = region.ops[0], region.spec_of
+    op, specs, quantize = region.ops[0], region.spec_of, _quantization(region)
+    if isinstance(quantize, No):
+        return quantize
     if any(op.inputs[3 + i : 4 + i] not in ((), ("",)) for i in (1, 2)) or any(op.outputs[1:]):
         return No("attention with a cache or with its scores as an output")
     if op.attr("softcap", 0.0):
@@ -82,7 +90,8 @@ def plan_attention(region: Region) -> AttentionPlan | No:
     if q.dtype not in ("float16", "bfloat16", "float32") or {k.dtype, v.dtype, y.dtype} != {q.dtype}:
         return No(f"attention of {q.dtype}, {k.dtype} and {v.dtype}")
     heads, kv_heads = int(op.attr("q_num_heads", 0) or 0), int(op.attr("kv_num_heads", 0) or 0)  # type: ignore[arg-type]
-    views = [_four(t, h) for t, h in ((q, heads), (k, kv_heads), (v, kv_heads), (y, heads))]
+    result = specs[region.outputs[0]]  # where it lies: of what is quantized only the type is known
+    views = [_four(t, h) for t, h in ((q, heads), (k, kv_heads), (v, kv_heads), (result, heads))]
     shapes = [view[0] for view in views if not isinstance(view, No)]
     if len(shapes) < 4:
         return No("queries, keys and values must be of rank 4, or of rank 3 with a number of heads")
@@ -95,15 +104,39 @@ def plan_attention(region: Region) -> AttentionPlan | No:
     mask = _mask(region, (batch, h, queries, keys))
     if isinstance(mask, No):
         return mask
-    names = (*op.inputs[:3], op.outputs[0])
+    names = (*op.inputs[:3], region.outputs[0])
     operands = [Operand(n, view[1]) for n, view in zip(names, views, strict=True) if not isinstance(view, No)]
     scale = op.attr("scale")
     factor = 1.0 / math.sqrt(features) if scale is None else float(scale)  # type: ignore[arg-type]
     causal = bool(op.attr("is_causal", 0))
     q_, k_, v_, y_ = operands
     return AttentionPlan(
-        q_, k_, v_, y_, mask, batch, h, h // kv, queries, keys, features, values, factor, causal, q.dtype
+        q_, k_, v_, y_, mask, batch, h, h // kv, queries, keys, features, values, factor, causal, q.dtype, quantize
     )
+
+
+def _quantization(region: Region) -> BodyOp | No | None:
+    """What quantizes the result, None where nothing does, or why there is no kernel for it."""
+    if len(region.ops) == 1:
+        return None
+    op = region.ops[1]
+    alone = op.inputs[:1] == region.ops[0].outputs[:1] and region.outputs == op.outputs
+    known = all(name in region.literal_of for name in op.inputs[1:] if name)
+    if op.op != "QuantizeLinear" or not alone or not known:
+        return No("more than a quantization behind the attention")
+    code = _quantized(region, op)
+    return code if isinstance(code, No) else op
+
+
+def _quantized(region: Region, op: BodyOp) -> str | No:
+    """Code of the quantized result out of ``acc``, in its own type."""
+    dtype = region.spec_of[op.outputs[0]].dtype
+    values = [region.literal_of.get(name, 0) for name in op.inputs[1:]]
+    if not all(isinstance(value, int | float) for value in values):
+        return No("a quantization by more than numbers")
+    numbers = [repr(kind(value)) for kind, value in zip((float, int), values, strict=False)]
+    code = expression(op, ["acc", *numbers], "triton", "float32", compute_dtype(dtype), narrow=False)
+    return code if isinstance(code, No) else f"{code}.to(tl.{triton_name(dtype)})"
 
 
 def _four(spec: TensorSpec, heads: int) -> tuple[tuple[Dim, ...], tuple[Dim, Dim, Dim, Dim]] | No:
@@ -183,9 +216,12 @@ class _Writer:
             k.line("gdc_launch_dependents()")
         k.line("acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]")
         y = self._at(self._base(plan.y, k.output(plan.y.name), "head"), plan.y, "rows[:, None]", "values[None, :]")
-        dtype = {"float16": "tl.float16", "bfloat16": "tl.bfloat16", "float32": "tl.float32"}[plan.dtype]
+        code: str | No = f"acc.to(tl.{plan.dtype})"
+        if plan.quantize is not None:
+            code = _quantized(k.region, plan.quantize)
+            assert isinstance(code, str), code
         outside = self._inside(rows=True, feature="values[None, :]", size=plan.value_features, load=False)
-        k.line(f"tl.store({y}, acc.to({dtype}){outside})")
+        k.line(f"tl.store({y}, {code}{outside})")
         return k
 
     def _loop(self) -> None:
@@ -267,12 +303,14 @@ class AttentionTactic:
     kinds: frozenset[Kind] = frozenset({Kind.ATTENTION})
 
     def accepts(self, region: Region, target: Target) -> Answer:
-        """Yes for one Attention without cache, in float16, bfloat16 or float32."""
+        """Yes for one Attention without cache, in float16, bfloat16 or float32, and a quantization behind it."""
         plan = plan_attention(region)
         if isinstance(plan, No):
             return No(plan.reason, node=region.name)
         if target.cc < 75:
             return No(f"{target.name} is older than sm_75", node=region.name)
+        if region.output_specs[0].dtype == FLOAT8 and target.cc < 89:
+            return No(f"{target.name} has no FP8", node=region.name)
         return YES
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
