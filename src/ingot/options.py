@@ -48,6 +48,8 @@ class Quantization:
     """For ONNX Runtime on the CPU, whose kernels want activations without a sign."""
     rounding: str = "nearest"
     """Of weights: ``nearest`` or ``adaround``."""
+    any_size: bool = False
+    """Samples need not have the sizes that the build fixes: what they calibrate keeps its free ones."""
 
 
 @dataclass(frozen=True)

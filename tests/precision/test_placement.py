@@ -138,3 +138,23 @@ def test_keep() -> None:
     model = prepared(residual_net(1))
     names = [layer.name for layer in place(model).layers]
     assert [layer.name for layer in place(model, names[:2]).layers] == names[2:]
+
+
+def test_what_is_kept_does_not_change_which_branch_of_an_add_is_8_bit() -> None:
+    """Else a branch would be quantized whose range nobody has seen."""
+    model = prepared(residual_net(3))
+    everything = place(model)
+    assert everything.adds
+    for layer in everything.layers:
+        some = place(model, [layer.name])
+        assert set(some.adds) <= set(everything.adds), layer.name
+        assert set(some.values) <= set(everything.values)
+    pair = Net()
+    x = pair.input("x", ["N", 4, 6, 6])
+    joined = pair.op("Add", conv(pair, x, 4, 4), conv(pair, x, 4, 4))
+    pair.output(conv(pair, str(joined), 4, 4))
+    model = prepared(pair)
+    (first, second, _), (branch,) = place(model).layers, place(model).adds
+    for name in (first.name, second.name):
+        assert list(place(model, [name]).adds) == [branch]
+    assert not place(model, [first.name, second.name]).adds

@@ -237,6 +237,7 @@ def bench(
     fp16: Annotated[bool | None, typer.Option("--fp16/--no-fp16", help="Compute in float16 where safe.")] = None,
     int8: Int8 = False,
     fp8: Fp8 = False,
+    best: Best = False,
     calibration: Calibration = None,
     budget: Budget = "0.5%",
     tf32: Tf32 = False,
@@ -278,7 +279,8 @@ def bench(
         from ingot.cli.quantize import quantization
 
         assert model is not None
-        eight = quantization(int8, fp8, calibration, None, budget, "cosine", sampled=model.startswith("zoo:"))
+        own = model.startswith("zoo:")
+        eight = quantization(int8, fp8, calibration, None, budget, "cosine", best=best, sampled=own)
         flags = Flags(target or "auto", bool(fp16), tf32, shapes or (), timing_db, opt_level, eight=eight, bf16=bf16)
         right = run_bench(model, original, name, flags, how, json, save)
     if not right:

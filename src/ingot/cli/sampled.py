@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ingot.builder.api import build_engine
+from ingot.builder.best import BEST
 from ingot.builder.provenance import quantized_provenance
 from ingot.builder.quantizing import quantize
 from ingot.builder.reading import read_model
@@ -35,6 +36,10 @@ def build_sampled(
 ) -> EngineFile:
     """The engine of ``source``, a model of the zoo, at any batch size: samples are calibrated with one by one."""
     assert options.quantization is not None and source.zoo
+    if options.quantization.precision == BEST:
+        loose = replace(options, quantization=replace(options.quantization, any_size=True))
+        drawn = samples(source, options)
+        return build_engine(source.model, loose, data=drawn, progress=progress, told=told)
     eight = replace(options.quantization, host=choose_target(options.target, tf32=options.tf32).target is None)
     made = quantize(source.model, eight, samples(source, options), progress=progress)
     told(made.report)

@@ -87,18 +87,21 @@ def place(
     made = Placement([layer for layer in layers if layer.name not in keep], refused)
     for layer in made.layers:
         made.edges[layer.name, 0] = str(layer.x.name)
-    _place_adds(model, made, keep, both_branches)
+    _place_adds(model, made, {layer.node: layer.name for layer in layers}, keep, both_branches)
     _place_moves(model, made, thresholds)
     return made
 
 
-def _place_adds(model: ir.Model, made: Placement, keep: Collection[str], both: bool) -> None:
-    """Residual branches of adds whose result is quantized anyway, from the last add to the first."""
-    nodes = {layer.node: layer.name for layer in made.layers}
+def _place_adds(model: ir.Model, made: Placement, nodes: dict[ir.Node, str], keep: Collection[str], both: bool) -> None:
+    """Residual branches of adds whose result is quantized anyway, from the last add to the first.
+
+    ``nodes``: all layers. Which branch a kernel reads from memory does not depend on the precision of its layer.
+    """
     order = {node: index for index, node in enumerate(model.graph)}
     for node in reversed([n for n in model.graph if plain_add(n)]):
         makers = [layer_behind(value, nodes) for value in node.inputs]
-        if node.name in keep or not any(makers) or not _read_quantized(node.outputs[0], made):
+        eight = any(maker is not None and nodes[maker] not in keep for maker in makers)
+        if node.name in keep or not eight or not _read_quantized(node.outputs[0], made):
             continue
         # The kernel of the later layer adds the other branch.
         fused = max((m for m in makers if m is not None), key=lambda m: order[m])
