@@ -129,6 +129,17 @@ def test_split_and_concat_of_the_same_tensor_share_memory() -> None:
     check_lowered(model, lowered, {"x": normal(1, 8, 6, 6)})
 
 
+def test_a_tensor_that_stands_in_a_concat_twice_once_in_parts_is_copied_once() -> None:
+    model = graph(
+        "g (float[2, 8, 4] x) => (float[4, 8, 4] c)"
+        " { a = Exp(x) l, r = Split <axis = 0> (a, sizes) c = Concat <axis = 0> (l, r, a) }",
+        sizes=np.array([1, 1]),
+    )  # fmt: skip
+    lowered = lowered_of(model)
+    assert [r.outputs for r in lowered.regions if r.kind is Kind.MAP] == [("a",), ("c/part2",)]
+    check_lowered(model, lowered, {"x": normal(2, 8, 4)})
+
+
 def test_views_move_nothing() -> None:
     model = graph(
         "g (float[2, 6, 4] x) => (float[2, 2, 12] y)"

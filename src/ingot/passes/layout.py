@@ -173,7 +173,7 @@ class _Assigner:
             if split is not None and self._free_to_place(split.inputs[0]):
                 self.placed[split.inputs[0]] = window
                 self.inside.update((op.outputs[0], part) for part in split.outputs)
-            elif ok:
+            elif ok and name not in self.placed:  # a split of it may have placed it since
                 self.placed[name] = window
                 self.inside.add((op.outputs[0], name))
 
