@@ -1,4 +1,4 @@
-"""Times pairs of pointwise convolutions, ResNet-50's that widen and narrow: one kernel for both against two.
+"""Times pairs of pointwise convolutions of ResNet-50, in a row and added: one kernel for both against two.
 
     PYTHONPATH=src python benchmarks/chain_layers.py --batch 8 128 --out chain_layers.jsonl
 
@@ -20,11 +20,13 @@ from ingot.device.device import Device
 from ingot.errors import No
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import channels_last, spec
-from ingot.kernels.api import Program, Target, Variant
-from ingot.kernels.cuda.chain.tactic import TACTICS
+from ingot.kernels.api import Program, Tactic, Target, Variant
+from ingot.kernels.cuda.chain.tactic import TACTICS as CHAINS
+from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.tune.measure import DeviceMeasurer
 from ingot.tune.setting import Setting
 
+TACTICS: tuple[Tactic, ...] = (*CHAINS, *HOPPER)
 _NHWC = channels_last(4)
 _WEIGHTS = 51 << 20
 """Bytes of ResNet-50's weights."""
@@ -75,9 +77,56 @@ class Pair:
         return 2 * batch * self.size**2 * (self.depth + 2 * self.wide + self.narrow) / bandwidth
 
 
-PAIRS = (
+@dataclass(frozen=True)
+class Sum:
+    """The end of a residual block whose other branch has a convolution of its own: both are added."""
+
+    count: int
+    size: int
+    """Of the result."""
+    depth: int
+    other: int
+    """Depth of the branch, which is read with ``stride``."""
+    wide: int
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``128+256/2->512 @28``."""
+        step = f"/{self.stride}" if self.stride > 1 else ""
+        return f"{self.depth}+{self.other}{step}->{self.wide} @{self.size}"
+
+    def region(self, batch: int) -> Region:
+        """Both, each with its bias, and ReLU."""
+        far = self.size * self.stride
+        result = spec("float16", (batch, self.wide, self.size, self.size), _NHWC)
+        values = {
+            "x": spec("float16", (batch, self.depth, self.size, self.size), _NHWC),
+            "v": spec("float16", (self.wide, self.depth, 1, 1), _NHWC, constant=True),
+            "a": spec("float16", (self.wide,), constant=True),
+            "r": spec("float16", (batch, self.other, far, far), _NHWC),
+            "w": spec("float16", (self.wide, self.other, 1, 1), _NHWC, constant=True),
+            "b": spec("float16", (self.wide,), constant=True),
+        }
+        ops = (
+            BodyOp("Conv", ("x", "v", "a"), ("one",)),
+            BodyOp("Conv", ("r", "w", "b"), ("two",), (("strides", (self.stride, self.stride)),)),
+            BodyOp("Add", ("one", "two"), ("sum",)),
+            BodyOp("Relu", ("sum",), ("y",)),
+        )
+        inner = dict.fromkeys(("one", "two", "sum", "y"), result)
+        return Region(Kind.SUM, self.name, tuple(values), ("y",), ops, tuple({**values, **inner}.items()))
+
+    def floor(self, batch: int, bandwidth: float) -> float:
+        """Seconds that its traffic or its work takes."""
+        pixels, depth = batch * self.size**2, self.depth + self.other
+        return max(2 * pixels * (depth + self.wide) / bandwidth, 2 * pixels * depth * self.wide / 790e12)
+
+
+PAIRS: tuple[Pair | Sum, ...] = (
     Pair(2, 56, 64, 256, 64), Pair(1, 56, 64, 256, 128), Pair(3, 28, 128, 512, 128), Pair(1, 28, 128, 512, 256),
-    Pair(5, 14, 256, 1024, 256),
+    Pair(4, 14, 256, 1024, 256), Sum(1, 56, 64, 64, 256, 1), Sum(1, 28, 128, 256, 512, 2),
+    Sum(1, 14, 256, 512, 1024, 2), Sum(1, 7, 512, 1024, 2048, 2),
 )  # fmt: skip
 
 
@@ -93,7 +142,7 @@ def compiled(region: Region, text: str, target: Target) -> Program | str:
 
 def variants(region: Region, target: Target, limits: dict[str, int]) -> Iterator[str]:
     """The likeliest of both tactics."""
-    for tactic in TACTICS:
+    for tactic in (t for t in TACTICS if region.kind in t.kinds):
         if tactic.accepts(region, target):
             yield from map(str, tactic.variants(region, target, {})[: limits[tactic.name]])
 
@@ -110,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     device, target = Device.open(0), Target(90)
     measurer = DeviceMeasurer(device.info.name, Setting(0, False, _WEIGHTS))
-    limits = {"cuda.chain": args.chain, "cuda.pair": args.pair}
+    limits = {"cuda.chain": args.chain, "cuda.hopper": args.chain, "cuda.pair": args.pair}
     cases = [(b, p) for b in args.batch for i, p in enumerate(PAIRS) if args.pairs is None or i in args.pairs]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool, Path(args.out).open("a") as file:
         tasks = {}

@@ -17,7 +17,7 @@ from ingot.simulate.simulator import Simulator
 
 @pytest.fixture(autouse=True)
 def small_tensors_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chains, "_LARGE", 1)
+    monkeypatch.setattr(chains, "LARGE", 1)
 
 
 def bottlenecks(*, stride: int = 1, dtype: int = TensorProto.FLOAT16, middle: int = 1) -> onnx.ModelProto:
@@ -95,7 +95,60 @@ def test_other_convolutions_are_left_alone() -> None:
 
 
 def test_small_tensors_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chains, "_LARGE", 2 * 2 * 32 * 6 * 5 + 1)
+    monkeypatch.setattr(chains, "LARGE", 2 * 2 * 32 * 6 * 5 + 1)
     assert Kind.CHAIN not in kinds(bottlenecks())
-    monkeypatch.setattr(chains, "_LARGE", 2 * 2 * 32 * 6 * 5)
+    monkeypatch.setattr(chains, "LARGE", 2 * 2 * 32 * 6 * 5)
     assert kinds(bottlenecks()).count(Kind.CHAIN) == 2
+
+
+def branches(*, stride: int = 2, gate: bool = False, output: bool = False, narrow: bool = False) -> onnx.ModelProto:
+    """The end of a residual block whose other branch has a convolution of its own; ``narrow``: one more behind it."""
+    rng = np.random.default_rng(7)
+    weights = [
+        numpy_helper.from_array((rng.standard_normal(shape) / shape[-3] ** 0.5).astype(np.float16), name)
+        for name, shape in (("u", (32, 16, 1, 1)), ("v", (32, 8, 1, 1)), ("w", (8, 32, 1, 1)))
+    ]
+    weights += [numpy_helper.from_array(rng.standard_normal(32).astype(np.float16), name) for name in ("bu", "bv")]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["r"], ["g"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["g", "v", "bv"], ["a"], name="main"),
+        helper.make_node("Conv", ["h", "u", "bu"], ["d"], name="branch", strides=[stride, stride]),
+        helper.make_node("Mul" if gate else "Add", ["a", "d"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+        *([helper.make_node("Conv", ["y", "w"], ["n"], name="narrow")] if narrow else []),
+        helper.make_node("Cast", ["n" if narrow else "y"], ["out"], to=TensorProto.FLOAT),
+    ]
+    size = [6, 5] if stride == 1 else [3, 3]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 16, 6, 5])
+    r = helper.make_tensor_value_info("r", TensorProto.FLOAT, [2, 8, *size])
+    results = [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)]
+    results += [helper.make_tensor_value_info("a", TensorProto.FLOAT16, None)] if output else []
+    graph = helper.make_graph(nodes, "branches", [x, r], results, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("stride, narrow", [(1, False), (2, False), (2, True), (1, True)])
+def test_two_branches_become_a_sum(stride: int, narrow: bool) -> None:
+    model = branches(stride=stride, narrow=narrow)
+    lowered = lowered_of(model)
+    chained = narrow and stride == 1
+    (region,) = [region for region in lowered.regions if region.kind is (Kind.CHAIN if chained else Kind.SUM)]
+    assert [op.op for op in region.ops[:4]] == ["Conv", "Conv", "Add", "Relu"]
+    assert sum(op.op == "Conv" for op in region.ops) == 2 + chained
+    size = (6, 5) if stride == 1 else (3, 3)
+    rng = np.random.default_rng(3)
+    feeds = {"x": rng.standard_normal((2, 16, 6, 5)), "r": rng.standard_normal((2, 8, *size))}
+    feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+    made = Simulator(plan_engine(lowered)).run(feeds)
+    np.testing.assert_allclose(made["out"], ort_outputs(model, feeds)["out"], rtol=5e-3, atol=5e-3)
+
+
+def test_what_is_no_sum_or_read_elsewhere_stays_apart() -> None:
+    assert Kind.SUM not in kinds(branches(gate=True))
+    assert Kind.SUM not in kinds(branches(output=True))
+
+    def none(region: Region) -> Answer:
+        return No("no sums") if region.kind is Kind.SUM else YES
+
+    assert kinds(branches(), none).count(Kind.CONV) == 2

@@ -13,7 +13,7 @@ from ingot.graph.region import Kind
 from ingot.precision.layers import Layer, layers_of
 from ingot.tune.choice import Choice
 
-_PRODUCTS = (Kind.CONV, Kind.STEM, Kind.GEMM)
+_PRODUCTS = (Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.GEMM)
 
 
 class Tuned(NamedTuple):

@@ -30,6 +30,8 @@ class Kind(StrEnum):
     """A Conv over few channels with pointwise ops before and after, a MaxPool, and pointwise ops behind that."""
     CHAIN = "chain"
     """Two pointwise Convs with pointwise ops behind each; the second reads the first one's result."""
+    SUM = "sum"
+    """The sum of two pointwise Convs of any strides, pointwise ops behind it."""
     GEMM = "gemm"
     """Anchor MatMul, Gemm or MatMulInteger, pointwise epilogue."""
     ATTENTION = "attention"
@@ -190,6 +192,7 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose", "ConvInteger"),
     Kind.STEM: ("Conv",),
     Kind.CHAIN: ("Conv",),
+    Kind.SUM: ("Conv",),
     Kind.GEMM: ("MatMul", "Gemm", "MatMulInteger"),
     Kind.ATTENTION: ("Attention",),
     Kind.ROWWISE: (

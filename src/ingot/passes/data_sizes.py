@@ -19,7 +19,7 @@ from ingot.graph.lowered import DataSize, SymbolRange
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind, Region
 
-HEAVY = frozenset({Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.GEMM, Kind.ATTENTION})
+HEAVY = frozenset({Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.GEMM, Kind.ATTENTION})
 """Kinds of products, which are worth a graph for each new size."""
 _SHARE = 4
 """The size that kernels are chosen for is the largest over this."""

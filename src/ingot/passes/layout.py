@@ -21,7 +21,8 @@ from ingot.passes.recurrent import BATCH_FIRST, swapped_behind
 from ingot.passes.views import RESHAPES, view_of
 from ingot.plugins.api import Layout as PluginLayout
 
-_SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.POOL}
+_SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.POOL}
+_WITH_WEIGHTS = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.GEMM}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
 _WEIGHTED = frozenset({*ANCHORS[Kind.CONV], *ANCHORS[Kind.GEMM]})
@@ -122,7 +123,7 @@ class _Assigner:
 
     def _order_weights(self) -> None:
         for group in self.groups:
-            for index in group.ops if group.kind in (Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.GEMM) else ():
+            for index in group.ops if group.kind in _WITH_WEIGHTS else ():
                 op = self.flat.ops[index].body
                 if op.op in _WEIGHTED and op.inputs[1] in self.flat.constants:
                     weight = self.out.values[op.inputs[1]]
@@ -313,7 +314,7 @@ class _Assigner:
         if have.constant or not have.rank:
             return None
         unit = [have.shape[a] == 1 or have.strides[a] == 1 for a in range(have.rank)]
-        if group.kind in (Kind.CONV, Kind.CHAIN) and name == op.inputs[0] and op.op in _WEIGHTED:
+        if group.kind in (Kind.CONV, Kind.CHAIN, Kind.SUM) and name == op.inputs[0] and op.op in _WEIGHTED:
             channels = have.shape[1]
             few = isinstance(channels, int) and channels < _FEW_CHANNELS and have.dense()
             return None if unit[1] or few else channels_last(have.rank)

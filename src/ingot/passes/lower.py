@@ -13,7 +13,7 @@ from ingot.graph.dims import symbols
 from ingot.graph.lowered import DataSize, Guard, Lowered, SymbolRange
 from ingot.graph.region import Kind, Region
 from ingot.importer.infer import infer_shapes
-from ingot.passes.chains import join_chains
+from ingot.passes.chains import join_pointwise
 from ingot.passes.data_sizes import HEAVY, accepts_sizes, data_sizes, sources
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
@@ -96,7 +96,7 @@ def _cut(
     host = dict(lazy.host)
     solo: set[str] = set()
     plain: dict[str, str] = {}
-    apart: set[str] = set()
+    apart: set[tuple[Kind, str]] = set()
     usual = {r.symbol: r.opt for r in ranges}
     for _ in range(_ROUNDS):
         flat = flatten(model, known, host)
@@ -107,7 +107,7 @@ def _cut(
         flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         flat = replace(flat, guards=guards(flat, lazy.conditions))
-        groups = join_chains(flat, partition(flat, frozenset(solo)), apart, usual)
+        groups = join_pointwise(flat, partition(flat, frozenset(solo)), apart, usual)
         cut = _Cut(flat, groups, assign_layout(flat, groups))
         if _settle(cut, takes, host, solo, plain, apart):
             continue
@@ -143,10 +143,16 @@ def _free_outputs(model: ir.Model) -> None:
 
 
 def _settle(
-    cut: _Cut, accepts: Accepts, host: dict[str, No], solo: set[str], plain: dict[str, str], apart: set[str]
+    cut: _Cut,
+    accepts: Accepts,
+    host: dict[str, No],
+    solo: set[str],
+    plain: dict[str, str],
+    apart: set[tuple[Kind, str]],
 ) -> bool:
-    """Records refusals (in ``plain`` those of what was rewritten, in ``apart`` those of chains); True when the graph
-    has to be cut again.
+    """Records refusals (in ``plain`` those of what was rewritten, in ``apart`` those of joined convolutions).
+
+    True when the graph has to be cut again.
     """
     again = False
     for region in cut.layout.regions:
@@ -160,8 +166,8 @@ def _settle(
         names = [cut.flat.ops[i].name for i in group.ops]
         made_from = {cut.flat.ops[i].origin for i in group.ops} - {""}
         again = True
-        if group.kind is Kind.CHAIN:
-            apart.add(names[0])
+        if group.kind in (Kind.CHAIN, Kind.SUM):
+            apart.add((group.kind, names[0]))
         elif made_from:
             plain.update(dict.fromkeys(sorted(made_from), str(answer)))  # back to the node as it was
         elif len(names) > 1 and not set(names) <= solo:

@@ -107,7 +107,7 @@ def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
     if region.kind is Kind.RECURRENT:
         state = region.anchor.inputs[R]
         return {state: max(evaluate(region.spec_of[state].shape[-1], bindings), 1) ** -0.5}
-    if region.kind is Kind.CHAIN:
+    if region.kind in (Kind.CHAIN, Kind.SUM):
         convolutions = [op for op in region.ops if op.op == "Conv"]
         return {op.inputs[1]: max(reduction_length(op, region, bindings), 1) ** -0.5 for op in convolutions}
     if region.kind not in (Kind.CONV, Kind.STEM, Kind.GEMM):

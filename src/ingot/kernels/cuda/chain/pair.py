@@ -1,4 +1,4 @@
-"""``cuda.pair``: a CHAIN Region as two kernels of the Hopper family, one after the other.
+"""``cuda.pair``: a CHAIN or SUM Region as two kernels of the Hopper family, one after the other.
 
 Offered beside the one kernel for both, so that measurement decides between them.
 """
@@ -15,7 +15,8 @@ from ingot.graph.dims import Bindings, mul
 from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Argument, Input, Output, Program, Scratch, Target, TensorMap, Variant, Workspace
-from ingot.kernels.cuda.chain.plan import Halves, halves
+from ingot.kernels.cuda.chain.plan import Halves, halves, plan_chain
+from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tactic import HopperTactic
 
 _EACH = 6
@@ -29,11 +30,14 @@ class PairTactic:
     """Both convolutions by ``cuda.hopper``; the tensor between them goes through memory."""
 
     name: str = "cuda.pair"
-    kinds: frozenset[Kind] = frozenset({Kind.CHAIN})
+    kinds: frozenset[Kind] = frozenset({Kind.CHAIN, Kind.SUM})
 
     def accepts(self, region: Region, target: Target) -> Answer:
-        """Whatever ``cuda.hopper`` takes of either half."""
+        """What one kernel takes, too: other convolutions are better tuned apart."""
+        whole = sum_operands(region) if region.kind is Kind.SUM else plan_chain(region)
         parts = halves(region)
+        if isinstance(whole, No):
+            return whole
         if isinstance(parts, No):
             return parts
         return _HOPPER.accepts(parts.first, target) and _HOPPER.accepts(parts.second, target)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ingot.errors import No
-from ingot.graph.dims import Dim, divisible
+from ingot.graph.dims import Dim, add, divisible
 from ingot.graph.dtypes import itemsize
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec, channels_last, spec
 from ingot.kernels.cuda.hopper.operands import TYPES, Operands, flat_axes, operands
+from ingot.kernels.cuda.hopper.sums import sum_operands, terms
 from ingot.kernels.cuda.rows.text import arithmetic_types, refusal, scalar_literals
 
 _WIDEST = 256
@@ -37,10 +38,16 @@ class ChainPlan:
         return self.middle in self.region.outputs
 
     @property
+    def depths(self) -> tuple[int, ...]:
+        """Input channels of the first product, and of one that is added to it."""
+        parts = (self.first,) if self.first.beside is None else (self.first, self.first.beside)
+        assert all(isinstance(o.channels, int) for o in parts)
+        return tuple(int(o.channels) for o in parts)
+
+    @property
     def depth(self) -> int:
-        """Input channels of the first product."""
-        assert isinstance(self.first.channels, int)
-        return self.first.channels
+        """Elements of the depth that are multiplied: of two parts, each one's slices of 64 as a whole."""
+        return self.depths[0] if len(self.depths) == 1 else sum(-(-d // 64) * 64 for d in self.depths)
 
     @property
     def wide(self) -> int:
@@ -60,7 +67,7 @@ class ChainPlan:
 
 @dataclass(frozen=True)
 class Halves:
-    """A CHAIN Region as two Regions of kind CONV that run one after the other."""
+    """A CHAIN or SUM Region as two Regions, of kind CONV or the first of kind SUM, that run one after the other."""
 
     first: Region
     second: Region
@@ -68,22 +75,35 @@ class Halves:
 
 
 def halves(region: Region) -> Halves | No:
-    """The two convolutions of a CHAIN Region with what follows each, or why it is none."""
+    """The convolutions of the Region with what follows each, or why it is no chain and no sum of two.
+
+    The first part of a chain may be a sum.
+    """
+    if region.kind is Kind.SUM:
+        found = terms(region)
+        if isinstance(found, No):
+            return found
+        return _halves(region, [found.beside], found.rest, found.beside.outputs[0])
     convolutions = [op for op in region.ops if op.op == "Conv"]
-    if len(convolutions) != 2:
-        return No(f"{len(convolutions)} convolutions instead of two")
-    made = set(convolutions[1].outputs)
-    later = [convolutions[1]]
+    if len(convolutions) not in (2, 3):
+        return No(f"{len(convolutions)} convolutions instead of two or three")
+    last = convolutions[-1]
+    made = set(last.outputs)
+    later = [last]
     for op in region.ops:
-        if op is not convolutions[1] and made & set(op.inputs):
+        if op is not last and made & set(op.inputs):
             later.append(op)
             made |= set(op.outputs)
     earlier = [op for op in region.ops if not any(op is other for other in later)]
-    middle = convolutions[1].inputs[0]
+    middle = last.inputs[0]
     own = {name for op in earlier for name in op.outputs}
     crossing = {name for op in later for name in op.inputs if name in own}
     if crossing != {middle}:
-        return No("the second convolution does not read the first one's result alone")
+        return No("the last convolution does not read the result of those before alone")
+    return _halves(region, earlier, later, middle)
+
+
+def _halves(region: Region, earlier: Sequence[BodyOp], later: Sequence[BodyOp], middle: str) -> Halves:
     known = region.spec_of[middle]
     dense = known if middle in region.outputs else spec(known.dtype, known.shape, channels_last(known.rank))
     return Halves(_half(region, earlier, middle, dense), _half(region, later, middle, dense), middle)
@@ -98,9 +118,8 @@ def _half(region: Region, ops: Sequence[BodyOp], middle: str, dense: TensorSpec)
     used = made | read
     values = tuple((name, dense if name == middle else value) for name, value in region.values if name in used)
     literals = tuple((name, value) for name, value in region.literals if name in used)
-    return replace(
-        region, kind=Kind.CONV, inputs=inputs, outputs=outputs, ops=tuple(ops), values=values, literals=literals
-    )
+    kind = Kind.SUM if sum(op.op == "Conv" for op in ops) == 2 else Kind.CONV
+    return replace(region, kind=kind, inputs=inputs, outputs=outputs, ops=tuple(ops), values=values, literals=literals)
 
 
 def plan_chain(region: Region) -> ChainPlan | No:
@@ -108,17 +127,19 @@ def plan_chain(region: Region) -> ChainPlan | No:
     parts = halves(region)
     if isinstance(parts, No):
         return parts
-    first, second = operands(parts.first), operands(parts.second)
+    first = sum_operands(parts.first) if parts.first.kind is Kind.SUM else operands(parts.first)
+    second = operands(parts.second)
     for o in (first, second):
         if isinstance(o, No):
             return o
     assert isinstance(first, Operands) and isinstance(second, Operands)
     if first.a.dtype not in TYPES or second.a.dtype != first.a.dtype:
         return No(f"operands of types {first.a.dtype} and {second.a.dtype}")
-    for o in (first, second):
-        if o.gather or not o.b.constant:
+    for o in (first, second, *([first.beside] if first.beside is not None else [])):
+        if o.gather or not o.b.constant or not isinstance(o.channels, int):
             return No("a convolution that is not 1 x 1 with stride 1 and constant weights")
-    if second.cols > _WIDEST or not isinstance(first.channels, int) or first.channels > _DEEPEST:
+    depth = first.channels if first.beside is None else add(first.channels, first.beside.channels)
+    if second.cols > _WIDEST or not isinstance(depth, int) or depth > _DEEPEST:
         return No(f"more than {_DEEPEST} input channels, or more than {_WIDEST} output channels")
     residual = _residual(first, second)
     if isinstance(residual, No):

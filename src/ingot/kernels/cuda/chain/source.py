@@ -31,9 +31,9 @@ _STORED_ROWS = 16
 _ALIGN = 16
 
 
-def tile_count(plan: ChainPlan, tile: ChainTile) -> Dim:
-    """Tiles, those of the blocks of a cluster counted once."""
-    return ceildiv(plan.rows, tile.rows * tile.cluster)
+def part_count(plan: ChainPlan, tile: ChainTile) -> Dim:
+    """Parts of the rows; each warpgroup works on one at a time."""
+    return ceildiv(plan.rows, 64 * tile.units)
 
 
 def generate(plan: ChainPlan, tile: ChainTile, target: Target) -> Source:
@@ -42,33 +42,37 @@ def generate(plan: ChainPlan, tile: ChainTile, target: Target) -> Source:
     wide = _Half(plan, plan.first, "wide", 8, out)
     narrow = _Half(plan, plan.second, "narrow", 2, out)
     body = [*wide.text(), *narrow.text()]
-    tiles = tile_count(plan, tile)
-    number = out.number(tiles)
+    parts = part_count(plan, tile)
+    number = out.number(parts)
     fields = [f"  {kind} {name};" for name, (kind, _) in out.parameters.items()]
     struct = "\n".join(["struct Epilogue {", *fields, *body, "};", ""])
     maps = _maps(plan, tile)
-    names = ("x", "v", "w", "residual", "wide", "narrow")
+    names = ("x", "v", "beside_x", "beside_v", "w", "residual", "wide", "narrow")
     parameters = [f"const __grid_constant__ tensor_map_t {name}" for name in names]
     parameters += [f"{kind} {name}" for name, (kind, _) in out.parameters.items()]
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({tile.threads}, 1) {ENTRY}({", ".join(parameters)}) {{
   const Epilogue epilogue = {{{", ".join(out.parameters)}}};
   const Problem problem = {{{number}}};
-  chain({", ".join(names)}, problem, epilogue);
+  chain({{{", ".join(names)}}}, problem, epilogue);
 }}
 """
     debug = f"#define INGOT_SPIN_LIMIT {hopper.SPIN_LIMIT}" if hopper.SPIN_LIMIT else ""
-    parts = [
+    texts = [
         debug, HELPERS, template("hopper/ptx.cuh"), _constants(plan, tile), template("chain/instructions.cuh"),
         _products(plan), struct, template("chain/chain.cuh"), kernel,
     ]  # fmt: skip
     most = target.sms // tile.cluster
-    clusters: Dim = min(tiles, most) if isinstance(tiles, int) else f"min({tiles}, {most})"
-    return Source("\n".join(parts), mul(clusters, tile.cluster), (*maps, *out.arguments))
+    wanted = ceildiv(parts, tile.cluster)
+    clusters: Dim = min(wanted, most) if isinstance(wanted, int) else f"min({wanted}, {most})"
+    return Source("\n".join(texts), mul(clusters, tile.cluster), (*maps, *out.arguments))
 
 
 def _maps(plan: ChainPlan, tile: ChainTile) -> tuple[TensorMap, ...]:
-    """Input, both weights, residual, first and second result; what there is not repeats the input's."""
+    """Inputs and weights of the first product and one beside it, weights of the second, residual, both results.
+
+    What there is not repeats the input's.
+    """
     region, dtype = plan.region, plan.first.a.dtype
     item = dtypes.itemsize(dtype)
 
@@ -85,10 +89,13 @@ def _maps(plan: ChainPlan, tile: ChainTile) -> tuple[TensorMap, ...]:
         at = Output(region.outputs.index(name)) if name in region.outputs else Input(region.inputs.index(name))
         return TensorMap(at, dtype, (value.shape[1], plan.rows, 1), (mul(stride, item), _ALIGN), (64, rows, 1))
 
+    beside = plan.first.beside or plan.first
     x = tensor(plan.first.region.ops[0].inputs[0], _ROWS)
     return (
         x,
         weights(plan.first, _ROWS),
+        tensor(beside.region.ops[0].inputs[0], _ROWS),
+        weights(beside, _ROWS),
         weights(plan.second, plan.narrow),
         tensor(plan.residual, _ROWS) if plan.residual else x,
         tensor(plan.middle, _STORED_ROWS) if plan.stored else x,
@@ -99,12 +106,13 @@ def _maps(plan: ChainPlan, tile: ChainTile) -> tuple[TensorMap, ...]:
 def _constants(plan: ChainPlan, tile: ChainTile) -> str:
     producer, consumer = tile.registers
     values = {
-        "Units": tile.units, "Groups": tile.groups, "Images": tile.images, "Slots": tile.slots, "Stages": tile.stages,
-        "Cluster": tile.cluster, "Depth": slices(plan), "Steps": -(-plan.depth // 16), "Chunks": chunks(plan),
-        "Narrow": plan.narrow, "ProducerRegisters": producer, "ConsumerRegisters": consumer,
+        "Units": tile.units, "Groups": tile.groups, "Images": tile.images, "Slots": tile.slots, "Pieces": tile.pieces,
+        "Cluster": tile.cluster, "Depth": slices(plan),
+        "Own": -(-plan.depths[0] // 64), "Steps": -(-plan.depth // 16), "Chunks": chunks(plan),
+        "Narrow": plan.narrow, "ProducerRegisters": producer, "ConsumerRegisters": consumer, "Hints": tile.hints,
     }  # fmt: skip
     flags = {
-        "Kept": tile.kept(plan), "Residual": bool(plan.residual), "Stored": plan.stored, "Hints": bool(tile.hints),
+        "Kept": tile.kept(plan), "Residual": bool(plan.residual), "Stored": plan.stored,
         "Brain": plan.first.a.dtype == "bfloat16",
     }  # fmt: skip
     lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]

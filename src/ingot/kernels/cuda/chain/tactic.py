@@ -15,13 +15,18 @@ from ingot.kernels.cuda.chain.cost import seconds
 from ingot.kernels.cuda.chain.pair import PairTactic
 from ingot.kernels.cuda.chain.plan import ChainPlan, plan_chain
 from ingot.kernels.cuda.chain.source import ENTRY, generate
-from ingot.kernels.cuda.chain.tile import MOST_SLOTS, ChainTile, chunks
+from ingot.kernels.cuda.chain.tile import MOST_SLOTS, ChainTile, chunks, piece_bytes
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.source import Source
 
 _LEAST_SLOTS = 3
-_STREAMED = (2, 3, 4)
-"""Chunks of weights in flight where they do not all stay."""
+_STREAMED = (3, 4, 5, 6, 8)
+"""Pieces of weights in flight where they do not all stay."""
+_AMOUNTS = 2
+"""Of them those that are tried, the largest that fit."""
+_SHARED_WEIGHTS = 512 << 10
+"""Bytes of weights from which blocks may share each piece: fewer reach all of them fast enough."""
+_HINTS = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,18 @@ def _read(region: Region) -> ChainPlan:
 
 def candidates(plan: ChainPlan) -> list[ChainTile]:
     """Every tile that fits, each with as many slots as there is room for."""
+    every = 2 * chunks(plan)
+    amounts = (every, *(n for n in reversed(_STREAMED) if n < every))
+    weights = chunks(plan) * sum(piece_bytes(plan))
     found = []
-    every = chunks(plan)
-    stages = dict.fromkeys((every, *(s for s in _STREAMED if s < every)))
-    for units, groups, images, stage in itertools.product((1, 2), (1, 2, 3), (1, 2), stages):
-        for cluster in (1, 2) if stage < every else (1,):
-            tile = ChainTile(units, groups, images, _LEAST_SLOTS, stage, cluster)
-            if plan.narrow % (16 * cluster) or not tile.fits(plan):
-                continue
-            roomy = [t for slots in range(_LEAST_SLOTS, MOST_SLOTS + 1) if (t := replace(tile, slots=slots)).fits(plan)]
-            found += [replace(roomy[-1], hints=hints) for hints in (0, 1)]
+    for units, groups, images in itertools.product((1, 2), (1, 2, 3), (1, 2)):
+        least = [ChainTile(units, groups, images, _LEAST_SLOTS, pieces) for pieces in amounts]
+        for tile in [t for t in least if t.fits(plan)][:_AMOUNTS]:
+            slots = range(_LEAST_SLOTS, MOST_SLOTS + 1)
+            roomy = [t for count in slots if (t := replace(tile, slots=count)).fits(plan)][-1]
+            shares = weights >= _SHARED_WEIGHTS and plan.narrow % 32 == 0
+            for cluster, hints in itertools.product((1, 2) if shares else (1,), _HINTS):
+                found.append(replace(roomy, cluster=cluster, hints=hints))
     return found
 
 

@@ -32,12 +32,12 @@ class ChainTile:
     """Tiles of the input that a warpgroup has room for."""
     slots: int
     """Pieces of 64 rows and columns, of residual and results, that a warpgroup has room for."""
-    stages: int
-    """Chunks of the weights that there is room for; where it is all of them, they stay."""
+    pieces: int
+    """Pieces of the weights that there is room for, two to a chunk; where it is all of them, they stay."""
     cluster: int = 1
     """Blocks that share each chunk of the weights."""
     hints: int = 0
-    """1: the residual and the first result are marked as passing through the L2 cache."""
+    """1: the residual is marked as passing through the L2 cache; 2: the first result, too."""
 
     @staticmethod
     def of(variant: Variant) -> ChainTile:
@@ -71,13 +71,18 @@ class ChainTile:
 
     def kept(self, plan: ChainPlan) -> bool:
         """Whether all chunks of the weights stay in shared memory."""
-        return self.stages == chunks(plan)
+        return self.pieces == 2 * chunks(plan)
 
     def shared(self, plan: ChainPlan) -> int:
         """Dynamic shared memory, bytes."""
-        pieces = self.groups * (self.images * self.units * slices(plan) + self.slots)
-        barriers = 16 * (self.stages + self.groups * (self.images + self.slots))
-        return self.stages * chunk_bytes(plan) + pieces * BOX + barriers + _SLACK
+        boxes = self.groups * (self.images * self.units * slices(plan) + self.slots)
+        barriers = 16 * (self.pieces + self.groups * (self.images + self.slots))
+        return self.weight_bytes(plan) + boxes * BOX + barriers + _SLACK
+
+    def weight_bytes(self, plan: ChainPlan) -> int:
+        """Room for the weights; with an odd number of pieces both kinds lie in each place by turns."""
+        first, second = piece_bytes(plan)
+        return self.pieces * max(first, second) if self.pieces % 2 else self.pieces // 2 * (first + second)
 
     def fits(self, plan: ChainPlan) -> bool:
         """Whether a block has the shared memory and the registers it needs."""
@@ -88,7 +93,7 @@ class ChainTile:
 
 def slices(plan: ChainPlan) -> int:
     """Slices of 64 input channels."""
-    return -(-plan.depth // 64)
+    return sum(-(-depth // 64) for depth in plan.depths)
 
 
 def chunks(plan: ChainPlan) -> int:
@@ -96,11 +101,11 @@ def chunks(plan: ChainPlan) -> int:
     return -(-plan.wide // 64)
 
 
-def chunk_bytes(plan: ChainPlan) -> int:
-    """Weights of both products for one chunk."""
-    return slices(plan) * BOX + plan.narrow * 128
+def piece_bytes(plan: ChainPlan) -> tuple[int, int]:
+    """Weights of the first and of the second product for one chunk."""
+    return slices(plan) * BOX, plan.narrow * 128
 
 
 _LONG = {
-    "mu": "units", "wg": "groups", "xs": "images", "ss": "slots", "ws": "stages", "cl": "cluster", "eh": "hints",
+    "mu": "units", "wg": "groups", "xs": "images", "ss": "slots", "wp": "pieces", "cl": "cluster", "eh": "hints",
 }  # fmt: skip

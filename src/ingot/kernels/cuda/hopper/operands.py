@@ -66,6 +66,8 @@ class Operands:
     batch_a: bool
     """Whether A has one matrix per batch member."""
     batch_b: bool
+    beside: Operands | None = None
+    """A second product, of 1 x 1 windows as the first, that is added to it."""
 
     @property
     def region(self) -> Region:
@@ -107,26 +109,34 @@ class Operands:
         return mul(self.region.shape(self.region.ops[0].outputs[0])[0], height, wide), wide
 
     def steps(self, tile: HopperTile) -> Dim:
-        """Stages that the depth takes."""
+        """Stages that the depth takes, that of a second product included."""
+        own = self.own_steps(tile)
+        return own if self.beside is None else add(own, self.beside.own_steps(tile))
+
+    def own_steps(self, tile: HopperTile) -> Dim:
+        """Stages that the first product's depth takes."""
         if tile.slide:
             return mul(self.filter.taps[0], ceildiv(self.channels, tile.slice))
         return ceildiv(mul(self.taps, ceildiv(self.channels, tile.slice)), tile.slices)
 
-    def maps(self, tile: HopperTile) -> tuple[TensorMap, TensorMap]:
-        """Tensor maps of both operands for one tile."""
+    def maps(self, tile: HopperTile) -> tuple[TensorMap, ...]:
+        """Tensor maps of both operands for one tile, and of a second product's."""
         item = itemsize(self.a.dtype)
         swizzle = tile.slice * item if tile.slice * item > _ALIGN else 0
         pixels = (tile.slice, tile.m + tile.slide)
         a = self._map(0, self.a_dims, pixels if self.gather else (*pixels, 1), swizzle, tile.slide)
-        if tile.dealt:
-            return a, self._dealt_map(tile, swizzle)
+        b = self._dealt_map(tile, swizzle) if tile.dealt else self._plain_map(tile, swizzle)
+        return (a, b) if self.beside is None else (a, b, *self.beside.maps(tile))
+
+    def _plain_map(self, tile: HopperTile, swizzle: int) -> TensorMap:
+        """B's columns in their order."""
         if self.columns_inner:
             box: tuple[int, ...] = (64, tile.slice, 1)
         elif self._filtered:
             box = (tile.slice, 1, 1, tile.n // tile.cluster)
         else:
             box = (tile.slice, tile.n // tile.cluster, 1)
-        return a, self._map(1, self.b_dims, box, 128 if self.columns_inner else swizzle)
+        return self._map(1, self.b_dims, box, 128 if self.columns_inner else swizzle)
 
     def can_deal(self, dealt: int) -> bool:
         """Whether B's columns can be loaded in another order: five axes of the copy engine have to do for all.

@@ -1,7 +1,6 @@
 // The whole kernel: barriers, then every warpgroup to its role.
 
-INGOT_INLINE void product(const tensor_map_t& a, const tensor_map_t& b, const Problem& whole,
-                          const Epilogue& epilogue) {
+INGOT_INLINE void product(const Maps& maps, const Problem& whole, const Epilogue& epilogue) {
   extern __shared__ unsigned char ingot_memory[];
   const unsigned start = shared_address(ingot_memory);
   const unsigned base = (start + 1023) & ~1023u;  // where the swizzle's pattern begins
@@ -23,7 +22,7 @@ INGOT_INLINE void product(const tensor_map_t& a, const tensor_map_t& b, const Pr
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if (group == 0) {
     if (kProducerRegisters) registers_down<kProducerRegisters ? kProducerRegisters : 24>();
-    if (threadIdx.x < 32) produce(a, b, p, base);
+    if (threadIdx.x < 32) produce(maps, p, base);
     if (kSplit > 1) {
       cluster_sync();
       cluster_sync();

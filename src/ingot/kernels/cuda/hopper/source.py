@@ -34,18 +34,20 @@ def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     item = itemsize(o.a.dtype)
     held = tile.held_chunks(item, epilogue.fetched_registers(tile.passes(item)))
     tiles_m, tiles_n, batch = tile_counts(o, tile)
-    numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width, 0]
+    beside = o.beside
+    second = [0, 0] if beside is None else [o.own_steps(tile), beside.channels]
+    numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width, 0, *second]
     problem = ", ".join(out.number(number) for number in numbers)
+    maps = "ab" if beside is None else "abcd"
     parameters = [
-        "const __grid_constant__ tensor_map_t a",
-        "const __grid_constant__ tensor_map_t b",
+        *(f"const __grid_constant__ tensor_map_t {name}" for name in maps),
         *(f"{kind} {name}" for name, (kind, _) in out.parameters.items()),
     ]
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {ENTRY}({", ".join(parameters)}) {{
   const Epilogue epilogue = {value};
   const Problem problem = {{{problem}}};
-  product(a, b, problem, epilogue);
+  product({{a, b, {maps[-2]}, {maps[-1]}}}, problem, epilogue);
 }}
 """
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
@@ -72,10 +74,13 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
         "ProducerRegisters": tile.registers[0], "ConsumerRegisters": tile.registers[1],
         "TapsH": f.taps[0], "TapsW": f.taps[1], "StrideH": f.stride[0], "StrideW": f.stride[1],
         "PadH": f.pad[0], "PadW": f.pad[1], "DilationH": f.dilation[0], "DilationW": f.dilation[1],
+        "BesideStrideH": o.beside.filter.stride[0] if o.beside else 1,
+        "BesideStrideW": o.beside.filter.stride[1] if o.beside else 1,
     }  # fmt: skip
     flags = {
         "Dealt": bool(tile.dealt),
         "Ping": bool(tile.ping), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
+        "Beside": o.beside is not None, "BesideGather": o.beside is not None and o.beside.gather,
         "EarlyB": o.b.constant, "BatchA": o.batch_a, "BatchB": o.batch_b,
     }  # fmt: skip
     lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]

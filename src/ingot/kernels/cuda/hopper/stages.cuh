@@ -12,6 +12,8 @@
 // One slice of A serves all taps along the width: the next tap's operand starts kSpread rows further down. The swizzle
 // permutes by address bits, so a matrix may start at any row.
 //
+// Beside (kBeside): the sum of two products of 1 x 1 windows; stages past the first one's depth hold the second's operands.
+//
 // Keeping (kKeep > 0): all tiles of a block have the same columns, so B's part of all kKeep steps is loaded once and stays;
 // stages hold A alone.
 //
@@ -46,6 +48,7 @@ struct Problem {
   int tiles_m, tiles_n, batch;  // tiles_m counts clusters
   int height, width;            // of the output, where A is gathered
   int begin;                    // this block's first step
+  int first, beside;            // steps of the first product and depth of the second, where there are two
 };
 
 // The part of the depth that is this block's own: no share is empty.

@@ -20,6 +20,7 @@ from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.operands import TYPES, Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
+from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tile import DEALT, WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
@@ -47,13 +48,13 @@ class HopperTactic:
     """Warp-specialised implicit product with a generated epilogue."""
 
     name: str = "cuda.hopper"
-    kinds: frozenset[Kind] = frozenset({Kind.CONV, Kind.GEMM})
+    kinds: frozenset[Kind] = frozenset({Kind.CONV, Kind.SUM, Kind.GEMM})
 
     def accepts(self, region: Region, target: Target) -> Answer:
         """16-bit floats, FP8 or bytes on sm_90; operands aligned to 16 bytes, the depth (or B's columns) contiguous."""
         if target.cc != 90:
             return No(f"{target.name} is not sm_90")
-        o = operands(region)
+        o = _found(region)
         if isinstance(o, No):
             return o
         return check_epilogue(o)
@@ -92,9 +93,13 @@ class HopperTactic:
         return seconds(_read(region), HopperTile.of(variant), target, bindings)
 
 
+def _found(region: Region) -> Operands | No:
+    return sum_operands(region) if region.kind is Kind.SUM else operands(region)
+
+
 @lru_cache(maxsize=256)
 def _read(region: Region) -> Operands:
-    o = operands(region)
+    o = _found(region)
     assert isinstance(o, Operands), o
     return o
 
@@ -146,7 +151,8 @@ def _kept(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | Non
 def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTile]:
     """The tile with its depth shared out among the blocks of a cluster, where tiles are few."""
     steps = o.steps(tile)
-    if not isinstance(steps, int) or tile.units * tile.n > 128 or tile.ping or tile.cluster > 1 or tile.resident > 1:
+    alone = o.beside is None and not tile.ping and tile.cluster == tile.resident == 1
+    if not alone or not isinstance(steps, int) or tile.units * tile.n > 128:
         return []
     tiles = math.prod(evaluate(d, bindings) for d in tile_counts(o, tile))
     counts = [s for s in _SPLITS if s <= steps // 2 and tiles * s <= _MOST_BLOCKS and -(-steps // -(-steps // s)) == s]
