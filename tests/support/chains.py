@@ -100,7 +100,7 @@ CASES: dict[str, Region] = {
     "resnet 56 to 28": chain_region((2, 64, 28, 28), 256, 128),
     "resnet 28": chain_region((2, 128, 13, 15), 512, 128),
     "resnet 28 to 14": chain_region((1, 128, 14, 14), 512, 256),
-    "resnet 14": chain_region((2, 256, 14, 14), 1024, 256),
+    "256 channels": chain_region((2, 256, 14, 14), 512, 256),
     "many tiles": chain_region((9, 64, 56, 56), 256, 64),
     "many tiles, weights streamed": chain_region((7, 128, 56, 56), 512, 128),
     "mobilenet": chain_region(

@@ -16,6 +16,9 @@ from ingot.kernels.cuda.rows.text import arithmetic_types, refusal, scalar_liter
 
 _WIDEST = 256
 """Most columns of the second product: those of one wgmma."""
+_HEAVIEST = 768 << 10
+"""Most bytes of weights: all of them pass through shared memory for every tile, and with 1 MB (256, 1024 and 256
+channels) two kernels were faster."""
 _DEEPEST = 512
 """Most input channels of the first product: a tile of them stays in shared memory."""
 
@@ -141,6 +144,8 @@ def plan_chain(region: Region) -> ChainPlan | No:
     depth = first.channels if first.beside is None else add(first.channels, first.beside.channels)
     if second.cols > _WIDEST or not isinstance(depth, int) or depth > _DEEPEST:
         return No(f"more than {_DEEPEST} input channels, or more than {_WIDEST} output channels")
+    if (depth + second.cols) * first.cols * itemsize(first.a.dtype) > _HEAVIEST:
+        return No(f"more than {_HEAVIEST >> 10} KB of weights")
     residual = _residual(first, second)
     if isinstance(residual, No):
         return residual
