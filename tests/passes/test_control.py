@@ -331,3 +331,37 @@ def test_the_work_of_two_branches_is_not_joined() -> None:
     engine = build_hollow(model, OPTIONS)
     both = [s.name for s in engine.plan.steps if s.kind == "kernel" and not s.when]
     assert all(engine.plan.regions[s.region].ops == ["Where"] for s in engine.plan.steps if s.name in both), both
+
+
+UNTIL = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[4, 64] x, float[64, 64] w, float limit) => (y, k) <int64 m = {6}, bool go = {1}, int64 none = {0}> {
+    y, k = Loop (m, go, x, none) <body = turn (int64 i, bool c, float[4, 64] s, int64 n) =>
+            (bool d, float[4, 64] t, int64 j) {
+        one = Constant <value = int64 {1}> ()
+        j = Add (n, one)
+        p = MatMul (s, w)
+        t = Sin (p)
+        most = ReduceMax <keepdims = 1> (t)
+        d = Less (limit, most)
+    }>
+}"""
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_a_loop_that_data_ends_goes_as_far_as_it_must(heavy: bool) -> None:
+    """Heavy turns run only where they take place; cheap ones all run, and Wheres hand on what counts."""
+    text = UNTIL if not heavy else UNTIL.replace("t = Sin (p)", "q = MatMul (p, w) r = MatMul (q, w) t = Sin (r)")
+    text = text if not heavy else text.replace("64]", "2048]").replace("[64,", "[2048,")
+    model = parser.parse_model(text)
+    engine = build_hollow(model, OPTIONS)
+    assert not any("Loop" in region.ops for region in engine.plan.regions)
+    assert len(conditions(engine.plan.steps)) == (5 if heavy else 0)
+    turns = set()
+    feeds = feeds_of(model)
+    feeds["w"] /= 52 if heavy else 14
+    for limit in (2.0, 0.5, 0.2, -1.0):
+        feeds["limit"] = np.array(limit, np.float32)
+        made, wanted = Simulator(engine).run(feeds), Reference(model).run(feeds)
+        assert made["k"] == wanted["k"] and np.allclose(made["y"], wanted["y"], rtol=1e-4, atol=1e-4)
+        turns.add(int(made["k"]))
+    assert len(turns) >= 3 and 6 in turns

@@ -1,7 +1,7 @@
 """Reading and rewriting ``onnx_ir`` graphs: what every rewrite needs, in one place.
 
-Rewrites work on the main graph. Bodies of If, Loop and Scan run on the host and are left as they are;
-a value that a body captures counts as read there.
+Rewrites work on the main graph. Bodies of an If, Loop or Scan that was not written out run on the host and are left as
+they are; a value that a body captures counts as read there.
 """
 
 from __future__ import annotations

@@ -59,8 +59,9 @@ def both_branches(editor: Editor, node: ir.Node, simplify: Simplify) -> No | Non
     ]
     w = Writer(editor, node)
     scalar = condition if shape_of(condition) == () else w("Reshape", condition, w.ints())
-    for old, first, second in zip(node.outputs, *made, strict=True):
+    for old, like, first, second in zip(node.outputs, sound[0].outputs, *made, strict=True):
         new = w("Where", scalar, first, second)
+        new.type, new.shape = like.type, ir.Shape(list(like.shape or ()))
         maker = new.producer()
         assert maker is not None
         choose(maker)

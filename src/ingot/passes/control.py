@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import onnx_ir as ir
 
@@ -45,6 +46,7 @@ def _open(model: ir.Model, budget: Budget, deeper: int) -> tuple[Counter[str], l
         opened += found
         if not found:
             break
+    tidy(model)
     return opened, notes
 
 
@@ -58,7 +60,7 @@ def _round(model: ir.Model, budget: Budget, deeper: int) -> Counter[str]:
         if is_op(node, "If"):
             answer = _choose(editor, node, known, budget, deeper)
         else:
-            answer = unroll(editor, node, known, budget)
+            answer = unroll(editor, node, known, budget, partial(_both, editor, budget, deeper))
         if answer is None:
             opened[node.op_type] += 1
         else:
@@ -73,9 +75,7 @@ def _choose(editor: Editor, node: ir.Node, known: Known, budget: Budget, deeper:
         before = kept_because(node, "")
         if before is not None:
             return before  # to try both branches once is enough
-        if not deeper:
-            return No("branches are nested too deep")
-        return both_branches(editor, node, lambda branch: _simplified(branch, budget, deeper - 1))
+        return _both(editor, budget, deeper, node)
     branch = node.attributes[BRANCHES[0 if condition.reshape(()) else 1]].as_graph()
     made = Inliner(editor, branch, str(node.name)).copy([], node)
     for old, new in zip(node.outputs, made, strict=True):
@@ -84,5 +84,11 @@ def _choose(editor: Editor, node: ir.Node, known: Known, budget: Budget, deeper:
     return None
 
 
-def _simplified(branch: ir.Model, budget: Budget, deeper: int) -> None:
-    _open(branch, budget, deeper)
+def _both(editor: Editor, budget: Budget, deeper: int, node: ir.Node) -> No | None:
+    if not deeper:
+        return No("branches are nested too deep")
+
+    def simplify(branch: ir.Model) -> None:
+        _open(branch, budget, deeper - 1)
+
+    return both_branches(editor, node, simplify)

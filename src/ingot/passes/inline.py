@@ -22,8 +22,8 @@ class Inliner:
 
     def undo(self) -> None:
         """Removes all copies, which nobody reads."""
-        for node in reversed(self._made):
-            discard(node)
+        while self._made:
+            discard(self._made.pop())
 
     def copy(
         self, inputs: Sequence[ir.Value], before: ir.Node, outer: Mapping[ir.Value, ir.Value] | None = None
@@ -38,6 +38,14 @@ class Inliner:
             self._made.append(self._node(node, known))
             self._editor.graph.insert_before(before, self._made[-1])
         return [known.get(value, value) for value in self._body.outputs]
+
+    def branch(self, inputs: Sequence[ir.Value]) -> ir.Graph:
+        """A copy of the body as a branch, which reads ``inputs`` from outside. All of its outputs are made in it."""
+        known = {**self._shared_weights(), **dict(zip(self._body.inputs, inputs, strict=True))}
+        nodes = [self._node(node, known) for node in self._body]
+        made = [known.get(value, value) for value in self._body.outputs]
+        name = self._editor.name(f"{self._prefix}/branch")
+        return branch_of(self._editor, nodes, made, name)
 
     def whole(self) -> ir.Graph:
         """A copy of the body as a graph inside another node."""
@@ -95,6 +103,15 @@ class Inliner:
             initializers=[known[value] for value in graph.initializers.values()],
             name=graph.name,
         )
+
+
+def branch_of(editor: Editor, nodes: Sequence[ir.Node], results: Sequence[ir.Value], name: str) -> ir.Graph:
+    """A branch of ``nodes`` that gives ``results``, which may come from outside."""
+    last = [
+        ir.Node("", "Identity", [value], outputs=[ir.Value(name=editor.name(f"{name}/{i}"), type=value.type)])
+        for i, value in enumerate(results)
+    ]
+    return ir.Graph(inputs=[], outputs=[node.outputs[0] for node in last], nodes=[*nodes, *last], name=name)
 
 
 def discard(node: ir.Node) -> None:

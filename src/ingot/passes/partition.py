@@ -53,7 +53,8 @@ class Partition:
         self.producer: dict[str, int] = {}
         self.readers: dict[str, list[int]] = defaultdict(list)
         for index, op in enumerate(flat.ops):
-            for name in flat.tensor_inputs(op):
+            # What decides whether an op runs comes before it, as if the op read that.
+            for name in (*flat.tensor_inputs(op), *(name for name, _ in self.guard(index))):
                 self.readers[name].append(index)
             for name in op.body.outputs:
                 self.producer[name] = index
@@ -121,7 +122,7 @@ class Partition:
     def fits(self, ops: Iterable[int]) -> bool:
         """Whether one kernel may hold ``ops``."""
         ops = list(ops)
-        if len({self.guard(index) for index in ops}) > 1:
+        if self.flat.guards and len({self.guard(index) for index in ops}) > 1:
             return False
         return len(self.inputs(ops)) + len(self.outputs(ops)) <= _MAX_TENSORS
 
@@ -133,7 +134,6 @@ class Partition:
         while pending:
             later = []
             for group in pending:
-                # What decides whether a group runs comes before it, as if it read that.
                 names = (*self.inputs(group.ops), *(name for name, _ in self.guard(group.ops[0])))
                 makers = (self.producer[n] for n in names if n in self.producer)
                 if all(self.group_of[m] in done for m in makers):

@@ -12,7 +12,7 @@ from ingot.errors import No
 from ingot.graph.edit import Editor, bodies, fixed_shape, is_op, is_read, maker, shape_of
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
-from ingot.passes.inline import Inliner, discard
+from ingot.passes.inline import Inliner, branch_of, discard
 from ingot.passes.known import Known
 from ingot.passes.writer import Writer
 
@@ -21,7 +21,11 @@ UNROLL = 2000
 _FREE = frozenset({"Constant", "Identity"})
 """Ops that cost nothing."""
 _FIX = "export with a constant number of turns and a condition that stays true"
+_GOES_ON = "whether it goes on is computed from data"
+_MOST_TURNS = 64
+"""Turns of a Loop that data may end early: each is looked at by itself."""
 _Axes = list[int]
+OpenIf = Callable[[ir.Node], No | None]
 
 
 @dataclass
@@ -41,13 +45,20 @@ class Budget:
         return No(reason, fix=f"build with --unroll {wanted}")
 
 
-def unroll(editor: Editor, node: ir.Node, known: Known, budget: Budget) -> No | None:
-    """Replaces a Loop, Scan or SequenceMap by its turns; No, with the graph as it was, where it stays."""
+def unroll(editor: Editor, node: ir.Node, known: Known, budget: Budget, open_if: OpenIf) -> No | None:
+    """Replaces a Loop, Scan or SequenceMap by its turns; No where it stays: what was written is read by nobody then.
+
+    ``open_if`` writes out both branches of an If: turns that may not take place are such.
+    """
     body = node.attributes["body"].as_graph()
     if not works_on_device(body):
         return No("nothing in its body has a device kernel")
     turns = _Turns(editor, node, known, budget, nodes_in(body, known))
     results = _WAYS[node.op_type](turns)
+    if isinstance(results, No) and node.op_type == "Loop" and results.reason == _GOES_ON:
+        turns.inliner.undo()
+        turns.count = 0
+        results = _while(turns, open_if)
     if isinstance(results, No):
         turns.inliner.undo()
         return results
@@ -150,7 +161,7 @@ def _loop(turns: _Turns) -> Results:
     while most is None or turns.count < most:
         goes = known(going)
         if goes is None:
-            return No("whether it goes on is computed from data", fix=_FIX)
+            return No(_GOES_ON, fix=_FIX)
         if not goes.reshape(()):
             break
         why = turns.refusal(most if most is not None and steady else turns.count + 1)
@@ -163,6 +174,62 @@ def _loop(turns: _Turns) -> Results:
             stack.append(value)
     made = body.outputs[1 + count :]
     return _settled([*carried, *(turns.pile(*row) for row in zip(node.outputs[count:], stacks, made, strict=True))])
+
+
+def _while(turns: _Turns, open_if: OpenIf) -> Results:
+    """A Loop that data ends, of a known number of turns at most: each is an If, whose else hands on what it has."""
+    node, limit, carried = turns.node, turns.known(turns.node.inputs[0]), _present(turns.node.inputs[2:])
+    if limit is None or isinstance(carried, No) or any(is_read(out) for out in node.outputs[len(carried) :]):
+        return No(_GOES_ON, fix=_FIX)
+    most = int(limit.reshape(()))
+    if most > _MOST_TURNS:
+        return No(f"{_GOES_ON}, and there may be more than {_MOST_TURNS} turns", fix=_FIX)
+    why = turns.refusal(most)
+    if why is not None:
+        return why
+    w = Writer(turns.editor, node)
+    going = node.inputs[1]
+    if going is None:
+        going = w.const(True, np.bool_)
+    while turns.count < most:
+        results = _maybe(turns, [w.const(turns.count, np.int64), going, *carried], open_if)
+        if isinstance(results, No):
+            return results
+        going, *carried = results
+    return [*carried, *(None for _ in node.outputs[len(carried) :])]
+
+
+def _maybe(turns: _Turns, inputs: list[ir.Value], open_if: OpenIf) -> list[ir.Value] | No:
+    """One turn that takes place where the second of ``inputs`` is true: the condition after it, and what it carries."""
+    editor, node, count = turns.editor, turns.node, len(inputs) - 1
+    w = Writer(editor, node)
+    turns.count += 1
+    then = turns.inliner.branch(inputs)
+    over = w.const(False, np.bool_)
+    other = branch_of(editor, [], [over, *inputs[2:]], editor.name(f"{node.name}/over"))
+    flat = ir.Node(
+        "", "Reshape", [then.outputs[0], w.ints()], outputs=[ir.Value(name=editor.name(f"{node.name}/goes"))]
+    )
+    flat.outputs[0].type = over.type
+    then.append(flat)
+    del then.outputs[count:]
+    then.outputs[0] = flat.outputs[0]
+    made = [ir.Value(name=editor.name(f"{node.name}/turn"), type=value.type) for value in (over, *inputs[2:])]
+    attributes = [ir.AttrGraph("then_branch", then), ir.AttrGraph("else_branch", other)]
+    choice = ir.Node("", "If", [inputs[1]], attributes, outputs=made, name=editor.name(f"{node.name}/if"))
+    editor.graph.insert_before(node, choice)
+    ends = [ir.node("Identity", [value]) for value in made]
+    for end in ends:
+        end.name, end.outputs[0].name = editor.name(f"{node.name}/end"), editor.name(f"{node.name}/end")
+        editor.graph.insert_before(node, end)
+    answer = open_if(choice)
+    results = [end.inputs[0] for end in ends]
+    for end in ends:
+        editor.graph.remove(end, safe=True)
+    if answer is not None:
+        discard(choice)
+        return answer
+    return [value for value in results if value is not None]
 
 
 def _stays_true(node: ir.Node, known: Known) -> bool:
