@@ -365,3 +365,21 @@ def test_a_loop_that_data_ends_goes_as_far_as_it_must(heavy: bool) -> None:
         assert made["k"] == wanted["k"] and np.allclose(made["y"], wanted["y"], rtol=1e-4, atol=1e-4)
         turns.add(int(made["k"]))
     assert len(turns) >= 3 and 6 in turns
+
+
+def test_a_choice_between_islands_leaves_the_condition_to_be_known() -> None:
+    """The Where may join an island, but not the one that tells its condition."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[4] x, float limit, float[2, 2] w2) => (z) {
+        n = NonZero (x)   k = Cast <to = 1> (n)   most = ReduceMax <keepdims = 0> (k)   c = Greater (most, limit)
+        y = If (c) <then_branch = a () => (float p) { q = ReduceSum <keepdims = 0> (x)  p = Exp (q) },
+                    else_branch = b () => (float r) { s = Det (w2)  r = Neg (s) }>
+        e = NonZero (y)   f = Shape (e)   g = Cast <to = 1> (f)   z = Add (g, y)
+    }"""
+    model = parser.parse_model(text)
+    engine = EngineFile.from_bytes(build_hollow(model, OPTIONS).to_bytes())
+    (condition,) = conditions(engine.plan.steps)
+    assert engine.plan.values[condition].dtype == "bool"
+    for limit in (-1.0, 9.0):
+        feeds = {**feeds_of(model), "limit": np.array(limit, np.float32)}
+        run_both(engine, model, feeds)

@@ -112,7 +112,7 @@ class _Assigner:
         inputs = dict.fromkeys(n for i in group.ops for n in self.flat.tensor_inputs(self.flat.ops[i]) if n not in made)
         if group.kind is Kind.PLUGIN:  # its kernels write all that they are told of
             return list(inputs), [n for i in sorted(inside) for n in self.flat.ops[i].body.outputs if n]
-        final = {*self.flat.outputs, *(name for guard in self.flat.guards.values() for name, _ in guard)}
+        final = set(self.flat.outputs)
         outputs = [
             n
             for i in sorted(inside)
