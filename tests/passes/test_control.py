@@ -6,17 +6,24 @@ import numpy as np
 import onnx
 import pytest
 from onnx import parser
+from support.plans import plan_engine
 
 from ingot.builder.api import build_hollow
 from ingot.builder.check import Reason, Report, check_model
 from ingot.engine.file import EngineFile
-from ingot.errors import IngotError
+from ingot.errors import Answer, IngotError, No
+from ingot.graph.lowered import Lowered
+from ingot.graph.region import Kind, Region
 from ingot.importer.load import import_model
+from ingot.kernels.api import Target
+from ingot.kernels.table import TACTICS
 from ingot.measure.reference import Reference
 from ingot.options import BuildOptions, Range
+from ingot.passes.lower import lower
 from ingot.passes.pipeline import canonicalise
 from ingot.plan.spec import conditions
 from ingot.simulate.simulator import Simulator
+from ingot.tune.candidates import first_acceptance
 
 OPTIONS = BuildOptions("sm_90")
 CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
@@ -367,19 +374,17 @@ def test_a_loop_that_data_ends_goes_as_far_as_it_must(heavy: bool) -> None:
     assert len(turns) >= 3 and 6 in turns
 
 
-def test_a_choice_between_islands_leaves_the_condition_to_be_known() -> None:
-    """The Where may join an island, but not the one that tells its condition."""
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    net (float[4] x, float limit, float[2, 2] w2) => (z) {
-        n = NonZero (x)   k = Cast <to = 1> (n)   most = ReduceMax <keepdims = 0> (k)   c = Greater (most, limit)
-        y = If (c) <then_branch = a () => (float p) { q = ReduceSum <keepdims = 0> (x)  p = Exp (q) },
-                    else_branch = b () => (float r) { s = Det (w2)  r = Neg (s) }>
-        e = NonZero (y)   f = Shape (e)   g = Cast <to = 1> (f)   z = Add (g, y)
-    }"""
-    model = parser.parse_model(text)
-    engine = EngineFile.from_bytes(build_hollow(model, OPTIONS).to_bytes())
-    (condition,) = conditions(engine.plan.steps)
-    assert engine.plan.values[condition].dtype == "bool"
-    for limit in (-1.0, 9.0):
-        feeds = {**feeds_of(model), "limit": np.array(limit, np.float32)}
-        run_both(engine, model, feeds)
+def test_a_condition_leaves_its_island_where_the_choice_is_made_on_the_host() -> None:
+    model = parser.parse_model(HEAVY)
+    imported = import_model(model)
+
+    def accepts(region: Region) -> Answer:
+        choice = any(op.op == "Where" for op in region.ops)
+        return No("not here", node=region.name) if choice else first_acceptance(region, Target(90), TACTICS)
+
+    lowered = lower(canonicalise(imported.model, fp16=False).model, imported.ranges, accepts)
+    assert isinstance(lowered, Lowered) and lowered.guards
+    assert sum("Where" in [op.op for op in region.ops] for region in lowered.regions if region.kind is Kind.HOST) == 1
+    engine = plan_engine(lowered)
+    for rate in (16000, 8000):
+        run_both(engine, model, {**feeds_of(model), "rate": np.array(rate)}, seed=rate)

@@ -119,12 +119,6 @@ class Partition:
         """The conditions under which an op runs."""
         return self.flat.guards.get(self.flat.ops[index].name, ())
 
-    def tells(self, group: Group, ops: Iterable[int]) -> bool:
-        """Whether ``ops`` read a condition that ``group`` makes: it has to leave its island to be known."""
-        asked = {name for guard in self.flat.guards.values() for name, _ in guard}
-        made = {name for i in group.ops for name in self.flat.ops[i].body.outputs if name in asked}
-        return any(name in made for i in ops for name in self.flat.tensor_inputs(self.flat.ops[i]))
-
     def fits(self, ops: Iterable[int]) -> bool:
         """Whether one kernel may hold ``ops``."""
         ops = list(ops)
@@ -303,7 +297,7 @@ def _place_host(parts: Partition, index: int) -> None:
         return
     hosts = [g for g in producers if g.kind is Kind.HOST and parts.flat.ops[g.ops[0]].plugin is None]
     for group in hosts:
-        if parts.guard(group.ops[0]) != parts.guard(index) or parts.tells(group, [index]):
+        if parts.guard(group.ops[0]) != parts.guard(index):
             continue
         if not any(parts.reaches(group, other) for other in producers if other is not group):
             parts.join(index, group)
@@ -335,8 +329,6 @@ def _merge_islands(parts: Partition) -> None:
                 first is later
                 or not {first.ident, later.ident} <= parts.groups.keys()
                 or parts.guard(first.ops[0]) != parts.guard(later.ops[0])
-                or parts.tells(first, later.ops)
-                or parts.tells(later, first.ops)
                 or not _share(parts, first, later)
             ):
                 continue
