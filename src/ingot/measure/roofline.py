@@ -5,7 +5,7 @@ from __future__ import annotations
 from ingot.engine.describe import Description, Layer
 from ingot.kernels.api import Target
 
-_PRODUCTS = frozenset({"conv", "stem", "chain", "gemm", "attention"})
+_PRODUCTS = frozenset({"conv", "stem", "chain", "sum", "gemm", "attention"})
 _NO_WORK = frozenset({"view", "host"})
 _HALF = ("float16", "bfloat16")
 _BYTE = ("int8", "uint8", "float8_e4m3fn")
