@@ -27,10 +27,11 @@ _COLUMNS = (
 )  # fmt: skip
 _NOTE = """\
 *Ingot ms*: median host time of one synchronous run, inputs and outputs on the device (on the CPU: in host memory);
-*GPU ms*: between events around the launch; *of roofline*: least time of the planned layers over *GPU ms*; *rel. error*:
-worst output, norm of the difference over norm of ONNX Runtime's FP32 result on the CPU. Peers ran in the same process
-on the same inputs; of each the fastest variant, and how many times as long it takes. PyTorch runs the same
-architecture with weights of its own, so only its speed is compared."""
+*GPU ms*: between events around the launch; *of roofline*: least time of the planned layers over *GPU ms* (on the CPU
+that of FP32 arithmetic, which bfloat16 and INT8 exceed); *rel. error*: worst output, norm of the difference over norm
+of ONNX Runtime's FP32 result on the CPU. Peers ran in the same process on the same inputs; of each the fastest
+variant, and how many times as long it takes. PyTorch runs the same architecture with weights of its own, so only its
+speed is compared. The 8-bit models of the GPU rows are made by `ingot quantize`."""
 
 
 def main() -> None:
@@ -86,7 +87,8 @@ def inserted(page: str, text: str, name: str, mark: str) -> str:
 def command(row: Record) -> str:
     """The command line that measures the record again."""
     words = ["ingot", "bench", row.model]
-    words += ["--fp16"] if row.options.get("fp16") else []
+    words += [f"--{row.options['quantized']}"] if row.options.get("quantized") else []
+    words += [f"--{name}" for name in ("fp16", "bf16") if row.options.get(name)]
     words += ["--tf32"] if row.options.get("tf32") else []
     words += ["--target", "cpu"] if row.engine is not None and row.engine.target == "cpu" else []
     for name, (_, shape) in row.inputs.items():
