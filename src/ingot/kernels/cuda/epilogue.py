@@ -94,8 +94,7 @@ class EpilogueText:
 
     def text(self) -> str:
         """The struct; its fields are the parameters of ``out``, in order."""
-        body: list[str] = []
-        self.out.lines = body
+        self.out.lines = []
         self.out.indent = 1
         self._has_result()
         self._struct("Columns", by_row=False)
@@ -103,8 +102,7 @@ class EpilogueText:
         self._fetch("columns(Columns& to, int col, int z)", by_row=False)
         self._fetch("fetch(Fetched& to, int row, int col, int z)", by_row=True)
         self._finish()
-        fields = [f"  {kind} {name};" for name, (kind, _) in self.out.parameters.items()]
-        return "\n".join(["struct Epilogue {", *fields, *body, "};", ""])
+        return self.out.struct("Epilogue")
 
     def value(self) -> str:
         """Initialiser of the struct from the kernel's parameters."""

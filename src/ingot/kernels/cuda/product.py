@@ -8,7 +8,7 @@ from typing import Protocol
 from ingot.errors import YES, Answer, No
 from ingot.graph.dims import Dim, mul
 from ingot.kernels.cuda.rows.text import CudaText, arithmetic_types, refusal, scalar_literals
-from ingot.kernels.triton.indexing import Axis, same
+from ingot.kernels.triton.indexing import Axis, merged
 from ingot.kernels.triton.normal import Normal
 
 
@@ -77,17 +77,9 @@ def flat_offset(out: CudaText, index: str, dims: Sequence[tuple[Dim, Dim]]) -> s
 
     Neighbouring dimensions that one stride describes are merged.
     """
-    merged: list[tuple[Dim, Dim]] = []
-    for size, stride in dims:
-        if size == 1:
-            continue
-        if merged and same(merged[-1][1], mul(size, stride)):
-            merged[-1] = (mul(merged[-1][0], size), stride)
-        else:
-            merged.append((size, stride))
     terms: list[str] = []
     inner: Dim = 1
-    for position, (size, stride) in reversed(list(enumerate(merged))):
+    for position, (size, stride) in reversed(list(enumerate(merged(dims)))):
         code = index if inner == 1 else f"{index} / {out.number(inner)}"
         if position > 0:
             code = f"{code} % {out.number(size)}"

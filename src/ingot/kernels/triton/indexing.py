@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -100,22 +101,27 @@ def times(code: str, factor: str) -> str:
     return "" if factor == "0" else code if factor == "1" else f"{code} * {factor}"
 
 
-def flat_offset(k: KernelBuilder, index: str, dims: list[tuple[Dim, Dim]], *, wide: bool) -> str:
+def merged(dims: Sequence[tuple[Dim, Dim]]) -> list[tuple[Dim, Dim]]:
+    """``dims`` = [(size, stride)], slowest first, with neighbours as one that one stride describes."""
+    found: list[tuple[Dim, Dim]] = []
+    for size, stride in dims:
+        if size == 1:
+            continue
+        if found and same(found[-1][1], mul(size, stride)):
+            found[-1] = (mul(found[-1][0], size), stride)
+        else:
+            found.append((size, stride))
+    return found
+
+
+def flat_offset(k: KernelBuilder, index: str, dims: Sequence[tuple[Dim, Dim]], *, wide: bool) -> str:
     """Code of the memory offset of a flattened index over ``dims`` = [(size, stride)], slowest first.
 
     Neighbouring dimensions that one stride describes are merged, so a dense tensor costs one multiplication.
     """
-    merged: list[tuple[Dim, Dim]] = []
-    for size, stride in dims:
-        if size == 1:
-            continue
-        if merged and (same(merged[-1][1], mul(size, stride)) if stride != 0 else merged[-1][1] == 0):
-            merged[-1] = (mul(merged[-1][0], size), stride)
-        else:
-            merged.append((size, stride))
     terms: list[str] = []
     inner: Dim = 1
-    for position, (size, stride) in reversed(list(enumerate(merged))):
+    for position, (size, stride) in reversed(list(enumerate(merged(dims)))):
         code = index if inner == 1 else f"{index} // {k.dim(inner)}"
         if position > 0:
             code = f"({code}) % {k.dim(size)}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, ceildiv, mul
+from ingot.graph.region import BodyOp
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Input, Output, Target, TensorMap
 from ingot.kernels.cuda.chain.plan import ChainPlan, row_stride
 from ingot.kernels.cuda.chain.tile import ChainTile, chunks, slices
 from ingot.kernels.cuda.hopper import source as hopper
 from ingot.kernels.cuda.hopper.operands import Operands
+from ingot.kernels.cuda.hopper.wgmma import wgmma
 from ingot.kernels.cuda.rows.text import (
     HELPERS,
     CudaText,
@@ -22,7 +24,7 @@ from ingot.kernels.cuda.rows.text import (
     scalar_literals,
     scalar_op,
 )
-from ingot.kernels.cuda.source import Source, template
+from ingot.kernels.cuda.source import Source, constants, template
 
 ENTRY = "ingot_chain"
 _ROWS = 64
@@ -39,17 +41,13 @@ def part_count(plan: ChainPlan, tile: ChainTile) -> Dim:
 def generate(plan: ChainPlan, tile: ChainTile, target: Target) -> Source:
     """CUDA C++ of one variant."""
     out = CudaText(plan.region)
-    wide = _Half(plan, plan.first, "wide", 8, out)
-    narrow = _Half(plan, plan.second, "narrow", 2, out)
-    body = [*wide.text(), *narrow.text()]
+    _Half(plan, plan.first, "wide", 8, out).write()
+    _Half(plan, plan.second, "narrow", 2, out).write()
     parts = part_count(plan, tile)
     number = out.number(parts)
-    fields = [f"  {kind} {name};" for name, (kind, _) in out.parameters.items()]
-    struct = "\n".join(["struct Epilogue {", *fields, *body, "};", ""])
     maps = _maps(plan, tile)
     names = ("x", "v", "beside_x", "beside_v", "w", "residual", "wide", "narrow")
-    parameters = [f"const __grid_constant__ tensor_map_t {name}" for name in names]
-    parameters += [f"{kind} {name}" for name, (kind, _) in out.parameters.items()]
+    parameters = [*(f"const __grid_constant__ tensor_map_t {name}" for name in names), *out.declarations]
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({tile.threads}, 1) {ENTRY}({", ".join(parameters)}) {{
   const Epilogue epilogue = {{{", ".join(out.parameters)}}};
@@ -60,7 +58,7 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, 1) {ENTRY}({", ".jo
     debug = f"#define INGOT_SPIN_LIMIT {hopper.SPIN_LIMIT}" if hopper.SPIN_LIMIT else ""
     texts = [
         debug, HELPERS, template("hopper/ptx.cuh"), _constants(plan, tile), template("chain/instructions.cuh"),
-        _products(plan), struct, template("chain/chain.cuh"), kernel,
+        _products(plan), out.struct("Epilogue"), template("chain/chain.cuh"), kernel,
     ]  # fmt: skip
     most = target.sms // tile.cluster
     wanted = ceildiv(parts, tile.cluster)
@@ -115,37 +113,16 @@ def _constants(plan: ChainPlan, tile: ChainTile) -> str:
         "Kept": tile.kept(plan), "Residual": bool(plan.residual), "Stored": plan.stored,
         "Brain": plan.first.a.dtype == "bfloat16",
     }  # fmt: skip
-    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
-    lines += [f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items()]
-    return "\n".join(lines)
+    return constants(values, flags)
 
 
 def _products(plan: ChainPlan) -> str:
     """The instructions: 64 columns with both operands in shared memory, and the second's with A in registers."""
     kind = "bf16" if plan.first.a.dtype == "bfloat16" else "f16"
-    return _wgmma("wgmma_wide", 64, kind, registers=False) + _wgmma("wgmma_narrow", plan.narrow, kind, registers=True)
-
-
-def _wgmma(name: str, columns: int, kind: str, *, registers: bool) -> str:
-    count = columns // 2
-    sums = ", ".join(f"%{i}" for i in range(count))
-    results = ", ".join(f'"+f"(d[{i}])' for i in range(count))
-    if registers:
-        a_type, given = "const unsigned (&a)[4]", ", ".join(f'"r"(a[{i}])' for i in range(4))
-        a_code, following, modes = f"{{{', '.join(f'%{count + i}' for i in range(4))}}}", count + 4, "1, 1, 0"
-    else:
-        a_type, given = "unsigned long long a", '"l"(a)'
-        a_code, following, modes = f"%{count}", count + 1, "1, 1, 0, 0"
-    return f"""
-INGOT_INLINE void {name}(float (&d)[{count}], {a_type}, unsigned long long b, bool accumulate) {{
-  asm volatile(
-      "{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{following + 1}, 0;\\n"
-      "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{kind}.{kind} "
-      "{{{sums}}}, {a_code}, %{following}, p, {modes};\\n}}"
-      : {results}
-      : {given}, "l"(b), "r"((int)accumulate));
-}}
-"""
+    kinds, narrow = f"f32.{kind}.{kind}", plan.narrow
+    return wgmma("wgmma_wide", "m64n64k16", kinds, ", 1, 1, 0, 0", 64) + wgmma(
+        "wgmma_narrow", f"m64n{narrow}k16", kinds, ", 1, 1, 0", narrow, registers=True
+    )
 
 
 @dataclass
@@ -158,7 +135,6 @@ class _Half:
     groups: int
     """Groups of eight columns that are finished together; a lane has two columns of each."""
     out: CudaText
-    lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         literals = scalar_literals(self.o.region)
@@ -168,13 +144,10 @@ class _Half:
         self.tensors = [n for n in read if n in self.o.region.inputs and n != self.plan.residual]
         self.number = {name: i for i, name in enumerate(self.plan.region.inputs)}
 
-    def text(self) -> list[str]:
+    def write(self) -> None:
         """The members' text."""
-        self.out.lines = []
-        self.out.indent = 1
         self._columns()
         self._finish()
-        return self.out.lines
 
     def _kind(self, name: str) -> str:
         return dtypes.TABLE[self.o.region.spec_of[name].dtype].cuda
@@ -219,11 +192,11 @@ class _Half:
             (result,) = self.o.region.outputs
             out.line(f"return (float)e_{values.index(result)};")
 
-    def _operand(self, name: str, op: object) -> str:
+    def _operand(self, name: str, op: BodyOp) -> str:
         if not name:
             return ""
         if name in self.literals:
-            return literal(self.literals[name], literal_type(op, name, self.kinds, self.literals))  # type: ignore[arg-type]
+            return literal(self.literals[name], literal_type(op, name, self.kinds, self.literals))
         if name == self.plan.residual:
             return "residual"
         if name in self.tensors:

@@ -16,7 +16,7 @@ from ingot.kernels.cuda.epilogue import WIDTH, EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
 from ingot.kernels.cuda.rows.text import HELPERS
-from ingot.kernels.cuda.source import Source, template
+from ingot.kernels.cuda.source import Source, constants, template
 from ingot.kernels.triton.geometry import Geometry, geometry
 from ingot.kernels.triton.indexing import Axis
 from ingot.kernels.triton.normal import Normal, normal_conv
@@ -151,9 +151,8 @@ def _generate(o: Pixels, rows: int, block: int) -> Source:
     struct, value, out = epilogue.text(), epilogue.value(), epilogue.out
     x, w = (out.input(name) for name in region.ops[0].inputs[:2])
     step, threads = out.number(g.x.strides[0], 8), out.number(_threads(o, rows))
-    declared = ", ".join(f"{kind} {name}" for name, (kind, _) in out.parameters.items())
     kernel = f"""
-extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({declared}) {{
+extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({out.declared}) {{
   const Epilogue epilogue = {value};
   depthwise({x}, {w}, epilogue, {step}, {threads});
 }}
@@ -175,7 +174,7 @@ def _constants(o: Pixels, rows: int, block: int) -> str:
         "Pairs": -(-width // _WIDE), "RowStep": g.x.strides[2], "ColumnStep": g.x.strides[3],
         "WeightH": g.w.strides[2], "WeightW": g.w.strides[3],
     }  # fmt: skip
-    return "\n".join(f"constexpr int k{name} = {value};" for name, value in values.items())
+    return constants(values)
 
 
 TACTICS: tuple[DepthwiseTactic, ...] = (DepthwiseTactic(),)

@@ -8,8 +8,9 @@ from ingot.kernels.api import Target
 from ingot.kernels.cuda.epilogue import WIDTH, EpilogueText
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.tile import WGMMA_BYTES, HopperTile
+from ingot.kernels.cuda.hopper.wgmma import wgmma
 from ingot.kernels.cuda.rows.text import HELPERS
-from ingot.kernels.cuda.source import Source, template
+from ingot.kernels.cuda.source import Source, constants, template
 
 ENTRY = "ingot_product"
 SPIN_LIMIT = 0
@@ -39,10 +40,7 @@ def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     numbers = [rows, o.channels, o.steps(tile), tiles_m, tiles_n, batch, o.output[0], width, 0, *second]
     problem = ", ".join(out.number(number) for number in numbers)
     maps = "ab" if beside is None else "abcd"
-    parameters = [
-        *(f"const __grid_constant__ tensor_map_t {name}" for name in maps),
-        *(f"{kind} {name}" for name, (kind, _) in out.parameters.items()),
-    ]
+    parameters = [*(f"const __grid_constant__ tensor_map_t {name}" for name in maps), *out.declarations]
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {ENTRY}({", ".join(parameters)}) {{
   const Epilogue epilogue = {value};
@@ -83,27 +81,13 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
         "Beside": o.beside is not None, "BesideGather": o.beside is not None and o.beside.gather,
         "EarlyB": o.b.constant, "BatchA": o.batch_a, "BatchB": o.batch_b,
     }  # fmt: skip
-    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
-    lines += [f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items()]
-    return "\n".join(lines)
+    return constants(values, flags)
 
 
 def _wgmma(o: Operands, tile: HopperTile) -> str:
     """The instruction for 64 rows and the tile's columns, both operands in shared memory."""
-    count = tile.n // 2
     depth = WGMMA_BYTES // itemsize(o.a.dtype)
     kinds = f"{'s32' if o.whole else 'f32'}.{_WGMMA_TYPE[o.a.dtype]}.{_WGMMA_TYPE[o.b.dtype]}"
     # Signs, for floats, and whether an operand is transposed, which 16-bit types alone can be.
     modes = "" if o.whole else ", 1, 1" + (f", 0, {int(o.columns_inner)}" if depth == 16 else "")
-    registers = ", ".join(f"%{i}" for i in range(count))
-    operands = ", ".join(f'"+{"r" if o.whole else "f"}"(d[{i}])' for i in range(count))
-    return f"""
-INGOT_INLINE void wgmma(sum_t (&d)[{count}], unsigned long long a, unsigned long long b, bool accumulate) {{
-  asm volatile(
-      "{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 2}, 0;\\n"
-      "wgmma.mma_async.sync.aligned.m64n{tile.n}k{depth}.{kinds} "
-      "{{{registers}}}, %{count}, %{count + 1}, p{modes};\\n}}"
-      : {operands}
-      : "l"(a), "l"(b), "r"((int)accumulate));
-}}
-"""
+    return wgmma("wgmma", f"m64n{tile.n}k{depth}", kinds, modes, tile.n, sums="sum_t")

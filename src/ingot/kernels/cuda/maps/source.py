@@ -116,7 +116,7 @@ def wrapped(em: Emitter, plan: MapPlan, threads: int, entry: str) -> str:
     if plan.may_fit_int and not plan.fits_int:
         assert isinstance(plan.extent, str)
         choice = text.parameter(plan.extent)
-    declared = ", ".join(f"{kind} {name}" for name, (kind, _) in text.parameters.items())
+    declared = text.declared
     body = "\n".join(text.lines)
     if not choice:
         kinds = ("int", "unsigned int") if plan.fits_int else ("long long", "unsigned long long")

@@ -10,7 +10,7 @@ from ingot.kernels.cuda.mma.operands import INSTRUCTION, MmaOperands, Side
 from ingot.kernels.cuda.mma.tile import MmaTile
 from ingot.kernels.cuda.product import flat_offset
 from ingot.kernels.cuda.rows.text import HELPERS, CudaText
-from ingot.kernels.cuda.source import Source, template
+from ingot.kernels.cuda.source import Source, constants, template
 
 ENTRY = "ingot_mma"
 
@@ -36,10 +36,9 @@ def generate(o: MmaOperands, tile: MmaTile, target: Target) -> Source:
     numbers = [o.rows, steps(o, tile), tiles_m, tiles_n, o.batch, o.channels, o.depth, *o.input]
     problem = ", ".join(out.number(number) for number in numbers)
     shares = f"{out.scratch(0, 'sum_t')}, {out.scratch(1, 'unsigned')}" if tile.split > 1 else "nullptr, nullptr"
-    declared = ", ".join(f"{kind} {name}" for name, (kind, _) in out.parameters.items())
     bounds = f"__launch_bounds__({tile.threads}, {tile.resident(target)})"
     kernel = f"""
-extern "C" __global__ void {bounds} {ENTRY}({declared}) {{
+extern "C" __global__ void {bounds} {ENTRY}({out.declared}) {{
   const Operands operands = {{{operands_value}}};
   const Epilogue epilogue = {finish_value};
   const Problem problem = {{{problem}}};
@@ -71,8 +70,7 @@ def _constants(o: MmaOperands, tile: MmaTile, target: Target) -> str:
         "DilationH": f.dilation[0], "DilationW": f.dilation[1],
     }  # fmt: skip
     flags = {"Gather": o.gather, "Across": o.b.across, "Async": target.cc >= 80}
-    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
-    return "\n".join([*lines, *(f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items())])
+    return constants(values, flags)
 
 
 def _multiply(o: MmaOperands, target: Target) -> str:
@@ -106,8 +104,7 @@ def _operands(o: MmaOperands, out: CudaText) -> str:
         with out.block(f"INGOT_MEMBER long long {name}_depth(int tap_h, int tap_w, int channel) const"):
             taps = list(zip(("tap_h", "tap_w"), side.taps, strict=True)) if o.taps > 1 else []
             out.line(f"return {out.offset([*taps, ('channel', side.depth)])};")
-    fields = [f"  {kind} {name};" for name, (kind, _) in out.parameters.items()]
-    return "\n".join(["struct Operands {", *fields, *out.lines, "};", ""])
+    return out.struct("Operands")
 
 
 def _line(side: Side, out: CudaText, index: str) -> None:

@@ -11,7 +11,7 @@ from ingot.graph.scalar_ops import expression
 from ingot.kernels.cuda.recurrent.plan import OPERANDS, RESULTS, RecurrentPlan
 from ingot.kernels.cuda.recurrent.tile import COUNTERS, Form, Group, Held
 from ingot.kernels.cuda.rows.text import CudaText
-from ingot.kernels.cuda.source import template
+from ingot.kernels.cuda.source import constants, template
 
 ENTRY = "ingot_recurrent"
 _AXES = {
@@ -99,11 +99,7 @@ def _constants(form: Form) -> str:
         "Vector": _vector(form), "WideInput": _wide(form, "x"), "WideOutput": _wide(form, "y"),
         "WeightsEarly": weights is not None and weights.constant,
     }  # fmt: skip
-    return "\n".join([
-        *(f"constexpr int k{name} = {value};" for name, value in values.items()),
-        *(f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items()),
-        f"constexpr float kBound = {layer.clip!r}f;",
-    ])  # fmt: skip
+    return f"{constants(values, flags)}\nconstexpr float kBound = {layer.clip!r}f;"
 
 
 def _wideness(form: Form) -> int:

@@ -124,6 +124,7 @@ def _tensor(plan: RecurrentPlan, target: Target) -> list[RecurrentTile]:
     return [tile for tile in found if tile.threads <= _THREADS and Form(plan, tile, target).registers <= _REGISTERS]
 
 
+@lru_cache(maxsize=256)
 def _planned(region: Region) -> RecurrentPlan:
     plan = plan_recurrent(region)
     assert isinstance(plan, RecurrentPlan), plan

@@ -170,9 +170,23 @@ class CudaText:
 
     def kernel(self, entry: str, threads: int) -> str:
         """The kernel's text."""
-        declared = ", ".join(f"{kind} {name}" for name, (kind, _) in self.parameters.items())
-        head = f'extern "C" __global__ void __launch_bounds__({threads}) {entry}({declared}) {{'
+        head = f'extern "C" __global__ void __launch_bounds__({threads}) {entry}({self.declared}) {{'
         return "\n".join([head, *self.lines, "}", ""])
+
+    def struct(self, name: str) -> str:
+        """A struct whose fields are the parameters, and whose members the lines."""
+        fields = (f"  {field};" for field in self.declarations)
+        return "\n".join([f"struct {name} {{", *fields, *self.lines, "};", ""])
+
+    @property
+    def declarations(self) -> list[str]:
+        """The parameters as C++ declares them."""
+        return [f"{kind} {name}" for name, (kind, _) in self.parameters.items()]
+
+    @property
+    def declared(self) -> str:
+        """The parameters as a kernel declares them."""
+        return ", ".join(self.declarations)
 
     @property
     def arguments(self) -> tuple[Argument, ...]:

@@ -6,8 +6,9 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Dim, mul
 from ingot.graph.scalar_quantize import LIMITS
 from ingot.kernels.api import Target
+from ingot.kernels.cuda.hopper.wgmma import wgmma
 from ingot.kernels.cuda.rows.text import HELPERS
-from ingot.kernels.cuda.source import Source, template
+from ingot.kernels.cuda.source import Source, constants, template
 from ingot.kernels.cuda.stem.tensors import StemText, store_width
 from ingot.kernels.cuda.stem.tile import Form
 
@@ -23,9 +24,8 @@ def generate(form: Form, target: Target) -> Source:
     struct = tensors.text()
     warpgroups = target.cc == 90 and form.tile.warps % 4 == 0
     resident = form.resident if warpgroups else max(form.resident * 3 // 4, 1)  # mma.sync asks for more registers
-    declared = ", ".join(f"{kind} {name}" for name, (kind, _) in tensors.out.parameters.items())
     kernel = f"""
-extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {ENTRY}({declared}) {{
+extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {ENTRY}({tensors.out.declared}) {{
   const Stem stem = {{{", ".join(tensors.out.parameters)}}};
   run_stem(stem);
 }}
@@ -78,8 +78,7 @@ def _constants(form: Form) -> str:
         "Half": plan.dtype == "float16", "WeightVector": vector, "PackedResult": plan.result.dtype == plan.dtype,
         "After": bool(plan.late or plan.after),
     }  # fmt: skip
-    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
-    return "\n".join([*lines, *(f"constexpr bool k{name} = {str(value).lower()};" for name, value in flags.items())])
+    return constants(values, flags)
 
 
 def _batch(form: Form) -> int:
@@ -148,17 +147,5 @@ def _words(form: Form) -> str:
 
 def _wgmma(form: Form) -> str:
     """The instruction for 64 rows in registers and all columns."""
-    kind, count = _ELEMENT[form.plan.dtype], 4 * form.tiles_n
-    registers = ", ".join(f"%{i}" for i in range(count))
-    operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
-    a = ", ".join(f"%{count + i}" for i in range(4))
-    return f"""
-INGOT_INLINE void wgmma_words(float (&d)[{count}], const unsigned (&a)[4], unsigned long long b, bool accumulate) {{
-  asm volatile(
-      "{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 5}, 0;\\n"
-      "wgmma.mma_async.sync.aligned.m64n{8 * form.tiles_n}k16.f32.{kind}.{kind} "
-      "{{{registers}}}, {{{a}}}, %{count + 4}, p, 1, 1, 1;\\n}}"
-      : {operands}
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)accumulate));
-}}
-"""
+    kind, columns = _ELEMENT[form.plan.dtype], 8 * form.tiles_n
+    return wgmma("wgmma_words", f"m64n{columns}k16", f"f32.{kind}.{kind}", ", 1, 1, 1", columns, registers=True)

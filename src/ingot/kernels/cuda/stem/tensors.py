@@ -31,8 +31,7 @@ class StemText:
     def text(self) -> str:
         """The struct."""
         plan, out = self.form.plan, self.out
-        body: list[str] = []
-        out.lines = body
+        out.lines = []
         x, y = plan.region.spec_of[plan.image], plan.result
         weight = out.input(plan.conv.inputs[1])
         with out.block("INGOT_MEMBER const element_t* weights() const"):
@@ -46,8 +45,7 @@ class StemText:
         self._make()
         self._middle()
         self._after()
-        fields = [f"  {kind} {name};" for name, (kind, _) in out.parameters.items()]
-        return "\n".join(["struct Stem {", *fields, *body, "};", ""])
+        return out.struct("Stem")
 
     # -- reading
 
