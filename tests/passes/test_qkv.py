@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.rewrites import Net, kinds, rewritten
 
-from ingot.passes.qkv import fuse_siblings
+from ingot.passes.qkv import join_products
 
 
 def _view(net: Net, y: str) -> str:
@@ -22,7 +22,7 @@ def test_queries_keys_and_values(biases: tuple[bool, ...]) -> None:
     net = Net()
     x = net.input("x", ["N", 5, 8])
     net.output(*(_view(net, _linear(net, x, 4 + 2 * i, bias)) for i, bias in enumerate(biases)))
-    model, notes = rewritten(net, fuse_siblings)
+    model, notes = rewritten(net, join_products)
     expected = {"MatMul": 1, "Split": 1, "Transpose": 3} | ({"Add": 1} if any(biases) else {})
     assert kinds(model) == expected
     assert notes == ["3 products joined with others that read the same value"]
@@ -34,7 +34,7 @@ def test_gemms(transposed: int) -> None:
     x = net.input("x", ["N", 8])
     weights = [net.normal(4, 8) if transposed else net.normal(8, 4) for _ in range(2)]
     net.output(*(_view(net, net.op("Gemm", x, w, net.normal(4), transB=transposed)) for w in weights))
-    assert kinds(rewritten(net, fuse_siblings)[0]) == {"MatMul": 1, "Add": 1, "Split": 1, "Transpose": 2}
+    assert kinds(rewritten(net, join_products)[0]) == {"MatMul": 1, "Add": 1, "Split": 1, "Transpose": 2}
 
 
 def test_a_gate_keeps_its_activation_and_its_product() -> None:
@@ -42,7 +42,7 @@ def test_a_gate_keeps_its_activation_and_its_product() -> None:
     x = net.input("x", ["N", 5, 8])
     gate, up = _linear(net, x, 4), _linear(net, x, 4)
     net.output(net.op("Mul", net.op("Sigmoid", gate), up))
-    model, notes = rewritten(net, fuse_siblings)
+    model, notes = rewritten(net, join_products)
     assert kinds(model)["MatMul"] == 2 and "arithmetic behind it" in notes[0]
 
 
@@ -54,7 +54,7 @@ def test_arithmetic_that_is_alike_is_done_for_all() -> None:
     net.output(
         *(net.op("MatMul", part, net.normal(width, 3)) for part, width in zip((*parts, other), (4, 8, 4), strict=True))
     )
-    model, notes = rewritten(net, fuse_siblings)
+    model, notes = rewritten(net, join_products)
     assert kinds(model) == {"MatMul": 5, "Add": 2, "Gelu": 1, "Relu": 1, "Split": 1}
     assert notes == ["2 products joined with others that read the same value"]
 
@@ -64,7 +64,7 @@ def test_parts_are_joined_in_their_turn() -> None:
     x = net.input("x", ["N", 5, 8])
     first, second = (net.op("Relu", _linear(net, x, 8)) for _ in range(2))
     net.output(*(_view(net, _linear(net, part, 4)) for part in (first, second, second)))
-    assert kinds(rewritten(net, fuse_siblings)[0]) == {"MatMul": 3, "Add": 3, "Relu": 1, "Split": 2, "Transpose": 3}
+    assert kinds(rewritten(net, join_products)[0]) == {"MatMul": 3, "Add": 3, "Relu": 1, "Split": 2, "Transpose": 3}
 
 
 def test_arithmetic_whose_result_others_want_stays() -> None:
@@ -72,7 +72,7 @@ def test_arithmetic_whose_result_others_want_stays() -> None:
     x = net.input("x", ["N", 5, 8])
     parts = [net.op("Relu", _linear(net, x, 4)) for _ in range(2)]
     net.output(net.op("MatMul", parts[0], net.normal(4, 3)), net.op("Concat", *parts, axis=2))
-    model, notes = rewritten(net, fuse_siblings)
+    model, notes = rewritten(net, join_products)
     assert kinds(model)["Relu"] == 2 and "arithmetic behind it" in notes[0]
 
 
@@ -81,7 +81,7 @@ def test_other_operands_stay_apart() -> None:
     x, z = net.input("x", ["N", 5, 8]), net.input("z", ["N", 8, 5])
     scaled = net.op("Gemm", net.input("y", ["N", 8]), net.normal(8, 4), alpha=0.5)
     net.output(_view(net, _linear(net, x, 4)), _view(net, net.op("MatMul", x, z)), scaled)
-    model, notes = rewritten(net, fuse_siblings)
+    model, notes = rewritten(net, join_products)
     assert kinds(model)["MatMul"] == 2 and notes == []
 
 
@@ -89,4 +89,4 @@ def test_graph_outputs_stay_apart() -> None:
     net = Net()
     x = net.input("x", ["N", 5, 8])
     net.output(_linear(net, x, 4), _linear(net, x, 4))
-    assert kinds(rewritten(net, fuse_siblings)[0])["MatMul"] == 2
+    assert kinds(rewritten(net, join_products)[0])["MatMul"] == 2

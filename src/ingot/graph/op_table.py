@@ -5,7 +5,7 @@ An op that is neither here nor in the scalar-op table has no device kernel and g
 
 from __future__ import annotations
 
-from ingot.graph.region import Kind
+from ingot.graph.region import ANCHORS, Kind
 from ingot.graph.scalar_ops import is_scalar_op
 
 _REDUCTIONS = (
@@ -22,6 +22,10 @@ _ROWS = (
     "LpNormalization",
 )  # fmt: skip
 
+RANDOM = frozenset({
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+})  # fmt: skip
+"""Ops whose results differ from run to run."""
 ANCHOR_KIND: dict[str, Kind] = {
     "Conv": Kind.CONV,
     "ConvTranspose": Kind.CONV,
@@ -36,7 +40,7 @@ ANCHOR_KIND: dict[str, Kind] = {
     "ScatterElements": Kind.SCATTER,
     "ScatterND": Kind.SCATTER,
     "TopK": Kind.SORT,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), Kind.RECURRENT),
+    **dict.fromkeys(ANCHORS[Kind.RECURRENT], Kind.RECURRENT),
     **dict.fromkeys(_ROWS, Kind.ROWWISE),
     **dict.fromkeys(_REDUCTIONS, Kind.REDUCE),
     **dict.fromkeys(_INDEX_MAPS, Kind.MAP),
@@ -80,7 +84,7 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "RMSNormalization": (0, 1),
     "InstanceNormalization": (0, 1, 2),
     "GroupNormalization": (0, 1, 2),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), tuple(range(8))),
+    **dict.fromkeys(ANCHORS[Kind.RECURRENT], tuple(range(8))),
 }
 """Operands that stay tensors even when they hold a single constant element."""
 

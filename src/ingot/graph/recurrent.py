@@ -18,6 +18,10 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 """Gates in the order of ONNX: LSTM i, o, f, c; GRU z, r, h."""
 X, W, R, B, LENGTHS, H0, C0, P = range(8)
 """Operands."""
+SWAPPED = (1, 0, 2)
+"""Order in which steps, or directions, and batch change places."""
+BATCH_FIRST = (2, 0, 1, 3)
+"""Order of the results of a layer, ``[steps, directions, batch, hidden]``, with the batch outermost."""
 _DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 PARAMETERS = {
@@ -77,11 +81,6 @@ class Recurrence:
     def columns(self) -> int:
         """Columns of the product of the inputs."""
         return self.directions * self.gates * self.hidden
-
-
-def is_recurrent(op: BodyOp) -> bool:
-    """Whether this is one of the ops, in either form."""
-    return op.op in GATES and op.domain in ("", "ai.onnx", DOMAIN)
 
 
 def recurrence_of(op: BodyOp, hidden: int) -> Recurrence | No:

@@ -10,14 +10,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ingot.errors import No
-from ingot.graph.recurrent import C0, H0, LENGTHS, W, X, recurrence_of
+from ingot.graph.recurrent import BATCH_FIRST, C0, H0, LENGTHS, SWAPPED, W, X, recurrence_of
 from ingot.graph.region import BodyOp, Region
 
 _OWN = ("direction", "activations", "activation_alpha", "activation_beta", "clip", "input_forget",
         "linear_before_reset")  # fmt: skip
-_OUTPUT_ORDER = {0: (2, 0, 1, 3)}
-"""Of Y from [steps, directions, batch, hidden] to the batch first; both states change as their inputs do."""
-_STATE_ORDER = (1, 0, 2)
 
 
 def recurrent_nodes(
@@ -45,12 +42,12 @@ def recurrent_nodes(
         for position in (X, H0, C0):
             if position < len(given) and given[position]:
                 name = f"{prefix}/steps{position}"
-                nodes.append(helper.make_node("Transpose", [given[position]], [name], perm=_STATE_ORDER))
+                nodes.append(helper.make_node("Transpose", [given[position]], [name], perm=SWAPPED))
                 given[position] = name
         for position, name in enumerate(made):
             if name:
                 made[position] = f"{prefix}/made{position}"
-                perm = _OUTPUT_ORDER.get(position, _STATE_ORDER)
+                perm = SWAPPED if position else BATCH_FIRST
                 after.append(helper.make_node("Transpose", [made[position]], [name], perm=perm))
     if len(given) > LENGTHS and not any(given[LENGTHS:]):
         del given[LENGTHS:]

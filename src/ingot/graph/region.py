@@ -188,6 +188,8 @@ def _digest(c: Region) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+CONVOLUTIONS = frozenset({Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM})
+"""Kinds of one convolution or several."""
 ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose", "ConvInteger"),
     Kind.STEM: ("Conv",),

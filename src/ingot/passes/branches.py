@@ -18,6 +18,7 @@ from ingot.graph import dtypes
 from ingot.graph.control import choose, keep, promise
 from ingot.graph.dims import symbols
 from ingot.graph.edit import Editor, constant_of, is_op, shape_of
+from ingot.graph.region import ANCHORS, Kind
 from ingot.importer.infer import infer_shapes
 from ingot.passes.data_sizes import decides_sizes
 from ingot.passes.inline import Inliner, discard
@@ -26,7 +27,6 @@ from ingot.passes.writer import Writer
 
 Simplify = Callable[[ir.Model], None]
 BRANCHES = ("then_branch", "else_branch")
-_RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _copied(value: ir.Value) -> ir.Value:
 def _misfit(graph: ir.Graph) -> str:
     """What the shape inference does not object to, and no runtime takes."""
     for node in graph:
-        if is_op(node, *_RECURRENT):
+        if is_op(node, *ANCHORS[Kind.RECURRENT]):
             shape = shape_of(node.inputs[0])
             if shape is not None and len(shape) != 3:
                 return f"{node.op_type} reads a tensor of rank {len(shape)}"

@@ -13,13 +13,13 @@ from functools import partial
 import onnx_ir as ir
 
 from ingot.errors import YES, Answer, IngotError, No
-from ingot.graph.dims import Dim, evaluate, evaluate_shape, symbols
+from ingot.graph.dims import Bindings, Dim, evaluate, evaluate_shape, symbols
 from ingot.graph.edit import scalar_of
 from ingot.graph.lowered import DataSize, SymbolRange
 from ingot.graph.op_table import kind_of
-from ingot.graph.region import Kind, Region
+from ingot.graph.region import CONVOLUTIONS, Kind, Region
 
-HEAVY = frozenset({Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.GEMM, Kind.ATTENTION})
+HEAVY = CONVOLUTIONS | {Kind.GEMM, Kind.ATTENTION}
 """Kinds of products, which are worth a graph for each new size."""
 _SHARE = 4
 """The size that kernels are chosen for is the largest over this."""
@@ -108,8 +108,8 @@ def _dims(literal: object) -> list[Dim]:
     return [row for row in rows if isinstance(row, str)]
 
 
-def _sizes(value: ir.Value | None, known: dict[str, int]) -> list[int] | None:
-    """The largest sizes of a value; None where one has no bound."""
+def sizes_at(value: ir.Value | None, known: Bindings) -> list[int] | None:
+    """The sizes of a value where symbols are as in ``known``; None where one depends on others."""
     if value is None or value.shape is None:
         return None
     try:
@@ -119,14 +119,14 @@ def _sizes(value: ir.Value | None, known: dict[str, int]) -> list[int] | None:
 
 
 def _elements(node: ir.Node, known: dict[str, int]) -> int:
-    sizes = _sizes(node.inputs[0], known)
+    sizes = sizes_at(node.inputs[0], known)
     return 0 if sizes is None else math.prod(sizes)
 
 
 def _along(node: ir.Node, known: dict[str, int], default: int | None = None) -> int:
     """At most the size of the axis; of all elements where there is none."""
     axis = node.attributes.get_int("axis", default)
-    sizes = _sizes(node.inputs[0], known)
+    sizes = sizes_at(node.inputs[0], known)
     if axis is None or sizes is None:
         return _elements(node, known)
     return sizes[axis] if -len(sizes) <= axis < len(sizes) else 0
@@ -134,7 +134,7 @@ def _along(node: ir.Node, known: dict[str, int], default: int | None = None) -> 
 
 def _boxes(node: ir.Node, known: dict[str, int]) -> int:
     """For each image and class no more than there are boxes, or than are asked for."""
-    scores = _sizes(node.inputs[1], known) if len(node.inputs) > 1 else None
+    scores = sizes_at(node.inputs[1], known) if len(node.inputs) > 1 else None
     if scores is None or len(scores) != 3:
         return 0
     wanted = node.inputs[2] if len(node.inputs) > 2 else None

@@ -28,8 +28,9 @@ from onnxscript.rewriter.rules.common import (
     _remove_optional_bias,
 )
 
-from ingot.graph.edit import Editor, constant_of, fixed_shape, is_op, is_read, operand, scalar_of, shape_of
-from ingot.importer.infer import infer_noting_outputs
+from ingot.graph.edit import Editor, bodies, constant_of, fixed_shape, is_op, is_read, operand, scalar_of, shape_of
+from ingot.graph.op_table import RANDOM
+from ingot.importer.infer import infer_noting_outputs, without_shape
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 4
@@ -39,10 +40,7 @@ _UNKNOWN = "ingot.unknown"
 """Where a model keeps which values have no shape although it was looked for."""
 _FREE = 4096
 """Elements that a folded constant may always have."""
-_KEPT = frozenset({
-    "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "RandomNormal",
-    "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
-})  # fmt: skip
+_KEPT = RANDOM | {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
 """Ops that are not folded: their form says more than their value, or it has no fixed value."""
 
 _RULES: tuple[tuple[frozenset[str], tuple[RewriteRule, ...]], ...] = (
@@ -96,8 +94,7 @@ def _has_unused(model: ir.Model) -> bool:
 
     Graphs inside nodes are left to that pass.
     """
-    holders = (attr.type for node in model.graph for attr in node.attributes.values())
-    if any(kind in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for kind in holders):
+    if any(bodies(attr) for node in model.graph for attr in node.attributes.values()):
         return True
     made = (v for node in model.graph for v in node.outputs)
     values = (*made, *model.graph.initializers.values())
@@ -107,19 +104,13 @@ def _has_unused(model: ir.Model) -> bool:
 def _infer_missing(model: ir.Model) -> None:
     """Infers shapes where some value has none, but not again for values that stay without."""
     tried = model.meta.get(_UNKNOWN, frozenset())
-    if not _unknown(model) <= tried:
+    if not without_shape(model) <= tried:
         # Names for anonymous sizes were settled by the importer; to do so again costs more than all the rest.
         try:
             infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=False)
         except ShapeInferenceError:  # a branch that is never taken need not fit the sizes at hand
             infer_noting_outputs(model)
-        model.meta[_UNKNOWN] = _unknown(model)
-
-
-def _unknown(model: ir.Model) -> frozenset[str]:
-    """Names of the values without type or shape."""
-    values = (v for node in model.graph for v in node.outputs)
-    return frozenset(v.name for v in values if v.name and (v.shape is None or v.dtype is None))
+        model.meta[_UNKNOWN] = without_shape(model)
 
 
 def _count(model: ir.Model) -> int:

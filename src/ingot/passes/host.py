@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ingot.graph.edit import bodies
 from ingot.graph.region import Region
 
 
@@ -26,9 +27,7 @@ def host_model(
     known = {str(v.name): v for v in _visible(model.graph)}
     mapping: dict[ir.Value | None, ir.Value | None] = {}
     # At known sizes, shape inference looks into branches that never run and refuses what it finds there.
-    branches = any(
-        attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for n in nodes for attr in n.attributes.values()
-    )
+    branches = any(bodies(attr) for node in nodes for attr in node.attributes.values())
     inputs, weights = [], []
     for name in region.inputs:
         old = known[copies.get(name, name)]

@@ -9,13 +9,12 @@ from onnx.reference import ReferenceEvaluator
 
 from ingot.graph.control import is_control
 from ingot.graph.edit import Array, bodies, constant_of
+from ingot.graph.op_table import RANDOM
 
 _LARGEST = 64
 """Elements of the values that are looked at."""
 _DEEPEST = 200
 """Longest chain of nodes."""
-_RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-                     "Bernoulli"})  # fmt: skip
 
 
 class Known:
@@ -39,7 +38,7 @@ class Known:
         node = value.producer()
         if constant is not None or node is None or not deeper:
             return constant if constant is not None and constant.size <= _LARGEST else None
-        if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or is_control(node) or len(node.outputs) != 1:
+        if node.domain not in ("", "ai.onnx") or node.op_type in RANDOM or is_control(node) or len(node.outputs) != 1:
             return None
         if any(bodies(attr) for attr in node.attributes.values()):
             return None

@@ -12,17 +12,18 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Dim, add, divisible, mul
 from ingot.graph.lowered import Window
 from ingot.graph.op_table import WINDOW
-from ingot.graph.region import ANCHORS, BodyOp, Kind, Literal, Region
+from ingot.graph.recurrent import BATCH_FIRST
+from ingot.graph.region import ANCHORS, CONVOLUTIONS, BodyOp, Kind, Literal, Region
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
 from ingot.passes.flatten import FlatGraph
 from ingot.passes.partition import Group
-from ingot.passes.recurrent import BATCH_FIRST, swapped_behind
+from ingot.passes.recurrent import swapped_behind
 from ingot.passes.views import RESHAPES, view_of
 from ingot.plugins.api import Layout as PluginLayout
 
-_SPATIAL_KINDS = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.POOL}
-_WITH_WEIGHTS = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.GEMM}
+_SPATIAL_KINDS = CONVOLUTIONS | {Kind.POOL}
+_WITH_WEIGHTS = CONVOLUTIONS | {Kind.GEMM}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
 _WEIGHTED = frozenset({*ANCHORS[Kind.CONV], *ANCHORS[Kind.GEMM]})

@@ -7,20 +7,21 @@ steps of the other side are left out: their results are junk that the Where does
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from ingot.errors import IngotError, No
+from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.control import is_choice
-from ingot.graph.dims import evaluate
+from ingot.graph.dims import Bindings
 from ingot.graph.edit import constant_of, fixed_shape, is_op, operand, reads
 from ingot.graph.lowered import Guard, SymbolRange
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
-from ingot.passes.data_sizes import HEAVY
+from ingot.passes.data_sizes import HEAVY, sizes_at
 from ingot.passes.flatten import FlatGraph
 
 Side = frozenset[tuple[ir.Value, int]]
@@ -185,7 +186,7 @@ def _careful(node: ir.Node) -> bool:
     return at is not None and constant_of(operand(node, at)) is None
 
 
-def _seconds(node: ir.Node, bindings: Mapping[str, int]) -> float:
+def _seconds(node: ir.Node, bindings: Bindings) -> float:
     """About the time of a node's kernel."""
     if kind_of(node.op_type, node.domain) is Kind.VIEW or is_op(node, "Shape", "Size"):
         return 0.0
@@ -198,16 +199,9 @@ def _seconds(node: ir.Node, bindings: Mapping[str, int]) -> float:
     return seconds
 
 
-def _bytes(value: ir.Value | None, bindings: Mapping[str, int]) -> float:
-    if value is None or value.shape is None or value.dtype is None:
+def _bytes(value: ir.Value | None, bindings: Bindings) -> float:
+    sizes = sizes_at(value, bindings)
+    if value is None or sizes is None or value.dtype is None:
         return 0.0
     name = dtypes.any_from_onnx(int(value.dtype))
-    if name is None or not dtypes.on_device(name):
-        return 0.0
-    total = dtypes.itemsize(name)
-    for dim in value.shape:
-        try:
-            total *= dim if isinstance(dim, int) else evaluate(str(dim), dict(bindings))
-        except IngotError:
-            return 0.0
-    return float(total)
+    return float(math.prod(sizes) * dtypes.itemsize(name)) if name is not None and dtypes.on_device(name) else 0.0

@@ -25,7 +25,7 @@ from ingot.passes.quantized import write_out_products
 from ingot.passes.recurrent import split_recurrences
 from ingot.passes.stem import mark_stems, widen_stems
 from ingot.plugins.api import Layout as PluginLayout
-from ingot.plugins.record import is_record, record
+from ingot.plugins.record import is_record, record_of
 from ingot.plugins.registry import active
 
 Accepts = Callable[[Region], Answer]
@@ -225,10 +225,8 @@ def _lowered(model: ir.Model, cut: _Cut, ranges: tuple[SymbolRange, ...], data: 
         if missing:
             fix = next((no.fix for no in refusals[region.name] if no.fix), "")
             return No(f"value {missing[0]!r} between host and device has no device type", node=region.name, fix=fix)
-        first = flat.ops[group.ops[0]]
-        if first.plugin is not None:
-            types = [layout.values[n].dtype for n in region.outputs]
-            bodies[region.name] = record(first.plugin, region.ops[0], region.inputs, region.outputs, types)
+        if flat.ops[group.ops[0]].plugin is not None:
+            bodies[region.name] = record_of(region)
             continue
         bodies[region.name] = host_model(
             model, [nodes[flat.ops[i].name] for i in group.ops], region, flat.constants, layout.copies

@@ -23,7 +23,7 @@ from ingot.passes.functions import expand_functions
 from ingot.passes.gelu import fuse_activations
 from ingot.passes.group_norm import fuse_group_norms
 from ingot.passes.normalize import fuse_normalisations
-from ingot.passes.qkv import fuse_siblings
+from ingot.passes.qkv import join_products
 from ingot.passes.quantized_moves import move_quantized
 from ingot.passes.quantized_ops import spell_out_quantized
 from ingot.passes.sequences import resolve_sequences
@@ -83,7 +83,7 @@ PASSES: tuple[Pass, ...] = (
     # After activations are what they are: alike behind siblings, they are done for all at once.
     Pass("siblings", join_convolutions),
     # After attention and activations: products with arithmetic of their own stay apart.
-    Pass("qkv", fuse_siblings),
+    Pass("qkv", join_products),
     Pass("fold_again", fold),
 )
 BEFORE_QUANTIZATION = (

@@ -6,7 +6,6 @@ The parts are windows on the product's memory, so whoever reads them must read t
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +25,8 @@ from ingot.graph.edit import (
     sole_reader,
 )
 from ingot.graph.scalar_ops import is_scalar_op
-from ingot.passes.lazy import NO_SIDE, Side, side_of_nodes
 from ingot.passes.tails import Tail, alike, tail_of, write
+from ingot.passes.together import hand_out, readers_of_one
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,11 @@ class _Branch:
     """(columns,): of a quantized product."""
 
 
-def fuse_siblings(model: ir.Model) -> list[str]:
+def join_products(model: ir.Model) -> list[str]:
     """Joins sibling products with constant weights; gives how many, and why others stay apart."""
     editor = Editor(model)
-    groups: dict[tuple[ir.Value, Side], list[ir.Node]] = defaultdict(list)
-    side = side_of_nodes(model)
-    for node in model.graph:
-        source = operand(node, 0)
-        if is_op(node, "MatMul", "Gemm") and source is not None and _weight(node) is not None:
-            groups[source, side.get(node, NO_SIDE)].append(node)
     joined = 0
-    for (source, _), nodes in groups.items():
-        if len(nodes) < 2 or constant_of(source) is not None:
-            continue
+    for nodes in readers_of_one(model, lambda node: is_op(node, "MatMul", "Gemm") and _weight(node) is not None):
         branches = [branch for node in nodes if (branch := _branch(node)) is not None]
         apart = [b for b in branches if _has_epilogue(b)]
         if apart:
@@ -182,12 +173,4 @@ def _join(editor: Editor, branches: list[_Branch]) -> None:
         product, result = result, editor.value(f"{base}/sum", dtype, (*lead, sum(sizes)))
         editor.ops("Add", [product, bias], None, [result], before=first)
     result = write(editor, result, [b.tail for b in branches], 1, first)
-    split = editor.constant(np.asarray(sizes, np.int64), f"{base}/sizes")
-    parts_of = [
-        editor.value(f"{b.tail.end.name}/part", dtype, (*lead, n)) for b, n in zip(branches, sizes, strict=True)
-    ]
-    editor.ops("Split", [result, split], {"axis": len(lead)}, parts_of, before=first)
-    for branch, part in zip(branches, parts_of, strict=True):
-        node = branch.tail.end.producer()
-        assert node is not None
-        editor.substitute(node, part)
+    hand_out(editor, result, [b.tail for b in branches], sizes, len(lead), first)

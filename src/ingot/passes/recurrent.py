@@ -12,15 +12,10 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import No
-from ingot.graph.recurrent import C0, DOMAIN, H0, LENGTHS, R, Recurrence, W, X, recurrence_of
+from ingot.graph.recurrent import BATCH_FIRST, C0, DOMAIN, H0, LENGTHS, SWAPPED, R, Recurrence, W, X, recurrence_of
 from ingot.graph.region import BodyOp, Kind, Literal
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.passes.flatten import FlatGraph, FlatOp, without_dead_ops
-
-BATCH_FIRST = (2, 0, 1, 3)
-"""Order of the results of a layer, ``[steps, directions, batch, hidden]``, with the batch outermost."""
-_SWAPPED = (1, 0, 2)
-"""Steps and batch change places."""
 
 
 def split_recurrences(flat: FlatGraph, plain: frozenset[str]) -> FlatGraph:
@@ -49,7 +44,7 @@ def swapped_behind(flat: FlatGraph, name: str, readers: Mapping[str, Sequence[tu
         return False
     squeezed = first[0].outputs[0]
     behind = [op for _, op in readers.get(squeezed, ())]
-    turned = all(op.op == "Transpose" and op.ints("perm", ()) == _SWAPPED for op in behind)
+    turned = all(op.op == "Transpose" and op.ints("perm", ()) == SWAPPED for op in behind)
     return bool(behind) and turned and squeezed not in flat.outputs
 
 
@@ -119,12 +114,10 @@ class _Splitter:
 
     def _product(self, op: FlatOp, form: Recurrence) -> tuple[str, list[FlatOp]]:
         """Name of ``X W^T``, and the ops that make it."""
-        source = op.body.inputs[X]
-        maker = self.makers.get(source)
-        swapped = maker is not None and maker.kind is Kind.VIEW and maker.body.op == "Transpose"
-        swapped = swapped and maker is not None and maker.body.ints("perm", ()) == _SWAPPED
-        if swapped and maker is not None:  # rows that lie behind each other are one large product
-            source = maker.body.inputs[0]
+        source, swapped = op.body.inputs[X], False
+        match self.makers.get(source):
+            case FlatOp(body=turn, kind=Kind.VIEW) if turn.op == "Transpose" and turn.ints("perm", ()) == SWAPPED:
+                source, swapped = turn.inputs[0], True  # rows that lie behind each other are one large product
         weight, parts = self._weight(op, form)
         x = self.values[source]
         made = f"{op.name}/projected"
@@ -133,7 +126,7 @@ class _Splitter:
         parts.append(self._op(op, "product", BodyOp("MatMul", (source, weight), (product,)), Kind.GEMM))
         if swapped:
             self.values[made] = spec(x.dtype, (x.shape[1], x.shape[0], form.columns))
-            turn = BodyOp("Transpose", (product,), (made,), (("perm", _SWAPPED),))
+            turn = BodyOp("Transpose", (product,), (made,), (("perm", SWAPPED),))
             parts.append(self._op(op, "swap", turn, Kind.VIEW))
         return made, parts
 

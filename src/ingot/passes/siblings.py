@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.edit import Array, Attribute, Editor, constant_of, is_op, kept, operand, rank_of, readers, shape_of
-from ingot.passes.lazy import NO_SIDE, Side, side_of_nodes
 from ingot.passes.tails import Tail, alike, tail_of, write
+from ingot.passes.together import hand_out, readers_of_one
 
 _READERS = (
     "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax",
@@ -64,16 +64,10 @@ class Sibling:
 def join_convolutions(model: ir.Model) -> list[str]:
     """Joins sibling convolutions; gives how many, and why others stay apart."""
     editor = Editor(model)
-    sources: dict[tuple[ir.Value, Side], list[ir.Node]] = defaultdict(list)
-    side = side_of_nodes(model)
-    for node in model.graph:
-        source = operand(node, 0)
-        if is_op(node, "Conv") and source is not None and constant_of(source) is None:
-            sources[source, side.get(node, NO_SIDE)].append(node)
     apart: dict[str, list[str]] = defaultdict(list)
     joined = 0
-    for nodes in sources.values():
-        for group in _groups(nodes, apart) if len(nodes) > 1 else []:
+    for nodes in readers_of_one(model, lambda node: is_op(node, "Conv")):
+        for group in _groups(nodes, apart):
             answer = pays(group)
             if answer:
                 _join(editor, group)
@@ -193,13 +187,4 @@ def _join(editor: Editor, group: list[Sibling]) -> None:
     attributes: dict[str, Attribute] = kept(first)
     editor.ops("Conv", inputs, attributes, [whole], before=first)
     result = write(editor, whole, [s.tail for s in group], group[0].weight.ndim - 1, first)
-    split = editor.constant(np.asarray(sizes, np.int64), f"{base}/sizes")
-    parts = [
-        editor.value(f"{s.tail.end.name}/part", made.dtype, None if shape is None else (shape[0], size, *shape[2:]))
-        for s, size in zip(group, sizes, strict=True)
-    ]
-    editor.ops("Split", [result, split], {"axis": 1}, parts, before=first)
-    for one, part in zip(group, parts, strict=True):
-        node = one.tail.end.producer()
-        assert node is not None
-        editor.substitute(node, part)
+    hand_out(editor, result, [s.tail for s in group], sizes, 1, first)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.errors import No
-from ingot.graph.edit import Editor, bodies, fixed_shape, is_op, is_read, maker, shape_of
+from ingot.graph.edit import Editor, bodies, fixed_shape, is_op, is_read, maker, operand, shape_of
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
 from ingot.passes.inline import Inliner, branch_of, discard
@@ -154,7 +154,7 @@ def _loop(turns: _Turns) -> Results:
         return carried
     count = len(carried)
     steady = _stays_true(node, known)
-    going = node.inputs[1] if len(node.inputs) > 1 else None
+    going = operand(node, 1)
     if going is None:
         going = turns.editor.constant(np.asarray(True), f"{node.name}/goes")
     stacks: list[list[ir.Value]] = [[] for _ in node.outputs[count:]]
@@ -188,7 +188,7 @@ def _while(turns: _Turns, open_if: OpenIf) -> Results:
     if why is not None:
         return why
     w = Writer(turns.editor, node)
-    going = node.inputs[1]
+    going = operand(node, 1)
     if going is None:
         going = w.const(True, np.bool_)
     while turns.count < most:

@@ -12,7 +12,7 @@ from typing import Final
 
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, Shape, add, floordiv, mul
-from ingot.graph.region import BodyOp, Kind, Region
+from ingot.graph.region import ANCHORS, BodyOp, Kind, Region
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import TensorSpec
 
@@ -134,5 +134,5 @@ _PRODUCTS: Final[Mapping[str, Callable[[BodyOp, Region], Dim]]] = {
     "MatMulInteger": _matmul,
     "Gemm": _gemm,
     "Attention": _attention,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **dict.fromkeys(ANCHORS[Kind.RECURRENT], _recurrent),
 }
