@@ -21,7 +21,9 @@ _TYPES = r"""
 #else
 #define INGOT_DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 #define INGOT_INLINE static __device__ __forceinline__
+INGOT_INLINE unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 #endif
+#define INGOT_MEMBER __device__ __forceinline__
 
 // IEEE half and bfloat16 as they lie in memory; arithmetic is in float.
 INGOT_INLINE unsigned short ingot_half_bits(float x) {

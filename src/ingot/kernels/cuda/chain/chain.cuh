@@ -247,8 +247,8 @@ INGOT_INLINE void consume(const Maps& maps, const Problem& p, const Epilogue& ep
 #pragma unroll
           for (int h = 0; h < 4; ++h) {
             const int j = 2 * t + (h >> 1), first = j * 4 + (h & 1) * 2;
-            y[t][h] = pack_pair(epilogue.wide(acc[first], columns, j, 0, half_of(r[h], 0)),
-                                epilogue.wide(acc[first + 1], columns, j, 1, half_of(r[h], 1)));
+            y[t][h] = packed<kHalf>(epilogue.wide(acc[first], columns, j, 0, half_of(r[h], 0)),
+                                    epilogue.wide(acc[first + 1], columns, j, 1, half_of(r[h], 1)));
           }
           if (kStored) store_matrices(at, y[t]);
         }
@@ -291,8 +291,8 @@ INGOT_INLINE void consume(const Maps& maps, const Problem& p, const Epilogue& ep
 #pragma unroll
           for (int h = 0; h < 4; ++h) {
             const int first = (b * 8 + 2 * t + (h >> 1)) * 4 + (h & 1) * 2;
-            z[h] = pack_pair(epilogue.narrow(total[u][first], columns, h >> 1, 0),
-                             epilogue.narrow(total[u][first + 1], columns, h >> 1, 1));
+            z[h] = packed<kHalf>(epilogue.narrow(total[u][first], columns, h >> 1, 0),
+                                 epilogue.narrow(total[u][first + 1], columns, h >> 1, 1));
           }
           store_matrices(place + line + ((2 * t + half ^ turn) << 4), z);
         }

@@ -1,4 +1,4 @@
-// What the chain needs beside hopper/ptx.cuh: stores by the copy engine, 8 x 8 matrices, two halves in a register.
+// What the chain needs beside hopper/ptx.cuh and tensor_core.cuh: stores by the copy engine and of 8 x 8 matrices.
 
 INGOT_INLINE void store_tile(const tensor_map_t& map, unsigned from, int a, int b) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
@@ -34,30 +34,15 @@ INGOT_INLINE void store_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: 
 // What ordinary stores wrote to shared memory becomes visible to the copy engine.
 INGOT_INLINE void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-INGOT_INLINE void load_matrices(unsigned (&x)[4], unsigned at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(at)
-               : "memory");
-}
 INGOT_INLINE void store_matrices(unsigned at, const unsigned (&x)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(x[0]), "r"(x[1]),
                "r"(x[2]), "r"(x[3])
                : "memory");
 }
 
-// Two numbers as 16-bit floats, the first one lower.
-INGOT_INLINE unsigned pack_pair(float a, float b) {
-  unsigned pair;
-  if (kBrain)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  else
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
-  return pair;
-}
 INGOT_INLINE float half_of(unsigned pair, int which) {
   const unsigned short bits = (unsigned short)(which ? pair >> 16 : pair);
-  return kBrain ? ingot_bfloat_value(bits) : ingot_half_value(bits);
+  return kHalf ? ingot_half_value(bits) : ingot_bfloat_value(bits);
 }
 template <int kA, int kB> INGOT_INLINE void pin(unsigned (&x)[kA][kB]) {
 #pragma unroll

@@ -57,8 +57,9 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, 1) {ENTRY}({", ".jo
 """
     debug = f"#define INGOT_SPIN_LIMIT {hopper.SPIN_LIMIT}" if hopper.SPIN_LIMIT else ""
     texts = [
-        debug, HELPERS, template("hopper/ptx.cuh"), _constants(plan, tile), template("chain/instructions.cuh"),
-        _products(plan), out.struct("Epilogue"), template("chain/chain.cuh"), kernel,
+        debug, HELPERS, template("hopper/ptx.cuh"), template("tensor_core.cuh"), _constants(plan, tile),
+        template("chain/instructions.cuh"), _products(plan), out.struct("Epilogue"), template("chain/chain.cuh"),
+        kernel,
     ]  # fmt: skip
     most = target.sms // tile.cluster
     wanted = ceildiv(parts, tile.cluster)
@@ -111,7 +112,7 @@ def _constants(plan: ChainPlan, tile: ChainTile) -> str:
     }  # fmt: skip
     flags = {
         "Kept": tile.kept(plan), "Residual": bool(plan.residual), "Stored": plan.stored,
-        "Brain": plan.first.a.dtype == "bfloat16",
+        "Half": plan.first.a.dtype == "float16",
     }  # fmt: skip
     return constants(values, flags)
 

@@ -158,9 +158,8 @@ extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({out.declared}) {{
 }}
 """
     kind = "signed char" if g.x.dtype == "int8" else "unsigned char"
-    head = "#define INGOT_MEMBER __device__ __forceinline__\ntypedef int sum_t;"
-    kinds = f"typedef {kind} byte_t;\nconstexpr bool kSigned = {str(g.x.dtype == 'int8').lower()};"
-    parts = [HELPERS, head, kinds, _constants(o, rows, block), struct, template("depthwise/depthwise.cuh"), kernel]
+    kinds = f"typedef int sum_t;\ntypedef {kind} byte_t;\nconstexpr bool kSigned = {str(g.x.dtype == 'int8').lower()};"
+    parts = [HELPERS, kinds, _constants(o, rows, block), struct, template("depthwise/depthwise.cuh"), kernel]
     return Source("\n".join(parts), ceildiv(_threads(o, rows), block), out.arguments)
 
 

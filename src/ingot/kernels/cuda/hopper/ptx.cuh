@@ -1,12 +1,8 @@
 // The instructions of sm_90a that the product kernel is made of: barriers, the copy engine, wgmma, clusters.
 
-#define INGOT_MEMBER __device__ __forceinline__
-
 struct alignas(64) tensor_map_t {
   unsigned long long words[16];
 };
-
-INGOT_INLINE unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 // ---- barriers in shared memory
 

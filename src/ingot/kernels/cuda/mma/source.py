@@ -46,8 +46,8 @@ extern "C" __global__ void {bounds} {ENTRY}({out.declared}) {{
 }}
 """
     parts = [
-        HELPERS, _types(o), template("mma/instructions.cuh"), _multiply(o, target), _constants(o, tile, target),
-        operands, finish, template("mma/loads.cuh"), template("mma/product.cuh"), kernel,
+        HELPERS, _types(o), template("tensor_core.cuh"), template("mma/instructions.cuh"), _multiply(o, target),
+        _constants(o, tile, target), operands, finish, template("mma/loads.cuh"), template("mma/product.cuh"), kernel,
     ]  # fmt: skip
     return Source("\n".join(parts), mul(tiles_m, tiles_n, o.batch), out.arguments)
 
@@ -77,11 +77,11 @@ def _multiply(o: MmaOperands, target: Target) -> str:
     """The product of two fragments: one instruction, or the two to four that sm_75 takes for it."""
     a, b = (INSTRUCTION[side.spec.dtype] for side in (o.a, o.b))
     if target.cc >= 80:
-        lines = [f'INGOT_MMA_BYTES("{a}.{b}");' if o.whole else f'INGOT_MMA_16("m16n8k16", "{a}");']
+        lines = [f'INGOT_MMA_BYTES("{a}.{b}");' if o.whole else f"multiply_halves<{str(a == 'f16').lower()}>(d, a, b);"]
     elif o.whole:
         lines = [f'INGOT_MMA_BYTES_8("{a}.{b}", {i % 2 * 2}, a[{i}], b[{i // 2}]);' for i in range(4)]
     else:
-        lines = [f"INGOT_MMA_8(a[{i}], a[{i + 1}], b[{i // 2}]);" for i in (0, 2)]
+        lines = [f"multiply_eight_deep(d, a[{i}], a[{i + 1}], b[{i // 2}]);" for i in (0, 2)]
     return "\n".join([
         "INGOT_INLINE void multiply(sum_t (&d)[4], const unsigned (&a)[4], const unsigned* b) {",
         "#ifdef INGOT_HOST", "  ingot_host_mma<a_t, b_t>(d, a, b);",

@@ -44,7 +44,7 @@ def generate(form: Form) -> tuple[str, CudaText]:
         f"typedef {element} element_t;", f"#define INGOT_CELL {plan.form.gates}",
         f"#define INGOT_GROUP {int(form.group)}", _constants(form), struct, template("recurrent/gates.cuh"),
         _activations(plan), template("recurrent/cell.cuh"),
-        template("recurrent/tensor.cuh" if tile.tensor else "recurrent/lanes.cuh"),
+        *map(template, ("tensor_core.cuh", "recurrent/tensor.cuh") if tile.tensor else ("recurrent/lanes.cuh",)),
     ]  # fmt: skip
     out.line(f"const Layer layer = {{{', '.join(value for _, _, value in fields)}}};")
     out.line("run_layer(layer);")

@@ -18,33 +18,11 @@ struct Place {
 constexpr bool kFar = INGOT_GROUP == 2;  // the exchange is in device memory
 typedef vec_t<unsigned, 2> Pair;
 
-INGOT_INLINE unsigned packed(float low, float high) {
-#ifdef INGOT_HOST
-  return element_t(low).bits | (unsigned)element_t(high).bits << 16;
-#else
-  unsigned word;
-  if constexpr (kHalf)
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  else
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
-#endif
-}
-
 INGOT_INLINE void multiply_tile(float (&d)[4], const vec_t<unsigned, 4>& a, const Pair& b) {
 #ifdef INGOT_HOST
   ingot_host_mma<element_t>(d, a.v, b.v);
 #else
-#define INGOT_MMA(type)                                                                       \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                  \
-      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                  \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                        \
-      : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]))
-  if constexpr (kHalf)
-    INGOT_MMA("f16");
-  else
-    INGOT_MMA("bf16");
-#undef INGOT_MMA
+  multiply_halves<kHalf>(d, a.v, b.v);
 #endif
 }
 
@@ -142,8 +120,8 @@ INGOT_INLINE void give(unsigned* slot, const Place& at, int first, const float (
   const int eights = first / 8;
   if (eights / 2 >= kSteps) return;
   Pair words;
-  words.v[0] = packed(values[0], values[1]);
-  words.v[1] = packed(values[2], values[3]);
+  words.v[0] = packed<kHalf>(values[0], values[1]);
+  words.v[1] = packed<kHalf>(values[2], values[3]);
   send<2>(slot + ((at.tile * kSteps + eights / 2) * 32 + at.lane) * 4 + eights % 2 * 2, words);
 }
 

@@ -52,30 +52,18 @@ INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offse
 
 #else
 
-INGOT_INLINE void multiply_eight(float* d, const unsigned (&a)[4], unsigned b0, unsigned b1) {
-#if __CUDA_ARCH__ < 800 || defined(INGOT_SM75)  // half of the depth at a time
+INGOT_INLINE void multiply_eight(float* d, const unsigned (&a)[4], const unsigned* b) {
+#if __CUDA_ARCH__ < 800 || defined(INGOT_SM75)
 #pragma unroll
-  for (int h = 0; h < 2; ++h)
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[2 * h]), "r"(a[2 * h + 1]), "r"(h ? b1 : b0));
+  for (int h = 0; h < 2; ++h) multiply_eight_deep(d, a[2 * h], a[2 * h + 1], b[h]);
 #else
-#define INGOT_MMA(type)                                                            \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type              \
-               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                    \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-  if constexpr (kHalf)
-    INGOT_MMA("f16");
-  else
-    INGOT_MMA("bf16");
-#undef INGOT_MMA
+  multiply_halves<kHalf>(d, a, b);
 #endif
 }
 
 INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offset, const unsigned char* weights,
                            int lane) {
-  const unsigned base = (unsigned)__cvta_generic_to_shared(weights) + lane % 16 * 128;
+  const unsigned base = shared_address(weights) + lane % 16 * 128;
   const unsigned swap = (unsigned)((lane / 16) ^ (lane % 8)) << 4;
 #pragma unroll
   for (int i = 0; i < 4 * kTilesN; ++i) acc[i] = 0.0f;
@@ -87,12 +75,9 @@ INGOT_INLINE void multiply(float (&acc)[4 * kTilesN], const Lanes& at, int offse
     for (int j = 0; j < kTilesN; j += 2) {
       unsigned b[4];
       const unsigned from = base + (j / 8 * kWeightRows + s * 16) * 128 + ((unsigned)(j % 8 << 4) ^ swap);
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                   : "r"(from)
-                   : "memory");
-      multiply_eight(acc + 4 * j, a, b[0], b[1]);
-      if (j + 1 < kTilesN) multiply_eight(acc + 4 * j + 4, a, b[2], b[3]);
+      load_matrices_across(b, from);
+      multiply_eight(acc + 4 * j, a, b);
+      if (j + 1 < kTilesN) multiply_eight(acc + 4 * j + 4, a, b + 2);
     }
   }
 }

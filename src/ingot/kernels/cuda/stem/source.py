@@ -33,7 +33,8 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {E
     head = ["#define INGOT_WARPGROUPS 1", "typedef float sum_t;", template("hopper/ptx.cuh")] if warpgroups else []
     product = [_wgmma(form)] if warpgroups else []
     parts = [
-        *head, HELPERS, _types(form), _constants(form), _depth(form), template("stem/words.cuh"), struct,
+        *head, HELPERS, _types(form), _constants(form), _depth(form), template("tensor_core.cuh"),
+        template("stem/words.cuh"), struct,
         template("stem/stem.cuh"), _words(form), *product, template("stem/multiply.cuh"), kernel,
     ]  # fmt: skip
     rows, columns = form.blocks

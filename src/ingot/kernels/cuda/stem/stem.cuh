@@ -213,7 +213,7 @@ INGOT_INLINE void pooled_row(RowWords& now, const Stem& stem, const Lanes& at, i
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float* x = acc + 4 * j + 2 * h;
-      now[2 * j + h] = packed(stem.middle(x[0], columns, 0), stem.middle(x[1], columns, 1));
+      now[2 * j + h] = packed<kHalf>(stem.middle(x[0], columns, 0), stem.middle(x[1], columns, 1));
     }
   }
 }
@@ -246,7 +246,7 @@ INGOT_INLINE void store_pooled(const Stem& stem, const RowWords& rows, bool whol
       const made_t low = stem.after((float)element(out[j], 0), columns, 0);
       const made_t high = stem.after((float)element(out[j], 1), columns, 1);
       if constexpr (kPackedResult)
-        out[j] = packed(low, high);
+        out[j] = packed<kHalf>(low, high);
       else
         values[2 * j] = stem.result(low), values[2 * j + 1] = stem.result(high);
     }
@@ -313,7 +313,7 @@ INGOT_INLINE void plain_rows(const Stem& stem, const unsigned* tile, const unsig
         const float* x = acc + 4 * j + 2 * h;
         const auto low = stem.middle(x[0], columns, 0), high = stem.middle(x[1], columns, 1);
         if constexpr (kPackedResult)
-          words[j] = packed(low, high);
+          words[j] = packed<kHalf>(low, high);
         else
           values[2 * j] = stem.result(low), values[2 * j + 1] = stem.result(high);
       }

@@ -94,7 +94,7 @@ class StemText:
                 codes += ["0" if bare else "0.0f"] * (form.pixel - plan.channels)
             codes += ["0" if bare else "0.0f"] * (len(codes) % 2)
             for word, (low, high) in enumerate(zip(codes[::2], codes[1::2], strict=True)):
-                value = f"{low} | (unsigned){high} << 16" if bare else f"packed({low}, {high})"
+                value = f"{low} | (unsigned){high} << 16" if bare else f"packed<kHalf>({low}, {high})"
                 out.line(f"words[{word}] = {value};")
 
     def _converted(self, name: str, code: str, channel: int) -> None:

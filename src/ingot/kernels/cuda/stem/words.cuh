@@ -1,23 +1,7 @@
 // Two 16-bit floats in a word.
 
-#ifndef INGOT_MEMBER
-#define INGOT_MEMBER __device__ __forceinline__
-#endif
-
 typedef vec_t<float, 2> ColumnPair;
 
-INGOT_INLINE unsigned packed(float low, float high) {
-#if defined(INGOT_HOST) || __CUDA_ARCH__ < 800
-  return element_t(low).bits | (unsigned)element_t(high).bits << 16;
-#else
-  unsigned word;
-  if constexpr (kHalf)
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  else
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
-#endif
-}
 INGOT_INLINE element_t element(unsigned word, int which) {
   element_t x;
   x.bits = (unsigned short)(which ? word >> 16 : word & 0xffffu);
@@ -26,7 +10,8 @@ INGOT_INLINE element_t element(unsigned word, int which) {
 // The larger of each; a NaN is passed over, as in the pooling kernels.
 INGOT_INLINE unsigned larger(unsigned a, unsigned b) {
 #if defined(INGOT_HOST) || __CUDA_ARCH__ < 800
-  return packed(ingot_larger<float>(element(a, 0), element(b, 0)), ingot_larger<float>(element(a, 1), element(b, 1)));
+  return packed<kHalf>(ingot_larger<float>(element(a, 0), element(b, 0)),
+                       ingot_larger<float>(element(a, 1), element(b, 1)));
 #else
   unsigned word;
   if constexpr (kHalf)
