@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.host_cuda import needs_compiler, run_on_host
 from support.quantized import assert_quantized, exact, quantized_conv, quantized_inputs
+from support.regions import refused
 
 from ingot.graph.region import BodyOp, Region
 from ingot.graph.tensor import TensorSpec, spec
@@ -85,9 +86,7 @@ def test_bounds_that_bytes_have_anyway_are_left_out(high: float, kept: str) -> N
 
 def test_refusals() -> None:
     def reason(region: Region) -> str:
-        answer = TACTIC.accepts(region, SM90)
-        assert not answer
-        return answer.reason
+        return refused(TACTIC, region, SM90)
 
     plain = CASES["signed"]
     assert "eight" in reason(depthwise((1, 20, 6, 6), pads=PADS))

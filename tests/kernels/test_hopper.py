@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.regions import Op, conv_region, gemm_region, random_inputs, reference
+from support.regions import Op, conv_region, gemm_region, random_inputs, reference, refused
 from support.strided import bound, scatter
 from support.tma import Loader
 
@@ -37,9 +37,7 @@ EXPAND = conv_region(
 
 def test_refusals() -> None:
     def reason(region: Region, target: Target = SM90) -> str:
-        answer = TACTIC.accepts(region, target)
-        assert not answer
-        return answer.reason
+        return refused(TACTIC, region, target)
 
     plain = dict(x=(1, 64, 14, 14), w=(64, 64, 3, 3))
     assert "not sm_90" in reason(conv_region(**plain), Target(100))  # type: ignore[arg-type]

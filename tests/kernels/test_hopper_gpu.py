@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from support.gpu import device_target, run_program
+from support.gpu import run_program
 from support.regions import Op, assert_close, conv_region, gemm_region, random_inputs, reference
 
 from ingot.graph.region import Region
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.kernels.api import Target
-from ingot.kernels.cuda.hopper import source
 from ingot.kernels.cuda.hopper.operands import Operands, operands
 from ingot.kernels.cuda.hopper.tactic import HopperTactic, candidates
 from ingot.kernels.cuda.hopper.tile import HopperTile
@@ -21,19 +20,6 @@ pytestmark = [pytest.mark.gpu]
 NHWC = (0, 2, 3, 1)
 RELU = (Op("Relu", ("acc",), "out"),)
 TACTIC = HopperTactic()
-
-
-@pytest.fixture(scope="module")
-def target() -> Target:
-    found = device_target()
-    if found is None or found.cc != 90:
-        pytest.skip("no GPU of compute capability 9.0")
-    return found
-
-
-@pytest.fixture(autouse=True)
-def deadlocks_trap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "SPIN_LIMIT", 1 << 21)
 
 
 def chosen(region: Region, target: Target, bindings: dict[str, int], count: int = 6) -> Sequence[HopperTile]:
@@ -126,37 +112,37 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolution(name: str, target: Target) -> None:
+def test_convolution(name: str, sm90: Target) -> None:
     region = CONVOLUTIONS[name]
     weight = region.spec_of["w"].shape
-    check(region, target, depth=int(np.prod(weight[1:], dtype=int)))  # type: ignore[arg-type]
+    check(region, sm90, depth=int(np.prod(weight[1:], dtype=int)))  # type: ignore[arg-type]
 
 
-def test_symbolic_batch(target: Target) -> None:
+def test_symbolic_batch(sm90: Target) -> None:
     region = conv_region(("N", 64, 14, 14), (64, 64, 3, 3), pads=(1, 1, 1, 1), epilogue=RELU)
-    check(region, target, {"N": 3}, depth=576)
+    check(region, sm90, {"N": 3}, depth=576)
 
 
-def test_symbolic_height(target: Target) -> None:
+def test_symbolic_height(sm90: Target) -> None:
     region = conv_region((2, 32, 20, 24), (64, 32, 3, 3), pads=(1, 1, 1, 1), epilogue=RELU)
     x = TensorSpec("float16", ("N", 32, "H", 24), ("H*768", 1, 768, 32))
     y = TensorSpec("float16", ("N", 64, "H", 24), ("H*1536", 1, 1536, 64))
-    check(region.with_specs({"x": x, "acc": y, "out": y}), target, {"N": 2, "H": 11}, depth=288)
+    check(region.with_specs({"x": x, "acc": y, "out": y}), sm90, {"N": 2, "H": 11}, depth=288)
 
 
-def test_window_on_a_wider_tensor(target: Target) -> None:
+def test_window_on_a_wider_tensor(sm90: Target) -> None:
     region = conv_region((2, 64, 9, 9), (32, 64, 3, 3), pads=(1, 1, 1, 1))
     wide_x = TensorSpec("float16", (2, 64, 9, 9), (81 * 160, 1, 9 * 160, 160), align=16)
     wide_y = TensorSpec("float16", (2, 32, 9, 9), (81 * 96, 1, 9 * 96, 96), align=16)
-    check(region.with_specs({"x": wide_x, "acc": wide_y}), target, depth=576)
+    check(region.with_specs({"x": wide_x, "acc": wide_y}), sm90, depth=576)
 
 
-def test_two_outputs_and_a_literal(target: Target) -> None:
+def test_two_outputs_and_a_literal(sm90: Target) -> None:
     region = conv_region(
         (2, 64, 9, 9), (64, 64, 1, 1), epilogue=(Op("Mul", ("acc", "two"), "twice"), Op("Relu", ("twice",), "out")),
         literals={"two": 2.0}, outputs=("acc", "out"),
     )  # fmt: skip
-    check(region, target)
+    check(region, sm90)
 
 
 PRODUCTS = {
@@ -173,6 +159,6 @@ PRODUCTS = {
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_product(name: str, target: Target) -> None:
+def test_product(name: str, sm90: Target) -> None:
     region = PRODUCTS[name]
-    check(region, target, depth=int(region.spec_of["a"].shape[-1]))
+    check(region, sm90, depth=int(region.spec_of["a"].shape[-1]))

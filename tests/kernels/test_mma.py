@@ -6,7 +6,7 @@ import pytest
 from support.host_cuda import needs_compiler, run_on_host
 from support.products import ADDED, CASES, GELU, ONES, Case, with_windows
 from support.quantized import quantized_conv
-from support.regions import conv_region, gemm_region
+from support.regions import conv_region, gemm_region, refused
 
 from ingot.builder.targets import TARGETS, gpu_target
 from ingot.graph.region import Region
@@ -76,9 +76,7 @@ def test_windows_on_the_host() -> None:
 
 def test_refusals() -> None:
     def reason(region: Region, target: Target = SM75) -> str:
-        answer = MMA.accepts(region, target)
-        assert not answer
-        return answer.reason
+        return refused(MMA, region, target)
 
     plain = dict(x=(1, 64, 14, 14), w=(64, 64, 3, 3))
     assert "better kernels" in reason(conv_region(**plain), Target(80))  # type: ignore[arg-type]

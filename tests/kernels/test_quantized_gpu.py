@@ -12,7 +12,6 @@ from support.quantized import FLOAT8, assert_quantized, exact, quantized_conv, q
 from ingot.graph.region import Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Tactic, Target, Variant
-from ingot.kernels.cuda.hopper import source
 from ingot.kernels.cuda.hopper.operands import Operands, operands
 from ingot.kernels.cuda.hopper.tactic import HopperTactic, candidates
 from ingot.kernels.triton.conv import ConvTactic
@@ -20,7 +19,7 @@ from ingot.kernels.triton.depthwise import DepthwiseTactic
 from ingot.kernels.triton.gemm import GemmTactic
 
 pytest.importorskip("triton")
-pytestmark = [pytest.mark.gpu]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("deadlocks_trap")]
 PADS = (1, 1, 1, 1)
 
 
@@ -30,11 +29,6 @@ def target() -> Target:
     if found is None:
         pytest.skip("no GPU")
     return found
-
-
-@pytest.fixture(autouse=True)
-def deadlocks_trap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "SPIN_LIMIT", 1 << 21)
 
 
 def chosen(tactic: Tactic, region: Region, target: Target, bindings: dict[str, int]) -> list[Variant]:

@@ -189,17 +189,22 @@ def test_refusals() -> None:
     assert "product of its inputs" in str(RECURRENT.accepts(whole, target))
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("case", [case for case, _ in CASES], ids=str)
-def test_on_the_device(case: Case) -> None:
+def check_on_the_device(case: Case, *, variants: int, repeats: int) -> None:
     target = device_target()
     if target is None:
         pytest.skip("no GPU")
     region = case.region()
     arrays = inputs_of(case, region)
     wanted = expected(case, region, arrays)
-    for variant in RECURRENT.variants(region, target, {})[:3]:
-        check(case, run_program(region, RECURRENT.compile(region, variant, target), arrays), wanted)
+    for variant in RECURRENT.variants(region, target, {})[:variants]:
+        program = RECURRENT.compile(region, variant, target)
+        check(case, run_program(region, program, arrays, repeats=repeats), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", [case for case, _ in CASES], ids=str)
+def test_on_the_device(case: Case) -> None:
+    check_on_the_device(case, variants=3, repeats=2)
 
 
 @pytest.mark.gpu
@@ -216,12 +221,4 @@ def test_on_the_device(case: Case) -> None:
     ids=str,
 )
 def test_large_layers_on_the_device(case: Case) -> None:
-    target = device_target()
-    if target is None:
-        pytest.skip("no GPU")
-    region = case.region()
-    arrays = inputs_of(case, region)
-    wanted = expected(case, region, arrays)
-    for variant in RECURRENT.variants(region, target, {})[:6]:
-        made = run_program(region, RECURRENT.compile(region, variant, target), arrays, repeats=3)
-        check(case, made, wanted)
+    check_on_the_device(case, variants=6, repeats=3)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.host_cuda import needs_compiler, run_on_host
-from support.regions import assert_close, reference
+from support.regions import assert_close, reference, refused
 from support.stems import CASES, POOL3, stem_inputs, stem_region
 
 from ingot.graph.region import Region
@@ -68,9 +68,7 @@ def test_symbolic_batch() -> None:
 
 def test_refusals() -> None:
     def reason(region: Region, target: Target = SM90) -> str:
-        answer = STEM.accepts(region, target)
-        assert not answer
-        return answer.reason
+        return refused(STEM, region, target)
 
     plain = CASES["yolo"]
     assert "older" in reason(plain, Target(70))

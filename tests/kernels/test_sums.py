@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support.chains import SUMS, sum_region
+from support.regions import refused
 
 from ingot.errors import No
 from ingot.graph.region import Region
@@ -42,9 +43,7 @@ def test_both_depths_are_one() -> None:
 
 def test_refusals() -> None:
     def reason(region: Region, target: Target = SM90) -> str:
-        answer = HOPPER.accepts(region, target)
-        assert not answer
-        return answer.reason
+        return refused(HOPPER, region, target)
 
     assert "not sm_90" in reason(LARGE, Target(100))
     assert "float32" in reason(sum_region((1, 64, 8, 8), 64, 64, dtype="float32"))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 from support.chains import SUMS, chain_inputs
-from support.gpu import device_target, run_program
+from support.gpu import run_program
 from support.regions import assert_close, reference
 
 from ingot.graph.region import Region
 from ingot.kernels.api import Target, Variant
 from ingot.kernels.cuda.chain.pair import PairTactic
-from ingot.kernels.cuda.hopper import source
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tactic import HopperTactic, candidates
@@ -18,19 +17,6 @@ from ingot.kernels.cuda.hopper.tile import HopperTile
 
 pytestmark = [pytest.mark.gpu]
 HOPPER, PAIR = HopperTactic(), PairTactic()
-
-
-@pytest.fixture(scope="module")
-def target() -> Target:
-    found = device_target()
-    if found is None or found.cc != 90:
-        pytest.skip("no GPU of compute capability 9.0")
-    return found
-
-
-@pytest.fixture(autouse=True)
-def deadlocks_trap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "SPIN_LIMIT", 1 << 21)
 
 
 def chosen(region: Region, target: Target, bindings: dict[str, int]) -> list[Variant]:
@@ -48,14 +34,14 @@ def chosen(region: Region, target: Target, bindings: dict[str, int]) -> list[Var
 
 
 @pytest.mark.parametrize("name", SUMS)
-def test_sum(name: str, target: Target) -> None:
+def test_sum(name: str, sm90: Target) -> None:
     region = SUMS[name]
     bindings = {"N": 3} if name == "symbolic batch" else {}
     inputs = chain_inputs(region, bindings)
     wanted = reference(region, inputs, bindings)
-    for variant in chosen(region, target, bindings):
+    for variant in chosen(region, sm90, bindings):
         tactic = PAIR if variant.tactic == PAIR.name else HOPPER
-        (actual,) = run_program(region, tactic.compile(region, variant, target), inputs, bindings)
+        (actual,) = run_program(region, tactic.compile(region, variant, sm90), inputs, bindings)
         try:
             assert_close(actual, wanted[0], dtype=region.output_specs[0].dtype, depth=4)
         except AssertionError as error:

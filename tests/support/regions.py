@@ -16,6 +16,7 @@ from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, Dim, Shape
 from ingot.graph.region import Attr, BodyOp, Kind, Region, Scalar
 from ingot.graph.tensor import Order, TensorSpec, channels_last, spec
+from ingot.kernels.api import Tactic, Target
 
 ANCHOR_RESULT = "acc"
 """Name by which epilogue ops read the anchor's result."""
@@ -259,3 +260,10 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, *, dtype: str, depth:
         slack = slack + 2**-23 * max(depth, 1) ** 0.5 * 4
     worst = np.max(np.abs(got - want) - slack, initial=-1.0)
     assert worst <= 0, f"off by {np.max(np.abs(got - want)):.3g}, {worst:.3g} more than allowed"
+
+
+def refused(tactic: Tactic, region: Region, target: Target) -> str:
+    """Why a tactic does not take a Region, which it must not."""
+    answer = tactic.accepts(region, target)
+    assert not answer
+    return answer.reason
