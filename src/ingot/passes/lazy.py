@@ -194,7 +194,8 @@ def _seconds(node: ir.Node, bindings: Bindings) -> float:
     seconds = _LAUNCH + sum(sizes) / _BYTES
     if kind_of(node.op_type, node.domain) in HEAVY:
         result, operand_ = (_bytes(value, bindings) for value in (node.outputs[0], node.inputs[1]))
-        channels = (fixed_shape(node.inputs[1]) or (1,))[0]
+        columns_last = kind_of(node.op_type, node.domain) is Kind.GEMM and not node.attributes.get_int("transB", 0)
+        channels = (fixed_shape(node.inputs[1]) or (1,))[-1 if columns_last else 0]
         seconds += result / 4 * operand_ / 4 / max(channels, 1) / _PRODUCTS
     return seconds
 
