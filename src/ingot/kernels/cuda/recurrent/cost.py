@@ -10,7 +10,7 @@ import math
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.dtypes import itemsize
 from ingot.kernels.api import Target
-from ingot.kernels.cost import LAUNCH, shared_per_sm
+from ingot.kernels.cost import LAUNCH, shared_per_sm, threads_per_sm
 from ingot.kernels.cuda.recurrent.tile import SAFE, Form, Group, Held
 
 _CLOCK = 1.7e9
@@ -26,7 +26,6 @@ _FAR_BYTES = 22.0
 _MMA, _MMA_LATENCY = 12, 45
 """Clocks from one m16n8k16 of a scheduler to the next, and to one that needs its result."""
 _SCHEDULERS = 4
-_THREADS = 2048
 
 
 def seconds(form: Form, bindings: Bindings) -> float:
@@ -50,7 +49,7 @@ def seconds(form: Form, bindings: Bindings) -> float:
 
 def _together(form: Form, target: Target) -> int:
     """Groups that run at the same time. Not all SMs can be part of a cluster."""
-    on_one = min(shared_per_sm(target) // (form.shared + 1024), _THREADS // form.tile.threads)
+    on_one = min(shared_per_sm(target) // (form.shared + 1024), threads_per_sm(target) // form.tile.threads)
     if form.group is Group.ALONE:
         return target.sms * on_one
     return max(int(SAFE * target.sms * (on_one if form.group is Group.CLUSTER else 1)) // form.tile.blocks, 1)
