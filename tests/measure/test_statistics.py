@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ingot.engine.describe import Layer
+from ingot.graph.region import ANCHORS, CONVOLUTIONS, PRODUCTS, WEIGHTED, Kind
 from ingot.kernels.api import Target
 from ingot.measure.accuracy import difference, differences
 from ingot.measure.latency import Latency
@@ -87,6 +88,18 @@ def test_roofline_takes_the_slower_of_bytes_and_operations() -> None:
     for kind in ("stem", "chain"):  # products too
         assert layer_seconds(layer(kind, "float16 -> float16", 1, 10**9), target) == pytest.approx(1e-5)
     assert layer_seconds(layer("host", "float32", 10**9, 10**9), target) == 0.0
+
+
+def test_every_kind_says_whether_it_is_a_product() -> None:
+    """By its anchors: a new kind is in ANCHORS, or here among those that no op makes."""
+    assert set(Kind) - ANCHORS.keys() == {Kind.MAP, Kind.PLUGIN, Kind.VIEW, Kind.HOST}
+    convolutions = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM}
+    assert (set(CONVOLUTIONS), set(WEIGHTED)) == (convolutions, {*convolutions, Kind.GEMM})
+    assert set(PRODUCTS) == {*convolutions, Kind.GEMM, Kind.ATTENTION}
+    target = Target(90, flops=100e12, flops_fp32=10e12)
+    for kind in Kind:
+        expected = 100e12 if kind in PRODUCTS else 10e12
+        assert peak(layer(kind.value, "float16", 0, 0), target) == expected, kind
 
 
 def test_peaks() -> None:

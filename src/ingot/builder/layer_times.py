@@ -9,11 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ingot.graph.lowered import Lowered
-from ingot.graph.region import Kind
+from ingot.graph.region import WEIGHTED
 from ingot.precision.layers import Layer, layers_of
 from ingot.tune.choice import Choice
-
-_PRODUCTS = (Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.GEMM)
 
 
 class Tuned(NamedTuple):
@@ -41,7 +39,7 @@ def layer_times(model: ir.Model, plans: Iterable[Tuned]) -> dict[str, float]:
             owners = [by_result[name] for name in names]
             found.update(layer.name for layer in owners)
             _share(times, owners, choice.micros)
-            nameless += choice.micros if not owners and region.kind in _PRODUCTS else 0.0
+            nameless += choice.micros if not owners and region.kind in WEIGHTED else 0.0
         _share(times, [layer for layer in layers if layer.name not in found], nameless)
     return times
 

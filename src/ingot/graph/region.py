@@ -188,8 +188,6 @@ def _digest(c: Region) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-CONVOLUTIONS = frozenset({Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM})
-"""Kinds of one convolution or several."""
 ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose", "ConvInteger"),
     Kind.STEM: ("Conv",),
@@ -209,3 +207,15 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.SORT: ("TopK",),
     Kind.RECURRENT: ("LSTM", "GRU", "RNN"),
 }  # fmt: skip
+
+
+def _anchored(*ops: str) -> frozenset[Kind]:
+    return frozenset(kind for kind, anchors in ANCHORS.items() if not set(ops).isdisjoint(anchors))
+
+
+CONVOLUTIONS = _anchored("Conv")
+"""Kinds of one convolution or several."""
+WEIGHTED = _anchored("Conv", "MatMul")
+"""Kinds of products that may have weights."""
+PRODUCTS = _anchored("Conv", "MatMul", "Attention")
+"""Kinds that are products, which tensor cores compute."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ingot.engine.describe import Description, Layer
+from ingot.graph.region import PRODUCTS
 from ingot.kernels.api import Target
 
-_PRODUCTS = frozenset({"conv", "stem", "chain", "sum", "gemm", "attention"})
 _NO_WORK = frozenset({"view", "host"})
 _HALF = ("float16", "bfloat16")
 _BYTE = ("int8", "uint8", "float8_e4m3fn")
@@ -20,7 +20,7 @@ def layer_seconds(layer: Layer, target: Target) -> float:
 
 def peak(layer: Layer, target: Target) -> float:
     """Operations per second at the layer's precision: tensor cores only for products."""
-    if layer.kind not in _PRODUCTS:
+    if layer.kind not in PRODUCTS:
         return target.flops_fp32
     reads = layer.precision.partition(" -> ")[0]
     if any(name in reads.split(",") for name in _BYTE):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.recurrent import R
-from ingot.graph.region import BodyOp, Kind, Region
+from ingot.graph.region import ANCHORS, WEIGHTED, BodyOp, Kind, Region
 from ingot.tune.storage import Array, Stored
 
 _PERIOD = 1048583
@@ -107,14 +107,13 @@ def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
     if region.kind is Kind.RECURRENT:
         state = region.anchor.inputs[R]
         return {state: max(evaluate(region.spec_of[state].shape[-1], bindings), 1) ** -0.5}
-    if region.kind in (Kind.CHAIN, Kind.SUM):
-        convolutions = [op for op in region.ops if op.op == "Conv"]
-        return {op.inputs[1]: max(reduction_length(op, region, bindings), 1) ** -0.5 for op in convolutions}
-    if region.kind not in (Kind.CONV, Kind.STEM, Kind.GEMM):
+    if region.kind not in WEIGHTED:
         return {}
-    reduced = max(reduction_length(region.anchor, region, bindings), 1) ** -0.5
+    products = [op for op in region.ops if op.op in ANCHORS[region.kind]]
+    scales = {op.inputs[1]: max(reduction_length(op, region, bindings), 1) ** -0.5 for op in products}
     if not region.anchor.op.endswith("Integer"):
-        return {region.anchor.inputs[1]: reduced}
+        return scales
+    reduced = scales[region.anchor.inputs[1]]
     step = next((region.literal(op.inputs[1]) for op in region.ops if op.op == "QuantizeLinear"), None)
     result = _TYPICAL_RESULT * (step if isinstance(step, float) else 1.0)
     constants = [n for n, s in zip(region.inputs, region.input_specs, strict=True) if s.constant]
