@@ -11,7 +11,10 @@ import pytest
 from support.eight_bit import pictures, residual_net
 from typer.testing import CliRunner, Result
 
+from ingot.cli.build import Flags, make
 from ingot.cli.main import app
+from ingot.cli.quantize import quantization
+from ingot.cli.source import open_source
 from ingot.engine.file import EngineFile
 
 
@@ -69,6 +72,14 @@ def test_build_with_the_best_precision(folder: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "measured as whole engines" in made.output and made.output.count("Conv") == 3
     assert EngineFile.read(out).provenance["quantized"] == "best"
+
+
+def test_models_of_the_zoo_bring_samples_for_any_batch_size() -> None:
+    eight = quantization(True, False, None, None, "0.5%", "cosine", sampled=True)
+    flags = Flags("cpu", shapes=("input=4x3x32x32",), opt_level=0, eight=eight)
+    engine, _ = make(open_source("zoo:resnet_tiny"), flags)
+    assert engine.plan.inputs[0].shape == [4, 3, 32, 32]
+    assert engine.provenance["quantized"] == "int8" and engine.provenance["calibration_samples"] == 16
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def _for_device(
     progress: Progress,
 ) -> tuple[str, list[_Entry]]:
     """The digest of the model, and the engines: the one without 8-bit layers last."""
-    work = ready(model, eight, data, () if eight.any_size else plain.shapes, progress)
+    work = ready(model, eight, data, plain.shapes, progress)
     assert work.data is not None
     engines: dict[str, EngineFile] = {}
 
@@ -191,7 +191,7 @@ def _for_host(
 ) -> tuple[str, list[_Entry]]:
     """As :func:`_for_device`: the INT8 model and the original, each with the library that runs it fastest."""
     host = replace(eight, precision="int8", host=True)
-    made = quantize(model, host, data, shapes=() if eight.any_size else plain.shapes, progress=progress)
+    made = quantize(model, host, data, shapes=plain.shapes, progress=progress)
     entries = [_Entry(FLOAT, build(model, plain), made.report)]
     if made.report.within_budget:
         entries.insert(0, _Entry("int8", build(made.model, plain), made.report))

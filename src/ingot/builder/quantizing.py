@@ -71,6 +71,7 @@ def ready(
 ) -> Ready:
     """``model`` imported and prepared, and its data opened. Raises IngotError for either."""
     progress("import", 0, 1)
+    shapes = () if options.any_size else shapes
     imported = read_model(model, shapes, any_size=not shapes)
     sha256, notes = imported.sha256, imported.notes
     widen(imported.model)

@@ -82,16 +82,14 @@ def build(model: str, output: Path | None, flags: Flags, report: str | None) -> 
 def make(source: Source, flags: Flags) -> tuple[EngineFile, float]:
     """The engine, and the seconds it took; progress goes to stderr."""
     from ingot.builder.api import build_engine
-    from ingot.cli.sampled import build_sampled, needs_samples
+    from ingot.cli.sampled import needs_samples, sampled
 
     options = flags.options(source)
     told: list[Report] = []
     start = time.perf_counter()
     with render.build_progress() as progress:
-        if needs_samples(options):
-            engine = build_sampled(source, options, progress=progress, told=told.append)
-        else:
-            engine = build_engine(source.model, options, progress=progress, told=told.append)
+        options, data = sampled(source, options) if needs_samples(options) else (options, None)
+        engine = build_engine(source.model, options, progress=progress, data=data, told=told.append)
     for line in told:
         show(line, layers=line.precision == "best")
     return engine, time.perf_counter() - start
