@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ingot.errors import IngotError
-from ingot.options import BuildOptions, Profiles, Quantization, Range, Shapes, parse_shapes
+from ingot.options import BuildOptions, Profiles, Quantization, Range, Shapes, one_precision, parse_shapes
 from ingot.plugins.api import Plugin
 from ingot.plugins.registry import using
 from ingot.progress import Progress, silent
@@ -69,10 +69,8 @@ def build(
     _expect_build_extra()
     from ingot.builder.api import build_engine
 
-    asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]
-    if len(asked) > 1:
-        raise IngotError(f"{' and '.join(asked)} are {len(asked)} ways to choose a precision", fix="give one")
-    eight = _quantization(asked[0], calibration_cache, accuracy_budget, metric, rounding) if asked else None
+    asked = one_precision({"int8": int8, "fp8": fp8, "best": best})
+    eight = _quantization(asked, calibration_cache, accuracy_budget, metric, rounding) if asked else None
     options = BuildOptions(
         target=target,
         fp16=fp16 or eight is not None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +50,14 @@ class Quantization:
     """Of weights: ``nearest`` or ``adaround``."""
     any_size: bool = False
     """Samples need not have the sizes that the build fixes: what they calibrate keeps its free ones."""
+
+
+def one_precision(flags: Mapping[str, bool]) -> str | None:
+    """The one of ``flags`` that is set, if any. Raises IngotError where several are."""
+    asked = [name for name, wanted in flags.items() if wanted]
+    if len(asked) > 1:
+        raise IngotError(f"{' and '.join(asked)} are {len(asked)} ways to choose a precision", fix="give one")
+    return asked[0] if asked else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ingot.cli import render
 from ingot.errors import IngotError
-from ingot.options import Quantization, parse_shapes
+from ingot.options import Quantization, one_precision, parse_shapes
 
 if TYPE_CHECKING:
     from ingot.precision.report import LayerReport, Report
@@ -26,11 +26,8 @@ def quantization(
 
     ``sampled``: the model has samples of its own to calibrate with where none are named.
     """
-    asked = [name for name, wanted in (("int8", int8), ("fp8", fp8), ("best", best)) if wanted]
-    if len(asked) > 1:
-        flags = " and ".join(f"--{name}" for name in asked)
-        raise IngotError(f"{flags} are {len(asked)} ways to choose a precision", fix="give one")
-    if not asked:
+    asked = one_precision({"--int8": int8, "--fp8": fp8, "--best": best})
+    if asked is None:
         if calibration is not None or cache is not None:
             raise IngotError("calibration is for 8-bit layers", fix="add --int8, --fp8 or --best")
         return None
@@ -39,7 +36,8 @@ def quantization(
         raise IngotError(why, fix="add --calibration")
     from ingot.precision.settings import parse_budget
 
-    return Quantization(asked[0], calibration, cache, parse_budget(budget), metric, method, keep, pixels, samples, host)
+    precision, share = asked.removeprefix("--"), parse_budget(budget)
+    return Quantization(precision, calibration, cache, share, metric, method, keep, pixels, samples, host)
 
 
 def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None) -> bool:
