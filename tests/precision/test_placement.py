@@ -128,9 +128,8 @@ def test_first_and_last_layers() -> None:
     x = net.op("Relu", conv(net, x, 8, 8))
     net.output(net.op("Softmax", conv(net, x, 8, 4)), net.op("Sigmoid", conv(net, x, 8, 2)))
     model = prepared(net)
-    placed = place(model)
-    found = first_and_last(model.graph, placed.layers)
-    names = [layer.name for layer in placed.layers]
+    found = first_and_last(model.graph)
+    names = [layer.name for layer in place(model).layers]
     assert found == {names[0]: "first layer", names[2]: "last layer", names[3]: "last layer"}
 
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import msgspec
 import onnx_ir as ir
 
-from ingot.precision.calibrate import first, limited
+from ingot.precision.calibrate import first
 from ingot.precision.data import Data
 from ingot.precision.draft import Draft
 from ingot.precision.host import HostRuns
 from ingot.precision.metrics import Evaluator, metric_of
 from ingot.precision.mixed import FLOAT, Mixed, written
-from ingot.precision.quantizer import SAMPLE, Origin, Result, expect_layers, prepared_for, reported
+from ingot.precision.quantizer import SAMPLE, Origin, Result, expect_layers, full_evaluator, prepared_for, reported
 from ingot.precision.recipes import best_draft
 from ingot.precision.report import Trial
 from ingot.precision.search import Outcome
@@ -69,18 +69,12 @@ def quantize_best(
         drafts[name], tried = best_draft(prepared, evaluator, replace(settings, precision=name), data, progress)
         trials += [msgspec.structs.replace(trial, what=f"{name}: {trial.what}") for trial in tried]
     mixed = Mixed(drafts)
-    full = None
-    if settings.budget is not None:
-        full = Evaluator(HostRuns(model), list(limited(data, settings.evaluate)), metric_of(settings.metric))
+    full = full_evaluator(model, data, settings)
     times = timed(prepared.model, {name: draft.written(settings.keep) for name, draft in drafts.items()})
-    errors = {name: _alone(draft, evaluator, settings, progress) for name, draft in drafts.items()}
+    errors = {p: sensitivities(d, d.placed(settings.keep), evaluator, progress) for p, d in drafts.items()}
     origin = Origin(prepared, settings, sample, evaluator, full, trials)
     found = _found(mixed, times, _by_layer(mixed, errors), _Loss(mixed, full, progress), settings)
     return [_candidate(name, chosen, loss, mixed, times, errors, origin) for name, chosen, loss in found]
-
-
-def _alone(draft: Draft, sample: Evaluator, settings: Settings, progress: Progress) -> Mapping[str, float]:
-    return sensitivities(draft, draft.placed(settings.keep), sample, progress)
 
 
 def _by_layer(mixed: Mixed, errors: Mapping[str, Mapping[str, float]]) -> Numbers:

@@ -50,8 +50,11 @@ class Draft:
 
     def written(self, keep: Collection[str]) -> ir.Model:
         """The Q/DQ model."""
-        placed = self.placed(keep)
-        return insert(self.model, placed, self.shared(placed), self.form, self.means, self.flips)
+        return self.added(self.model, self.placed(keep))
+
+    def added(self, model: ir.Model, placed: Placement) -> ir.Model:
+        """``model``, which is the draft's or a Q/DQ form of it, with 8-bit numbers where ``placed`` has them."""
+        return insert(model, placed, self.shared(placed), self.form, self.means, self.flips)
 
     @property
     def means(self) -> dict[str, Array] | None:

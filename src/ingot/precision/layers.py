@@ -130,8 +130,9 @@ def moved_inputs(node: ir.Node) -> tuple[int, ...]:
     return tuple(range(len(node.inputs))) if is_op(node, "Concat") else (0,)
 
 
-def first_and_last(graph: ir.Graph, layers: list[Layer]) -> dict[str, str]:
+def first_and_last(graph: ir.Graph) -> dict[str, str]:
     """Layers that read the model's input, or make its output, without another layer between; with the reason."""
+    layers, _ = layers_of(graph)
     nodes = {layer.node: layer.name for layer in layers}
     found: dict[str, str] = {}
     for layer in layers:

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from ingot.precision.draft import Draft
 from ingot.precision.layers import Layer, layers_of
 from ingot.precision.placement import Placement
-from ingot.precision.qdq import insert
 
 FLOAT = "float"
 """The precision of a layer that stays as it is."""
@@ -28,7 +27,7 @@ def written(parts: Sequence[Part]) -> ir.Model:
     """The Q/DQ model of ``parts``, whose placements have no input in common."""
     model = parts[0].draft.model
     for draft, placed in parts:
-        model = insert(model, placed, draft.shared(placed), draft.form, draft.means, draft.flips)
+        model = draft.added(model, placed)
     return model
 
 

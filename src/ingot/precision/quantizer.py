@@ -57,13 +57,8 @@ def quantize_model(
     single, trials = best_draft(prepared, evaluator, settings, data, progress)
     draft, more = mixture(single, prepared, evaluator, settings)
     trials += more
-    full = None
-    if settings.budget is None:
-        outcome = without_budget(draft, settings)
-    else:
-        batches = list(limited(data, settings.evaluate))
-        full = Evaluator(HostRuns(model), batches, metric_of(settings.metric))
-        outcome = search(draft, evaluator, full, settings, progress)
+    full = full_evaluator(model, data, settings)
+    outcome = without_budget(draft, settings) if full is None else search(draft, evaluator, full, settings, progress)
     return _result(draft, outcome, Origin(prepared, settings, sample, evaluator, full, trials))
 
 
@@ -73,6 +68,13 @@ def prepared_for(
     """What the cache holds, where there is one, else what calibration with ``data`` finds."""
     found = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
     return calibrated(model, sha256, data, evaluator, settings, progress) if found is None else found
+
+
+def full_evaluator(model: ir.Model, data: Data, settings: Settings) -> Evaluator | None:
+    """What measures the loss that counts; None where there is no budget for it."""
+    if settings.budget is None:
+        return None
+    return Evaluator(HostRuns(model), list(limited(data, settings.evaluate)), metric_of(settings.metric))
 
 
 def expect_layers(model: ir.Model, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from ingot.precision.data import Data
 from ingot.precision.draft import Draft, draft_of
 from ingot.precision.equalise import equalise, pairs_of
 from ingot.precision.host import HostRuns
-from ingot.precision.layers import FIRST, first_and_last, layers_of
+from ingot.precision.layers import FIRST, first_and_last
 from ingot.precision.metrics import Evaluator, decibels
 from ingot.precision.mixed import Mixture, alone, with_others
 from ingot.precision.placement import place
@@ -160,7 +160,7 @@ def mixture(draft: Draft, prepared: Prepared, evaluator: Evaluator, settings: Se
     even steps of INT8 are the finer ones.
     """
     plain = alone(draft)
-    edges = first_and_last(draft.model.graph, layers_of(draft.model.graph)[0])
+    edges = first_and_last(draft.model.graph)
     firsts = [name for name, why in edges.items() if why == FIRST]
     if settings.precision != "fp8" or not settings.recover or not firsts:
         return plain, []

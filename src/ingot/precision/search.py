@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ingot.precision.host import HostRuns
-from ingot.precision.layers import first_and_last, layers_of
+from ingot.precision.layers import first_and_last
 from ingot.precision.metrics import Evaluator
 from ingot.precision.mixed import Mixture
 from ingot.precision.settings import Settings
@@ -38,7 +38,7 @@ def asked(settings: Settings) -> dict[str, str]:
 
 def without_budget(draft: Mixture, settings: Settings) -> Outcome:
     """First and last layers stay as they are, unmeasured."""
-    return Outcome({**_edges(draft), **asked(settings)})
+    return Outcome({**first_and_last(draft.model.graph), **asked(settings)})
 
 
 def search(draft: Mixture, sample: Evaluator, full: Evaluator, settings: Settings, progress: Progress) -> Outcome:
@@ -61,7 +61,7 @@ def search(draft: Mixture, sample: Evaluator, full: Evaluator, settings: Setting
     assert made.loss is not None
     if made.loss <= _EDGES * budget:
         return made
-    edges = {**_edges(draft), **mine}
+    edges = {**first_and_last(draft.model.graph), **mine}
     found = loss(edges)
     if found <= budget:
         return Outcome(edges, found)
@@ -81,12 +81,6 @@ def search(draft: Mixture, sample: Evaluator, full: Evaluator, settings: Setting
         best = loss(keep)
     notes = [] if best <= budget else [f"the loss of {best:.4f} is beyond the budget even without 8-bit layers"]
     return Outcome(keep, best, alone, notes)
-
-
-def _edges(draft: Mixture) -> dict[str, str]:
-    """First and last layers, with the reason."""
-    layers, _ = layers_of(draft.model.graph)
-    return first_and_last(draft.model.graph, layers)
 
 
 def _with(edges: Mapping[str, str], names: list[str], alone: Mapping[str, float]) -> dict[str, str]:
