@@ -22,6 +22,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import IO, Any
 
 from ingot.errors import No
@@ -127,6 +130,30 @@ class Worker:
                     stream.close()  # type: ignore[union-attr]
         if errors is not None:
             errors.close()
+
+
+def call_each(
+    function: str, arguments: Iterable[tuple[object, ...]], *, jobs: int, timeout: float
+) -> Generator[Any, None, None]:
+    """What :meth:`Worker.call` gives for each of ``arguments``, in order; ``jobs`` helper processes share them."""
+    workers = [Worker() for _ in range(jobs)]
+    idle = SimpleQueue[Worker]()
+    for worker in workers:
+        idle.put(worker)
+
+    def one(given: tuple[object, ...]) -> Any:
+        worker = idle.get()
+        try:
+            return worker.call(function, *given, timeout=timeout)
+        finally:
+            idle.put(worker)
+
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from pool.map(one, arguments)
+    finally:
+        for worker in workers:
+            worker.close()
 
 
 def _read(descriptor: int, size: int, deadline: float) -> bytes:

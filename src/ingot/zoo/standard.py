@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from ingot.errors import IngotError, No
 from ingot.options import BuildOptions, Range, Shapes
 from ingot.progress import Progress, silent
 from ingot.tune.library import Planned
-from ingot.tune.worker import Worker
+from ingot.tune.worker import call_each
 from ingot.zoo import architectures
 
 if TYPE_CHECKING:
@@ -96,33 +95,12 @@ def plans(
 
     Raises IngotError with the reason where one fails.
     """
-    idle: SimpleQueue[Worker] = SimpleQueue()
-    workers = [Worker() for _ in range(min(jobs, len(wanted)))]
-    for worker in workers:
-        idle.put(worker)
-
-    def one(setup: Setup) -> list[Planned]:
-        worker = idle.get()
-        try:
-            answer: list[Planned] | No = worker.call(_PLAN, setup, target, level, timeout=_PLAN_SECONDS)
-        finally:
-            idle.put(worker)
-        if isinstance(answer, No):
-            raise IngotError(answer.reason, node=str(setup))
-        return answer
-
-    try:
-        with ThreadPoolExecutor(max(1, len(workers))) as pool:
-            return list(_counted(pool.map(one, wanted), len(wanted), progress))
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-_PLAN = f"{__name__}:plan"
-
-
-def _counted(parts: Iterator[list[Planned]], total: int, progress: Progress) -> Iterator[list[Planned]]:
-    for done, part in enumerate(parts, 1):
-        yield part
-        progress("tactics", done, total)
+    found: list[list[Planned]] = []
+    work = [(setup, target, level) for setup in wanted]
+    with closing(call_each(f"{__name__}:plan", work, jobs=jobs, timeout=_PLAN_SECONDS)) as answers:
+        for setup, answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, No):
+                raise IngotError(answer.reason, node=str(setup))
+            found.append(answer)
+            progress("tactics", len(found), len(wanted))
+    return found

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from queue import SimpleQueue
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from ingot.options import BuildOptions, Range, Shapes
 from ingot.runtime.engine import Engine
 from ingot.simulate.faults import PlanFault
 from ingot.simulate.simulator import Simulator
-from ingot.tune.worker import Worker
+from ingot.tune.worker import call_each
 
 TIMEOUT = 120.0
 """Seconds for a case; the light networks take some."""
@@ -48,23 +46,10 @@ def run_cases(
 
     A case that crashes its process or takes more than ``timeout`` seconds is wrong.
     """
-    idle = SimpleQueue[Worker]()
-
-    def run(name: str) -> Outcome:
-        worker = idle.get()
-        try:
-            answer = worker.call("ingot.measure.conformance.run:run_case", name, target, timeout=timeout)
-        finally:
-            idle.put(worker)
-        return answer if isinstance(answer, Outcome) else Outcome(name, "wrong", str(answer))
-
-    with ExitStack() as stack:
-        for _ in range(jobs):
-            worker = Worker()
-            stack.callback(worker.close)
-            idle.put(worker)
-        pool = stack.enter_context(ThreadPoolExecutor(jobs))
-        for outcome in pool.map(run, names):
+    work = [(name, target) for name in names]
+    with closing(call_each("ingot.measure.conformance.run:run_case", work, jobs=jobs, timeout=timeout)) as answers:
+        for (name, _), answer in zip(work, answers, strict=True):
+            outcome = answer if isinstance(answer, Outcome) else Outcome(name, "wrong", str(answer))
             if progress is not None:
                 progress(outcome)
             yield outcome
