@@ -42,6 +42,17 @@ def test_quantize_writes_a_model_and_prints_every_layer(folder: Path) -> None:
     assert json.loads((folder / "r").read_text())["precision"] == "int8"
 
 
+def test_rounding_is_passed_on(folder: Path) -> None:
+    words = [folder / "net.onnx", "-o", folder / "rounded.onnx", "--calibration", folder / "data.npz"]
+    for command in (["quantize"], ["build", "--int8", "--target", "cpu"]):
+        made = ingot(*command, *words, "--rounding", "stochastic")
+        assert made.exit_code != 0 and "no rounding" in made.output
+    made = ingot("quantize", *words, "--rounding", "adaround", "--json", folder / "rounded.json")
+    assert made.exit_code == 0, made.output
+    tried = [trial["what"] for trial in json.loads((folder / "rounded.json").read_text())["trials"]]
+    assert any("round" in what for what in tried)
+
+
 def test_quantize_beyond_the_budget(folder: Path) -> None:
     words = ["quantize", folder / "net.onnx", "-o", folder / "x.onnx", "--calibration", folder / "data.npz"]
     (folder / "my_cli_metric.py").write_text(

@@ -36,8 +36,10 @@ def quantization(
         raise IngotError(why, fix="add --calibration")
     from ingot.precision.settings import parse_budget
 
-    precision, share = asked.removeprefix("--"), parse_budget(budget)
-    return Quantization(precision, calibration, cache, share, metric, method, keep, pixels, samples, host)
+    return Quantization(
+        asked.removeprefix("--"), calibration=calibration, cache=cache, budget=parse_budget(budget), metric=metric,
+        method=method, keep=keep, pixels=pixels, samples=samples, host=host, rounding=rounding,
+    )  # fmt: skip
 
 
 def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None) -> bool:

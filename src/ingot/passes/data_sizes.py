@@ -17,10 +17,8 @@ from ingot.graph.dims import Bindings, Dim, evaluate, evaluate_shape, symbols
 from ingot.graph.edit import scalar_of
 from ingot.graph.lowered import DataSize, SymbolRange
 from ingot.graph.op_table import kind_of
-from ingot.graph.region import CONVOLUTIONS, Kind, Region
+from ingot.graph.region import PRODUCTS, Kind, Region
 
-HEAVY = CONVOLUTIONS | {Kind.GEMM, Kind.ATTENTION}
-"""Kinds of products, which are worth a graph for each new size."""
 _SHARE = 4
 """The size that kernels are chosen for is the largest over this."""
 
@@ -56,7 +54,7 @@ def _heavy_symbols(model: ir.Model) -> frozenset[str]:
     dims = (
         str(dim)
         for node in model.graph
-        if kind_of(node.op_type, node.domain) in HEAVY
+        if kind_of(node.op_type, node.domain) in PRODUCTS
         for value in node.inputs
         if value is not None
         for dim in value.shape or ()

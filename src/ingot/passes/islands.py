@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.dims import Bindings, evaluate, symbols
-from ingot.graph.region import Kind
-from ingot.passes.data_sizes import HEAVY
+from ingot.graph.region import PRODUCTS, Kind
 from ingot.passes.flatten import FlatGraph
 from ingot.passes.partition import Group
 
@@ -180,7 +179,7 @@ def _op_seconds(graph: _Graph, index: int, bindings: Bindings) -> float:
     op, flat = graph.flat.ops[index], graph.flat
     names = {n for n in (*flat.tensor_inputs(op), *op.body.outputs) if n}
     seconds = _HOST_OP + sum(_size(graph, n, bindings) for n in names) / _HOST_BYTES
-    if op.kind in HEAVY:
+    if op.kind in PRODUCTS:
         result, operand = (_size(graph, n, bindings) for n in (op.body.outputs[0], op.body.inputs[1]))
         # Every element of the result takes no more products than the second operand has elements.
         seconds += result / 4 * operand / 4 / _HOST_PRODUCTS

@@ -13,7 +13,7 @@ from ingot.graph.dims import Dim, add, divisible, mul
 from ingot.graph.lowered import Window
 from ingot.graph.op_table import WINDOW
 from ingot.graph.recurrent import BATCH_FIRST
-from ingot.graph.region import ANCHORS, CONVOLUTIONS, BodyOp, Kind, Literal, Region
+from ingot.graph.region import ANCHORS, CONVOLUTIONS, WEIGHTED, BodyOp, Kind, Literal, Region
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
 from ingot.passes.flatten import FlatGraph
@@ -23,10 +23,9 @@ from ingot.passes.views import RESHAPES, view_of
 from ingot.plugins.api import Layout as PluginLayout
 
 _SPATIAL_KINDS = CONVOLUTIONS | {Kind.POOL}
-_WITH_WEIGHTS = CONVOLUTIONS | {Kind.GEMM}
 _FEW_CHANNELS = 8
 """Below this many channels a convolution reads a channels-first image as it is."""
-_WEIGHTED = frozenset({*ANCHORS[Kind.CONV], *ANCHORS[Kind.GEMM]})
+_WEIGHTED_OPS = frozenset({*ANCHORS[Kind.CONV], *ANCHORS[Kind.GEMM]})
 _FREE_ORDER = (Kind.GEMM, Kind.ATTENTION, Kind.RECURRENT)
 """Kinds whose results may as well lie as the transpose behind them wants them."""
 _VECTOR = 16
@@ -124,9 +123,9 @@ class _Assigner:
 
     def _order_weights(self) -> None:
         for group in self.groups:
-            for index in group.ops if group.kind in _WITH_WEIGHTS else ():
+            for index in group.ops if group.kind in WEIGHTED else ():
                 op = self.flat.ops[index].body
-                if op.op in _WEIGHTED and op.inputs[1] in self.flat.constants:
+                if op.op in _WEIGHTED_OPS and op.inputs[1] in self.flat.constants:
                     weight = self.out.values[op.inputs[1]]
                     self.out.values[op.inputs[1]] = weight.ordered(_weight_order(group.kind, op, weight))
 
@@ -315,13 +314,13 @@ class _Assigner:
         if have.constant or not have.rank:
             return None
         unit = [have.shape[a] == 1 or have.strides[a] == 1 for a in range(have.rank)]
-        if group.kind in (Kind.CONV, Kind.CHAIN, Kind.SUM) and name == op.inputs[0] and op.op in _WEIGHTED:
+        if group.kind in (Kind.CONV, Kind.CHAIN, Kind.SUM) and name == op.inputs[0] and op.op in _WEIGHTED_OPS:
             channels = have.shape[1]
             few = isinstance(channels, int) and channels < _FEW_CHANNELS and have.dense()
             return None if unit[1] or few else channels_last(have.rank)
         if group.kind is Kind.POOL and op.op.endswith("Pool"):
             return None if unit[1] or unit[-1] else channels_last(have.rank)
-        if group.kind is Kind.GEMM and op.op in _WEIGHTED and name in op.inputs[:2]:
+        if group.kind is Kind.GEMM and op.op in _WEIGHTED_OPS and name in op.inputs[:2]:
             return None if any(unit[-2:]) else row_major(have.rank)
         if group.kind is Kind.ATTENTION and name in op.inputs[:3]:
             return None if unit[-1] else row_major(have.rank)

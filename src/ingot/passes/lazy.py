@@ -20,8 +20,8 @@ from ingot.graph.dims import Bindings
 from ingot.graph.edit import constant_of, fixed_shape, is_op, operand, reads
 from ingot.graph.lowered import Guard, SymbolRange
 from ingot.graph.op_table import kind_of
-from ingot.graph.region import Kind
-from ingot.passes.data_sizes import HEAVY, sizes_at
+from ingot.graph.region import PRODUCTS, Kind
+from ingot.passes.data_sizes import sizes_at
 from ingot.passes.flatten import FlatGraph
 
 Side = frozenset[tuple[ir.Value, int]]
@@ -33,7 +33,7 @@ _ON_HOST = 8e-6
 """As above, where the condition follows from what the host has anyway."""
 _LAUNCH = 2e-6
 _BYTES = 1e12
-_PRODUCTS = 1e13
+_PRODUCT_FLOPS = 1e13
 """Bytes and products per second of a kernel that is too small to fill a GPU."""
 _SMALL = 64
 """Elements of an input from which a condition may be computed on the host."""
@@ -192,11 +192,11 @@ def _seconds(node: ir.Node, bindings: Bindings) -> float:
         return 0.0
     sizes = [_bytes(value, bindings) for value in (*node.inputs, *node.outputs) if value is not None]
     seconds = _LAUNCH + sum(sizes) / _BYTES
-    if kind_of(node.op_type, node.domain) in HEAVY:
+    if kind_of(node.op_type, node.domain) in PRODUCTS:
         result, operand_ = (_bytes(value, bindings) for value in (node.outputs[0], node.inputs[1]))
         columns_last = kind_of(node.op_type, node.domain) is Kind.GEMM and not node.attributes.get_int("transB", 0)
         channels = (fixed_shape(node.inputs[1]) or (1,))[-1 if columns_last else 0]
-        seconds += result / 4 * operand_ / 4 / max(channels, 1) / _PRODUCTS
+        seconds += result / 4 * operand_ / 4 / max(channels, 1) / _PRODUCT_FLOPS
     return seconds
 
 

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from ingot.errors import YES, Answer, No
 from ingot.graph.dims import symbols
 from ingot.graph.lowered import DataSize, Guard, Lowered, SymbolRange
-from ingot.graph.region import Kind, Region
+from ingot.graph.region import PRODUCTS, Kind, Region
 from ingot.importer.infer import infer_shapes
 from ingot.passes.chains import join_pointwise
-from ingot.passes.data_sizes import HEAVY, accepts_sizes, data_sizes, sources
+from ingot.passes.data_sizes import accepts_sizes, data_sizes, sources
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
 from ingot.passes.islands import cheaper_on_host
@@ -77,7 +77,7 @@ def lower(model: ir.Model, ranges: tuple[SymbolRange, ...], accepts: Accepts) ->
 
 def _on_device(cut: _Cut, data: tuple[SymbolRange, ...]) -> tuple[SymbolRange, ...]:
     """Those of ``data`` that a heavy Region on the device has to do with."""
-    regions = [r for r in cut.layout.regions if r.kind in HEAVY]
+    regions = [r for r in cut.layout.regions if r.kind in PRODUCTS]
     dims = {dim for region in regions for spec in region.spec_of.values() for dim in spec.shape if isinstance(dim, str)}
     used = {symbol for dim in dims for symbol in symbols(dim)}
     return tuple(r for r in data if r.symbol in used)
