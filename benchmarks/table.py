@@ -93,7 +93,7 @@ def command(row: Record) -> str:
     words += ["--target", "cpu"] if row.engine is not None and row.engine.target == "cpu" else []
     for name, (_, shape) in row.inputs.items():
         words += ["--shapes", f"{name}={'x'.join(map(str, shape))}"]
-    peers = dict.fromkeys(peer.name for peer in row.peers)
+    peers = dict.fromkeys("fp16" if peer.name == "ingot" else peer.name for peer in row.peers)
     words += ["--against", ",".join(peers)] if peers else []
     return shlex.join(words)
 

@@ -272,7 +272,7 @@ def test_nothing_is_allocated_after_the_first_run() -> None:
         context.run({"x": x})
         context.bind()
         before = memory.allocations()
-        assert any(_free_stays(context, x) for _ in range(5)), "the device's free memory shrank in every round"
+        assert any(_free_stays(context, x) for _ in range(50)), "the device's free memory shrank in every round"
         assert memory.allocations() == before
 
 
