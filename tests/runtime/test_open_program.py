@@ -13,6 +13,7 @@ from support.tiny import TinyPlan, number
 from ingot.errors import IngotError
 from ingot.plan.spec import DataSize, Profile
 from ingot.runtime.engine import Engine
+from ingot.runtime.profile import profile
 from ingot.runtime.values import step_values
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not tiny.HAVE_GPU, reason="no GPU")]
@@ -94,8 +95,18 @@ def test_before_the_first_run_a_size_is_not_known() -> None:
     context.bind({"x": (30,)})
     with pytest.raises(IngotError, match="its size depends on data"):
         context.output("y")
-    with pytest.raises(IngotError, match="cannot be run apart"):
-        list(step_values(context, {"x": vector(30, 0)}))
+
+
+def test_steps_run_apart_at_the_sizes_of_their_data() -> None:
+    made = engine()
+    x = vector(50, 4)
+    for feed in (x, -np.abs(x)):
+        values = {made.plan.values[i].name: array for i, array in step_values(made.context(), {"x": feed})}
+        chosen = 2 * feed[feed > 0]
+        assert list(values) == ["a", "h", "b", "y", "s"]
+        assert np.array_equal(values["b"], 3 * chosen) and np.array_equal(values["y"], 4 * chosen)
+        rows = profile(made.context(), {"x": feed})
+        assert [row.step for row in rows] == [0, 1, 2, 3, 4] and all(row.ran and row.micros >= 0 for row in rows)
 
 
 def test_a_size_beyond_its_bound_is_an_error() -> None:

@@ -7,12 +7,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingot.plan.spec import Step
+from ingot.plan.spec import Step, When
 from ingot.runtime.stages import stages
 
 
-def step(kind: str, after: list[int]) -> Step:
-    return Step(kind, kind, 0, after)
+def step(kind: str, after: list[int], writes: tuple[int, ...] = (), when: tuple[int, ...] = ()) -> Step:
+    return Step(kind, kind, 0, after, writes=list(writes), when=[When(value, True) for value in when])
 
 
 def test_independent_device_steps_share_one_graph() -> None:
@@ -25,6 +25,12 @@ def test_independent_device_steps_share_one_graph() -> None:
 def test_host_only_and_empty() -> None:
     assert [(s.host, s.steps) for s in stages([step("host", []), step("host", [0])])] == [(True, (0, 1))]
     assert stages([]) == ()
+
+
+def test_a_stage_begins_when_its_conditions_are_known() -> None:
+    tells, host = step("host", [], writes=(7,)), step("host", [0], when=(7,))
+    assert [s.steps for s in stages([tells, host, step("host", [0])])] == [(0, 2), (1,)]
+    assert [s.steps for s in stages([tells, step("kernel", [0], when=(7,)), host])] == [(0,), (1,), (2,)]
 
 
 @st.composite

@@ -197,14 +197,18 @@ class TinyPlan:
         return len(self.steps) - 1
 
     def engine(self, arena: int = 1 << 16, persistent: int = 256) -> Engine:
-        """The Plan, verified, as an Engine."""
-        region = RegionDecl("r", "map", [], "", [], [], "hand[]", 0.0, False, 0, 0, "float32")
+        """The Plan, verified, as an Engine: each step a Region."""
+        regions = [
+            RegionDecl(s.name, "map", [], "", s.reads, s.writes, "hand[]", 0.0, False, 0, 0, "float32")
+            for s in self.steps
+        ]
+        steps = [msgspec.structs.replace(step, region=index) for index, step in enumerate(self.steps)]
         code = b"" if self.target == "cpu" else cubin()
         if self.target == "cpu":
             arena = persistent = 0
         plan = Plan(
-            self.target, self.profiles, self.inputs, self.outputs, self.values, [region],
-            [Cubin(0, len(code))] if code else [], self.decls, self.steps, arena, persistent, len(self.weights),
+            self.target, self.profiles, self.inputs, self.outputs, self.values, regions,
+            [Cubin(0, len(code))] if code else [], self.decls, steps, arena, persistent, len(self.weights),
             data=self.data,
         )  # fmt: skip
         return Engine(EngineFile.from_bytes(EngineFile(plan, self.weights, code, b"".join(self.models)).to_bytes()))

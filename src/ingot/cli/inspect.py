@@ -116,14 +116,15 @@ def _layers(screen: Console, description: Description, times: list[StepTime]) ->
     from ingot.measure.roofline import layer_seconds
 
     target = _target(description)
-    measured: dict[int, float] = {}
-    for time in times:
-        measured[time.step] = time.micros
+    measured = {time.step: time.micros for time in times if time.ran}
     rows = []
     for layer in description.layers:
         micros = sum(measured.get(step, 0.0) for step in layer.steps) if times else layer.micros
         least = 1e6 * layer_seconds(layer, target) if target else 0.0
         mark = "" if times or layer.measured or not micros else "~"
+        took = f"{mark}{micros:.2f}" if micros else "–"
+        if times and layer.steps and not measured.keys() & set(layer.steps):
+            took = "did not run"
         rows.append(
             [
                 str(layer.index),
@@ -132,7 +133,7 @@ def _layers(screen: Console, description: Description, times: list[StepTime]) ->
                 " ".join(layer.ops) + "".join(f"\n({note})" for note in layer.notes),
                 layer.tactic,
                 layer.precision,
-                f"{mark}{micros:.2f}" if micros else "–",
+                took,
                 render.size(layer.bytes),
                 render.number(layer.flops / 1e6),
                 render.percent(least / micros if micros else 0.0),

@@ -22,7 +22,7 @@ Shapes = Callable[[int], tuple[int, ...] | None]
 """The real shape of a Value by index, None where it is the one bound."""
 
 
-def _as_bound(index: int) -> None:
+def as_bound(index: int) -> None:
     """Every Value has the shape that is bound."""
 
 
@@ -64,7 +64,7 @@ class Island:
         pinned = PinnedBuffer(place.span, f"host step {step.name}")
         return _Transfer(index, address, pinned, place.view(pinned.memory), place.span)
 
-    def run(self, stream: Stream, host: HostArrays, shapes: Shapes = _as_bound) -> None:
+    def run(self, stream: Stream, host: HostArrays, shapes: Shapes = as_bound) -> None:
         """Wait for the device, run the model, send its outputs. ``host`` gains the outputs that stay.
 
         ``shapes`` gives the real shape of a Value where it is smaller than the one bound.
@@ -73,7 +73,7 @@ class Island:
             stream.copy(down.pinned.pointer, down.address, down.size)
         if self._down or self._up:
             stream.synchronize()
-        local = {down.index: _array(down.view, shapes(down.index)) for down in self._down}
+        local = {down.index: cut(down.view, shapes(down.index)) for down in self._down}
         arrays = [local[i] if i in local else host[i] for i in self._step.reads]
         results = call(self._function, arrays, self._step.name)
         for index, result in zip(self._step.writes, results, strict=True):
@@ -94,8 +94,8 @@ class Island:
                 stream.copy(up.address, up.pinned.pointer, up.size)
 
 
-def _array(view: Array, shape: tuple[int, ...] | None) -> Array:
-    """What came from the device, contiguous, cut to ``shape``."""
+def cut(view: Array, shape: tuple[int, ...] | None) -> Array:
+    """What came from the device, contiguous, without what is behind ``shape``."""
     part = view if shape is None else view[tuple(slice(0, size) for size in shape)]
     return np.ascontiguousarray(part).reshape(part.shape)
 

@@ -8,22 +8,21 @@ make a row that nobody reads, since all they make is rows of such sizes; host st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ingot.device.graph import Graph
 from ingot.device.memory import PinnedBuffer
 from ingot.device.stream import Stream
 from ingot.errors import IngotError
 from ingot.graph.dims import Bindings, evaluate_shape, symbols
 from ingot.plan.spec import DataSize, Plan, conditions
 from ingot.runtime.hostmodel import HostFunction
-from ingot.runtime.island import HostArrays, Island
+from ingot.runtime.island import HostArrays
 from ingot.runtime.places import Base, Place, Places
-from ingot.runtime.program import Program
+from ingot.runtime.program import Program, Turn
 from ingot.runtime.recent import Recent
 from ingot.runtime.stages import Stage
 from ingot.runtime.stream_call import StreamFunction
@@ -117,6 +116,14 @@ class OpenProgram:
 
     def launch(self, stream: Stream) -> None:
         """Submit everything; waits at every host step. Raises IngotError for a size beyond its bound."""
+        for turn in self.turns(stream):
+            turn.launch(stream)
+
+    def turns(self, stream: Stream) -> Iterator[Turn]:
+        """The parts of a run, each bound to what those before have made: they must have run when it is asked for.
+
+        Raises IngotError for a size beyond its bound.
+        """
         sizes: Sizes = {}
         course: Course = {}
         for number, part in enumerate(self._parts):
@@ -124,13 +131,7 @@ class OpenProgram:
             self.host.update(program.constants)
             true = {**self.bindings, **sizes}
             self._send_late(program, part, sizes, stream)
-            for piece in program.parts:
-                if isinstance(piece, Graph):
-                    piece.launch(stream)
-                elif isinstance(piece, Island):
-                    piece.run(stream, self.host, _Shapes(self.plan, part.open, true, 0 in sizes.values()))
-                else:
-                    piece.run(stream, self.host)
+            yield Turn(program, self.host, _Shapes(self.plan, part.open, true, 0 in sizes.values()))
             for told in part.tells:
                 sizes[told.symbol] = _size(told, self.host[told.value])
             course |= {value: bool(self.host[value].reshape(())) for value in part.decides}
@@ -172,14 +173,6 @@ class OpenProgram:
                 view[...] = 0  # a row that is in bounds as an index, where there is none
             view[tuple(slice(0, size) for size in array.shape)] = array
             stream.copy(program.at(index), pinned.pointer, place.span)
-
-
-def stepwise(program: Program | OpenProgram) -> Program:
-    """``program``, where its steps can be run one by one. Raises IngotError where sizes are known only on the way."""
-    if isinstance(program, OpenProgram):
-        reason = "sizes or branches of this engine depend on data: its steps cannot be run apart"
-        raise IngotError(reason, fix="use the simulator")
-    return program
 
 
 class _Shapes:

@@ -16,9 +16,8 @@ from ingot.plan.spec import Step
 from ingot.runtime.context import Context
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.host_context import HostContext
-from ingot.runtime.open_program import stepwise
 from ingot.runtime.places import Places
-from ingot.runtime.program import Program
+from ingot.runtime.program import Program, Turn
 
 _REPEATS = 10
 _ROUNDS = 7
@@ -32,13 +31,16 @@ class StepTime(msgspec.Struct, frozen=True):
     name: str
     kind: str
     micros: float
+    ran: bool = True
+    """Whether it ran at all: not where a condition excludes it."""
 
 
 def profile(context: Context, feeds: Mapping[str, Any]) -> list[StepTime]:
     """Time every step on the data of ``feeds``, in the plan's order of stages.
 
     The steps run one by one and each several times in a row, so parallel branches and
-    programmatic edges do not show: the sum is more than the engine's own time.
+    programmatic edges do not show: the sum is more than the engine's own time. Sizes and branches that data
+    decides are those of ``feeds``.
     Raises what ``context.run`` raises.
     """
     if isinstance(context, DeviceContext):
@@ -64,33 +66,31 @@ class _Probe:
 
 
 def _profile_device(context: DeviceContext, feeds: Mapping[str, Any]) -> list[StepTime]:
-    job = context.prepare(feeds)
-    program, steps = stepwise(job.program), context.engine.plan.steps
-    probes = {i: _probe(program, i) for stage in context.engine.schedule if not stage.host for i in stage.steps}
+    job, steps = context.prepare(feeds), context.engine.plan.steps
+    probes: dict[int, _Probe] = {}
     hosted: dict[int, list[float]] = {}
-    turns = iter(part for part in program.parts if not isinstance(part, Graph))
-    by_step = {i: next(turns) for stage in context.engine.schedule if stage.host for i in stage.steps}
-    order = [i for stage in context.engine.schedule for i in stage.steps]
     for _ in range(_ROUNDS):
         context.put(job)
-        for index in order:
-            if index in probes:
-                _run_probe(context, probes[index])
-            else:
-                start = time.perf_counter()
-                by_step[index].run(context.stream, program.host)
-                context.stream.synchronize()
-                hosted.setdefault(index, []).append(time.perf_counter() - start)
+        for turn in job.program.turns(context.stream):
+            for index in turn.program.steps:
+                if index in turn.program.hosted:
+                    hosted.setdefault(index, []).append(_host_seconds(context, turn, index))
+                else:
+                    if index not in probes:
+                        probes[index] = _probe(turn.program, index)
+                    _run_probe(context, probes[index])
     overhead = _launch_overhead(list(probes.values()))
-    return [
-        StepTime(
-            i,
-            steps[i].name,
-            steps[i].kind,
-            1e6 * (_step_seconds(probes[i], overhead) if i in probes else statistics.median(hosted[i])),
-        )
-        for i in order
-    ]
+    seconds = {i: statistics.median(times) for i, times in hosted.items()}
+    seconds |= {i: _step_seconds(probe, overhead) for i, probe in probes.items()}
+    order = [i for stage in context.engine.schedule for i in stage.steps]
+    return [StepTime(i, steps[i].name, steps[i].kind, 1e6 * seconds.get(i, 0.0), i in seconds) for i in order]
+
+
+def _host_seconds(context: DeviceContext, turn: Turn, index: int) -> float:
+    start = time.perf_counter()
+    turn.run_hosted(index, context.stream)
+    context.stream.synchronize()
+    return time.perf_counter() - start
 
 
 def _probe(program: Program, index: int) -> _Probe:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from ingot.device.stream import Stream
 from ingot.graph.dims import Bindings
 from ingot.plan.spec import Plan, Step, conditions
 from ingot.runtime.hostmodel import HostFunction
-from ingot.runtime.island import HostArrays, Island, host_constants
+from ingot.runtime.island import HostArrays, Island, Shapes, as_bound, host_constants
 from ingot.runtime.places import Base, Places
 from ingot.runtime.segment import SegmentBuilder
 from ingot.runtime.stages import Stage
@@ -47,7 +48,7 @@ class Program:
         numbers = table.numbers
         plan = numbers.plan
         self.plan, self.bindings, self.bases = plan, dict(bindings), dict(bases)
-        self._table = table
+        self._table, self._schedule, self._idle = table, tuple(schedule), idle
         self.found = numbers.at(bindings)
         """What the plan's expressions are at ``bindings``."""
         self._hidden = hidden
@@ -59,20 +60,24 @@ class Program:
             self._host_inputs = _host_inputs(plan, self.places, self.at)
             self.constants = host_constants(plan, self.places, weights)
         self.parts: list[Graph | Island | StreamCall] = []
+        self.hosted: dict[int, Island | StreamCall] = {}
+        """Those parts that are host steps, by step."""
         table.fill(self.found, self._addresses)
         kept = conditions(plan.steps)
         for stage in schedule:
             if not stage.host:
                 if not idle.issuperset(stage.steps):
-                    self.parts.append(self._segment(stage, idle))
+                    self.parts.append(self._segment(stage))
                 continue
             for i in stage.steps:
                 if i in idle:
-                    self.constants |= self._junk(plan.steps[i])
-                elif i in calls:
-                    self.parts.append(StreamCall(plan, plan.steps[i], calls[i], self.places, self.at, ordinal))
+                    self.constants |= self._junk(plan.steps[i], kept)
+                    continue
+                if i in calls:
+                    self.hosted[i] = StreamCall(plan, plan.steps[i], calls[i], self.places, self.at, ordinal)
                 else:
-                    self.parts.append(Island(plan, plan.steps[i], models[i], self.places, self._at_island, kept))
+                    self.hosted[i] = Island(plan, plan.steps[i], models[i], self.places, self._at_island, kept)
+                self.parts.append(self.hosted[i])
         self.host: HostArrays = dict(self.constants)
         self._only = self.parts[0] if len(self.parts) == 1 and isinstance(self.parts[0], Graph) else None
 
@@ -85,19 +90,25 @@ class Program:
         """As :meth:`at` for host steps, which read weights from the file, never back from the device."""
         return 0 if index in self.constants else self.at(index)
 
-    def _segment(self, stage: Stage, idle: frozenset[int]) -> Graph:
+    def _segment(self, stage: Stage) -> Graph:
         builder = SegmentBuilder(self.plan, self._table, self.places, self._addresses)
         for index in stage.steps:
-            if index in idle:
+            if index in self._idle:
                 builder.leave_out(index)
             else:
                 builder.add(index)
         return builder.instantiate()
 
-    def _junk(self, step: Step) -> HostArrays:
+    def _junk(self, step: Step, kept: frozenset[int]) -> HostArrays:
         """Zeros in place of what a host step that does not run would leave on the host."""
-        places = {i: place for i in step.writes if not self.at(i) and (place := self.places[i]) is not None}
+        left = (i for i in step.writes if i in kept or not self.at(i))
+        places = {i: place for i in left if (place := self.places[i]) is not None}
         return {i: np.zeros(place.shape, place.dtype) for i, place in places.items()}
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that run, in the schedule's order."""
+        return tuple(i for stage in self._schedule for i in stage.steps if i not in self._idle)
 
     def segment_builder(self) -> SegmentBuilder:
         """An empty graph over this program's shapes and addresses, until another Program is made or asked for one."""
@@ -123,17 +134,46 @@ class Program:
         if self._only is not None:
             self._only.launch(stream)
             return
-        for part in self.parts:
-            if isinstance(part, Graph):
-                part.launch(stream)
-            else:
-                part.run(stream, self.host)
+        for turn in self.turns(stream):
+            turn.launch(stream)
+
+    def turns(self, stream: Stream) -> Iterator[Turn]:
+        """The whole program, as one turn."""
+        yield Turn(self, self.host, as_bound)
 
     def prepare(self, stream: Stream) -> None:
         """Send the graphs to the device ahead of the first launch."""
         for part in self.parts:
             if isinstance(part, Graph):
                 part.upload(stream)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A part of a run, all of whose sizes and conditions are known when its turn comes."""
+
+    program: Program
+    host: HostArrays
+    shapes: Shapes
+    """The real shape of a Value where it is smaller than the one bound."""
+
+    def launch(self, stream: Stream) -> None:
+        """Submit everything."""
+        for part in self.program.parts:
+            if isinstance(part, Graph):
+                part.launch(stream)
+            else:
+                self._run(part, stream)
+
+    def run_hosted(self, index: int, stream: Stream) -> None:
+        """Run host step ``index`` alone."""
+        self._run(self.program.hosted[index], stream)
+
+    def _run(self, part: Island | StreamCall, stream: Stream) -> None:
+        if isinstance(part, Island):
+            part.run(stream, self.host, self.shapes)
+        else:
+            part.run(stream, self.host)
 
 
 def _host_inputs(plan: Plan, found: Places, at: Callable[[int], int]) -> list[tuple[int, str, int]]:

@@ -18,14 +18,23 @@ class Stage:
 
 
 def stages(steps: Sequence[Step]) -> tuple[Stage, ...]:
-    """The fewest alternating stages: every step runs in the earliest one its dependencies allow."""
+    """The fewest alternating stages: every step runs in the earliest one its dependencies allow.
+
+    A host step under a condition has a stage behind the one that makes the condition, which must be known when a
+    stage begins: there two stages of the host follow each other.
+    """
     level: list[int] = []  # even: device, odd: host
+    told: dict[int, int] = {}  # the level of what host steps make
     for step in steps:
         host = step.kind in ("host", "call")
         earliest = 1 if host else 0
         for before in step.after:
             earliest = max(earliest, level[before] + ((level[before] % 2 == 1) != host))
+        for when in step.when:
+            earliest = max(earliest, told[when.value] + (2 if host else 1))
         level.append(earliest)
+        if host:
+            told |= dict.fromkeys(step.writes, earliest)
     rows = (
         Stage(number % 2 == 1, tuple(i for i, at in enumerate(level) if at == number))
         for number in range(max(level, default=-1) + 1)
