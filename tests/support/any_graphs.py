@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 Choose = Callable[[int], int]
 """``choose(n)`` is a number from 0 to n - 1."""
 Shape = tuple[int, ...]
+Made = tuple[str, Shape, bool, float]
+"""A result of a node: what a :class:`Value` is besides its name."""
 Maker = Callable[["AnyGraph"], None]
 """Adds a node, or nothing where no value fits."""
 TYPES = {
@@ -46,17 +48,27 @@ class Value:
 class AnyGraph:
     """One graph of ``steps`` ops at most, each by one of ``makers``.
 
-    ``prefix`` sets its names apart from those of others in one model.
+    ``prefix`` sets its names apart from those of others in one model. ``around``: Values that the body of a control
+    flow op may read, in place of inputs; ``depth``: how many such ops it is in.
     """
 
-    def __init__(self, choose: Choose, makers: Sequence[Maker], steps: int = 8, prefix: str = "") -> None:
-        self.choose, self.prefix = choose, prefix
+    def __init__(
+        self,
+        choose: Choose,
+        makers: Sequence[Maker],
+        steps: int = 8,
+        prefix: str = "",
+        around: Sequence[Value] = (),
+        depth: int = 0,
+    ) -> None:
+        self.choose, self.prefix, self.makers, self.depth = choose, prefix, makers, depth
+        self.bodies = self.made = 0
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.values: list[Value] = []
+        self.values: list[Value] = list(around)
         self.inputs: list[Value] = []
         self.used: set[str] = set()
-        for _ in range(1 + choose(2)):
+        for _ in range(0 if around else 1 + choose(2)):
             self._input()
         for _ in range(steps):
             self.pick(makers)(self)
@@ -78,22 +90,31 @@ class AnyGraph:
         ]
         return self.pick(fit) if fit else None
 
-    def add(
-        self, op: str, inputs: Sequence[Value | str], *made: tuple[str, Shape, bool, float], **attrs: object
-    ) -> None:
-        """A node and its results, if they are not too large. Attributes of None are left out."""
-        if any(math.prod(shape) > _MOST for _, shape, _, _ in made):
-            return
+    def add(self, op: str, inputs: Sequence[Value | str], *made: Made | None, **attrs: object) -> list[Value]:
+        """A node and its results, if they are not too large. Those of None are absent, attributes of None left out."""
+        if any(math.prod(one[1]) > _MOST for one in made if one is not None):
+            return []
         names = [v if isinstance(v, str) else v.name for v in inputs]
-        outputs = [self._fresh("v", len(self.values) + i) for i in range(len(made))]
+        outputs = ["" if one is None else self._fresh("v", self.made + i) for i, one in enumerate(made)]
+        self.made += len(made)
         kept = {key: value for key, value in attrs.items() if value is not None}
         self.nodes.append(helper.make_node(op, names, outputs, name=self._fresh(op, len(self.nodes)), **kept))
         self.used.update(names)
-        self.values += [Value(n, *rest) for n, rest in zip(outputs, made, strict=True)]
+        found = [Value(name, *one) for name, one in zip(outputs, made, strict=True) if one is not None]
+        self.values += found
+        return found
 
-    def like(self, op: str, inputs: Sequence[Value | str], of: Value, shape: Shape, **attrs: object) -> None:
+    def like(self, op: str, inputs: Sequence[Value | str], of: Value, shape: Shape, **attrs: object) -> list[Value]:
         """A node that only moves the elements of ``of``."""
-        self.add(op, inputs, (of.dtype, shape, of.exact, of.bound), **attrs)
+        return self.add(op, inputs, (of.dtype, shape, of.exact, of.bound), **attrs)
+
+    def body(self, own: Sequence[Value], steps: int) -> AnyGraph:
+        """A graph for the body of a node of this one: it reads ``own`` and some Values of this graph."""
+        self.bodies += 1
+        around = [self.pick(self.values) for _ in range(1 + self.choose(3))]
+        prefix = self._fresh("b", self.bodies) + "_"
+        named = [Value(prefix + v.name, v.dtype, v.shape, v.exact, v.bound) for v in own]
+        return AnyGraph(self.choose, self.makers, steps, prefix, [*named, *dict.fromkeys(around)], self.depth + 1)
 
     def constant(self, array: np.ndarray) -> str:
         name = self._fresh("w", len(self.weights))

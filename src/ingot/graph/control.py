@@ -41,6 +41,13 @@ def keep_promise(node: ir.Node) -> bool:
     return True
 
 
+def copy_ranks(body: ir.Graph, copy: ir.Graph) -> None:
+    """Gives what nodes in the copy of a Scan's body make the ranks of the original: ONNX Runtime asks for them."""
+    for old, new in zip(body.outputs, copy.outputs, strict=True):
+        if old.shape is not None and new.producer() is not None:
+            new.shape = ir.Shape([None] * len(old.shape))
+
+
 def is_control(node: ir.Node) -> bool:
     """Whether ``node`` runs graphs of its own."""
     return is_op(node, *CONTROL)

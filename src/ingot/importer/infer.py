@@ -21,12 +21,14 @@ def infer_shapes(model: ir.Model) -> None:
     Shapes that were there before are dropped: files hold wrong ones, and the symbols of an earlier
     inference would be taken for names that the user chose. Only ops of other domains keep theirs.
     Inside control flow no shapes are left, as they may differ from turn to turn; where its inside does
-    not fit the sizes at hand (a branch that is never taken), its results have none.
+    not fit the sizes at hand (a branch that is never taken), its results have none. Only ranks stay at
+    what the body of a Scan makes: without them ONNX Runtime does not run it.
     Raises IngotError for a node whose inputs or attributes do not fit its op.
     """
     shape_rules.install()
     install_rules()
     declared = {value: _numbers(value.shape) for graph in model.graph.subgraphs() for value in graph.inputs}
+    scanned = {value: value.shape for value in _scanned(model)}
     try:
         with quiet("onnx_shape_inference"):
             _infer(model)
@@ -37,12 +39,23 @@ def infer_shapes(model: ir.Model) -> None:
     except Exception as error:  # rules index into inputs and attributes that a damaged model lacks
         raise IngotError(f"shapes cannot be inferred: {type(error).__name__}: {error}") from None
     finally:
+        made = {value: value.shape or shape for value, shape in scanned.items()}
         for graph in model.graph.subgraphs():
             for node in graph:
                 _forget_outputs(node)
+        for value, shape in made.items():
+            if isinstance(value.type, ir.TensorType):
+                value.shape = None if shape is None else ir.Shape([None] * len(shape))
         for value, shape in declared.items():
             if isinstance(value.type, ir.TensorType):
                 value.shape = shape
+
+
+def _scanned(model: ir.Model) -> list[ir.Value]:
+    """What nodes in the bodies of Scans make as results of a turn."""
+    scans = (node for node in model.graph.all_nodes() if node.op_type == "Scan" and node.domain == "")
+    bodies = (node.attributes["body"].as_graph() for node in scans if "body" in node.attributes)
+    return [value for body in bodies for value in body.outputs if value.producer() is not None]
 
 
 def _infer(model: ir.Model) -> None:

@@ -15,6 +15,7 @@ from ingot.graph.lowered import SymbolRange
 from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
 from ingot.importer.infer import infer_noting_outputs, without_shape
+from ingot.importer.loops import complete_loops
 from ingot.importer.maps import hide_maps
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
@@ -109,6 +110,7 @@ def _simplify(model: ir.Model) -> list[str]:
         except Exception as error:
             reason = f"functions cannot be inlined: {first_line(error)}"
             raise IngotError(reason, fix="export without functions") from None
+    complete_loops(model)
     _tidy(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return notes

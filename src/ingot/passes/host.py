@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ingot.graph.control import copy_ranks
 from ingot.graph.edit import bodies
 from ingot.graph.region import Region
 
@@ -87,6 +88,8 @@ def _attributes(node: ir.Node, mapping: dict[ir.Value | None, ir.Value | None]) 
             body = _clone_graph(attr.as_graph(), mapping)
             if node.op_type == "Loop":
                 _relax_loop(body, mapping.get(node.inputs[1]))
+            elif node.op_type == "Scan":
+                copy_ranks(attr.as_graph(), body)
             attrs.append(ir.AttrGraph(attr.name, body))
         elif attr.type == ir.AttributeType.GRAPHS:
             attrs.append(ir.AttrGraphs(attr.name, [_clone_graph(g, mapping) for g in attr.as_graphs()]))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from ingot.graph.edit import Editor, bodies
+from ingot.graph.control import copy_ranks
+from ingot.graph.edit import Editor, bodies, is_op
 
 Values = dict[ir.Value, ir.Value]
 
@@ -70,6 +71,9 @@ class Inliner:
         outputs = [self._value(value) for value in node.outputs]
         known.update(zip(node.outputs, outputs, strict=True))
         attributes = [self._attribute(attr, known) for attr in node.attributes.values()]
+        if is_op(node, "Scan"):
+            body = next(attr.as_graph() for attr in attributes if attr.name == "body")
+            copy_ranks(node.attributes["body"].as_graph(), body)
         name = self._editor.name(f"{self._prefix}/{node.name or node.op_type}")
         return ir.Node(
             node.domain,
