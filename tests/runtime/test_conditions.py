@@ -183,9 +183,11 @@ def test_steps_run_apart_and_tell_which_did_not() -> None:
 
 def test_inspect_shows_what_did_not_run(tmp_path: Path) -> None:
     engine().save(tmp_path / "e.ingot")
-    words = ["inspect", str(tmp_path / "e.ingot"), "--profile", "--layers"]
-    shown = CliRunner().invoke(app, words)
-    assert shown.exit_code == 0, shown.output
-    assert shown.stdout.count("did not run") in (1, 3), shown.stdout
-    found = json.loads(CliRunner().invoke(app, [*words, "--json", "-"]).stdout)
-    assert sum(not row["ran"] for row in found["profile"]) == shown.stdout.count("did not run")
+    for x, idle in ((vectors()[0], 1), (vectors()[1], 3)):
+        np.savez(tmp_path / "x.npz", x=x)
+        words = ["inspect", str(tmp_path / "e.ingot"), "--profile", "--layers", "--input", str(tmp_path / "x.npz")]
+        shown = CliRunner().invoke(app, words)
+        assert shown.exit_code == 0, shown.output
+        assert shown.stdout.count("did not run") == idle, shown.stdout
+        found = json.loads(CliRunner().invoke(app, [*words, "--json", "-"]).stdout)
+        assert sum(not row["ran"] for row in found["profile"]) == idle

@@ -11,6 +11,7 @@ from ingot.cli import render
 from ingot.cli.files import write_text
 from ingot.engine.describe import Description, describe
 from ingot.engine.file import EngineFile
+from ingot.errors import IngotError
 from ingot.options import parse_shapes
 
 if TYPE_CHECKING:
@@ -25,14 +26,29 @@ _BANDS, _COLUMNS = 24, 100
 
 
 def inspect(
-    engine: Path, *, json: str | None, profile: bool, layers: bool, arena: bool, shapes: list[str], seed: int
+    engine: Path,
+    feeds: Path | None = None,
+    *,
+    json: str | None,
+    profile: bool,
+    layers: bool,
+    arena: bool,
+    shapes: list[str],
+    seed: int,
 ) -> None:
-    """Shows the engine; ``layers`` or ``arena`` alone leave the rest out. ``profile`` runs every step."""
+    """Shows the engine; ``layers`` or ``arena`` alone leave the rest out.
+
+    ``profile`` runs every step, on the arrays of ``feeds`` or on random ones.
+    """
     from ingot.measure.inputs import plan_for
 
     file = EngineFile.read(engine)
+    if feeds is not None and not profile:
+        raise IngotError("--input goes with --profile: nothing else runs the engine", fix="add --profile")
     plan = plan_for(file.plans, parse_shapes(shapes))
-    times = _profile(engine, plan, shapes, seed) if profile else []
+    times: list[StepTime] = []
+    if profile:
+        plan, times = _profile(file, engine, feeds, shapes, seed)
     description = describe(file, _bindings(plan, shapes), plan)
     if json is not None:
         built: dict[str, object] = {"description": description}
@@ -65,15 +81,22 @@ def _bindings(plan: Plan, shapes: list[str]) -> dict[str, int] | None:
     return solve(plan, {name: shape for name, (_, shape) in inputs.items()})
 
 
-def _profile(engine: Path, plan: Plan, shapes: list[str], seed: int) -> list[StepTime]:
-    from ingot.measure.inputs import declared, random_feeds
+def _profile(
+    file: EngineFile, engine: Path, given: Path | None, shapes: list[str], seed: int
+) -> tuple[Plan, list[StepTime]]:
+    """The plan that takes the inputs, and the time of its steps."""
+    from ingot.cli.build import Flags
+    from ingot.cli.subject import inputs_for, subject
+    from ingot.measure.inputs import plan_of
     from ingot.runtime.engine import load
     from ingot.runtime.profile import profile
 
+    with subject(str(engine), Flags(shapes=tuple(shapes))) as found:
+        feeds = inputs_for(file, found, given, seed)
+    plan = plan_of(file.plans, feeds)
     context = load(engine).context(profile=plan.name)
-    feeds = random_feeds(declared(plan, parse_shapes(shapes)), seed)
     context.run(feeds)
-    return profile(context, feeds)
+    return plan, profile(context, feeds)
 
 
 def _head(screen: Console, path: Path, description: Description) -> None:

@@ -290,6 +290,7 @@ def bench(
 @app.command(cls=OptionalValues)
 def inspect(
     engine: EnginePath,
+    feeds: Inputs = None,
     json: Json = None,
     profile: Annotated[bool, typer.Option("--profile", help="Measure every step.")] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Only the layers.")] = False,
@@ -300,7 +301,7 @@ def inspect(
     """Show what an engine holds and why."""
     from ingot.cli.inspect import inspect as run_inspect
 
-    run_inspect(engine, json=json, profile=profile, layers=layers, arena=arena, shapes=shapes or [], seed=seed)
+    run_inspect(engine, feeds, json=json, profile=profile, layers=layers, arena=arena, shapes=shapes or [], seed=seed)
 
 
 @app.command(cls=OptionalValues)
