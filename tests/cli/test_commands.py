@@ -70,6 +70,18 @@ def test_build_says_what_it_made(folder: Path, tmp_path: Path) -> None:
 def test_report_has_every_layer(folder: Path) -> None:
     report = (folder / "report.txt").read_text()
     assert "tactic: cuda.hopper[" in report and "ops: Conv Add Relu" in report and "note: " in report
+    assert report.splitlines()[-1].startswith("took ") and "of host memory" in report.splitlines()[-1]
+
+
+def test_report_as_json_has_times_and_memory(folder: Path, tmp_path: Path) -> None:
+    words = ["build", folder / "resnet.onnx", "-o", tmp_path / "e.ingot", "--target", "sm_90", "--opt-level", 1]
+    good(*words, "--fp16", "--report", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    cost = report["cost"]
+    assert {"import", "passes", "lower", "tactics", "compile", "plan", "other"} == cost["stages"].keys()
+    assert sum(cost["stages"].values()) == pytest.approx(cost["seconds"], abs=0.01) and cost["seconds"] > 0
+    assert 2**24 < cost["peak_bytes"] < 2**36 and cost["cpu_seconds"] > 0 and cost["helper_peak_bytes"] >= 0
+    assert [layer["kind"] for layer in report["profiles"][""]["layers"]].count("conv") > 5
 
 
 def test_shapes_reach_the_build(folder: Path, tmp_path: Path) -> None:
@@ -225,6 +237,14 @@ def test_library_holds_what_builds_take(monkeypatch: pytest.MonkeyPatch, tmp_pat
     architectures.save("mobilenet_tiny", tmp_path / "m.onnx")
     monkeypatch.setattr("ingot.tune.candidates.SHORTLIST", {3: 1})
     assert "sm_90: " in good(*words)
+    record = tmp_path / "library.json"
+    good(*words, "--json", record)
+    (again,) = json.loads(record.read_text())
+    assert again["compiled"] == 0 and again["variants"] == again["present"] == again["asked"] > 5
+    assert sum(again["families"].values()) == again["variants"] and again["stored"] > 0 == len(again["failed"])
+    good(*words, "--per-layer", 1, "--dry-run", "--json", record)
+    (one,) = json.loads(record.read_text())
+    assert one["asked"] == one["layers"] == again["layers"] and "compiled" not in one
     groups = json.loads(good("library", "list", "--json", "-"))
     assert sum(group["variants"] for group in groups) > 5
     assert "deleted" in good("library", "prune", "--keep", "0")

@@ -97,6 +97,7 @@ def test_wrong_peers_and_suites(engine: Path) -> None:
 
 def test_library_is_for_gpus() -> None:
     refused(["library", "build", "--arch", "cpu"], "kernels for GPUs")
+    refused(["library", "build", "--arch", "sm_90", "--all", "--per-layer", "2"], "contradict each other")
 
 
 @pytest.mark.parametrize(

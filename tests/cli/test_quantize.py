@@ -39,7 +39,10 @@ def test_quantize_writes_a_model_and_prints_every_layer(folder: Path) -> None:
     assert "4 of 4 layers, 0 given back; 16 calibration samples" in made.output
     assert "within the budget of 0.005" in made.output and made.output.count("within the budget") >= 4
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
-    assert json.loads((folder / "r").read_text())["precision"] == "int8"
+    report = json.loads((folder / "r").read_text())
+    assert report["precision"] == "int8"
+    assert {"import", "calibrate", "other"} <= report["cost"]["stages"].keys() and report["cost"]["peak_bytes"] > 2**24
+    assert 0 < report["cost"]["stages"]["calibrate"] <= report["cost"]["seconds"]
 
 
 def test_rounding_is_passed_on(folder: Path) -> None:

@@ -11,6 +11,7 @@ from ingot.graph.region import Region
 from ingot.kernels import store
 from ingot.kernels.api import Input, Kernel, Null, Output, Pdl, Program, Scratch, Target, Value, Workspace
 from ingot.tune import library, program_cache
+from ingot.tune.database import Database, Entry, Key
 
 TARGET = Target(90)
 _ARGUMENTS = (Input(0), Scratch(0), Value("n", 8), Null())
@@ -98,17 +99,37 @@ def test_several_builds_ask_for_each_variant_once_best_first() -> None:
     assert len({(item.task.region.signature, str(item.task.variant)) for item in work}) == 6
 
 
-def test_the_time_limit_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_likeliest_of_each_layer_those_with_known_times_first() -> None:
+    regions: list[tuple[Region, dict[str, int]]] = [(doubling(4), {}), (doubling("n"), {"n": 8})]
+
+    def texts(per_layer: int | None, known: Database | None = None) -> list[str]:
+        work = library.planned(regions, TARGET, [Fake()], known=known, per_layer=per_layer)
+        return [str(item.task.variant) for item in work]
+
+    assert texts(1) == ["fake[x=1]"] * 2
+    assert texts(2) == ["fake[x=1]", "fake[x=2]"] * 2
+    assert texts(None) == texts(3) == ["fake[x=1]", "fake[x=2]", "fake[x=0]"] * 2
+    times = {"fake[x=0]": 2.0, "fake[x=2]": 3.0, "fake[x=7]": 1.0}
+    known = Database([Entry(Key.of(regions[1][0], TARGET, {"n": 8}, "a GPU", "c"), "map", times)])
+    assert texts(None, known) == ["fake[x=1]", "fake[x=2]", "fake[x=0]", "fake[x=0]", "fake[x=2]", "fake[x=1]"]
+    assert texts(1, known) == ["fake[x=1]", "fake[x=0]"]
+
+
+def test_the_time_limit_leaves_the_rest_and_the_next_build_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_ROUND", 2)
     now = iter([0.0, 1.0, 2.0, 99.0, 100.0])
-    made = library.build(library.distinct([asked()]), TARGET, jobs=1, limit=10, clock=lambda: next(now))
+    work = library.distinct([asked()])
+    made = library.build(work, TARGET, jobs=1, limit=10, clock=lambda: next(now))
     assert (made.variants, made.left, made.seconds) == (4, 2, 100.0)
+    rest = library.build(work, TARGET, jobs=1)
+    assert (rest.variants, rest.present, rest.compiled, rest.left, rest.jobs) == (6, 4, 2, 0, 1)
+    assert sum(group.variants for group in library.contents()) == 6
 
 
 def test_build_lists_and_prunes() -> None:
     first = library.build(asked("ok", "raise", "ok"), TARGET, jobs=1)
     assert (first.variants, first.compiled, first.codes, first.left) == (4, 4, 4, 0)
-    assert first.families == (("map fake", 4),)
+    assert first.families == {"pointwise and moves": 4} and first.tactics == {"map fake": 4}
     assert len(first.failed) == 2 and "does not fit" in first.failed[0]
     second = library.build(asked("ok", "raise", "ok"), TARGET, jobs=1)
     assert (second.variants, second.compiled, second.bytes) == (4, 0, first.bytes)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
+from ingot.cli.cost import Cost, cost_of
 from ingot.cli.quantize import show
 from ingot.cli.source import Source, open_source, output_name
 from ingot.engine.file import EngineFile
 from ingot.errors import IngotError
 from ingot.options import BuildOptions, Quantization, parse_profiles, parse_shapes
+from ingot.progress import Stopwatch
 
 if TYPE_CHECKING:
     from ingot.engine.describe import Description
@@ -63,36 +64,40 @@ class Flags:
 
 
 def build(model: str, output: Path | None, flags: Flags, report: str | None) -> None:
-    """Builds, writes the engine and prints a summary; ``report`` is a file or ``-`` for the long one."""
+    """Builds, writes the engine and prints a summary; ``report`` is a file or ``-`` for the long one.
+
+    A file ``*.json`` gets it as JSON.
+    """
     source = open_source(model)
     path = output or Path(output_name(source))
     if path.is_dir():
         raise IngotError("this is a folder", node=str(path), fix="give a file name with -o")
     if not path.parent.is_dir():
         raise IngotError("its folder does not exist", node=str(path), fix="create it first")
-    engine, seconds = make(source, flags)
+    engine, watch = make(source, flags)
     engine.write(path)
-    _summarise(engine, path, seconds)
+    cost = cost_of(watch)
+    _summarise(engine, path, cost.seconds)
     if report is not None:
         from ingot.cli.files import write_text
 
-        write_text(report, report_text(engine).encode())
+        write_text(report, (report_json if report.endswith(".json") else report_text)(engine, cost).encode())
 
 
-def make(source: Source, flags: Flags) -> tuple[EngineFile, float]:
-    """The engine, and the seconds it took; progress goes to stderr."""
+def make(source: Source, flags: Flags) -> tuple[EngineFile, Stopwatch]:
+    """The engine, and how long each stage took; progress goes to stderr."""
     from ingot.builder.api import build_engine
     from ingot.cli.sampled import needs_samples, sampled
 
     options = flags.options(source)
     told: list[Report] = []
-    start = time.perf_counter()
     with render.build_progress() as progress:
+        watch = Stopwatch(progress)
         options, data = sampled(source, options) if needs_samples(options) else (options, None)
-        engine = build_engine(source.model, options, progress=progress, data=data, told=told.append)
+        engine = build_engine(source.model, options, progress=watch, data=data, told=told.append)
     for line in told:
         show(line, layers=line.precision == "best")
-    return engine, time.perf_counter() - start
+    return engine, watch
 
 
 def _summarise(engine: EngineFile, path: Path, seconds: float) -> None:
@@ -134,15 +139,26 @@ def _time(description: Description) -> str:
     return f"{description.summary.micros / 1e3:.3f} ms ({how}; branches that run in parallel count twice)"
 
 
-def report_text(engine: EngineFile) -> str:
-    """Every layer with its ops, its tactic and its notes, then the notes of the whole engine."""
+def report_json(engine: EngineFile, cost: Cost) -> str:
+    """What :func:`report_text` says and more of every layer, as ``{"cost": ..., "profiles": {NAME: ...}}``."""
+    import msgspec
+
+    from ingot.engine.describe import describe
+
+    profiles = {plan.name: describe(engine, plan=plan) for plan in engine.plans}
+    data = msgspec.json.encode({"cost": cost, "profiles": profiles})
+    return msgspec.json.format(data, indent=1).decode() + "\n"
+
+
+def report_text(engine: EngineFile, cost: Cost) -> str:
+    """Every layer with its ops, its tactic and its notes, then the notes of the whole engine, and what it cost."""
     from ingot.engine.describe import describe
 
     lines: list[str] = []
     for plan in engine.plans:
         lines += [f"profile {plan.name}"] if engine.others else []
         lines += _report_lines(describe(engine, plan=plan))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, cost.line()]) + "\n"
 
 
 def _report_lines(description: Description) -> list[str]:

@@ -16,7 +16,7 @@ Batches = Annotated[
 zoo_app = typer.Typer(no_args_is_help=True, help="Models that Ingot is tested with.")
 
 
-@library_app.command("build")
+@library_app.command("build", cls=OptionalValues)
 def library_build(
     arch: Annotated[list[str], typer.Option("--arch", help="sm_75 ... sm_120. Repeatable.")],
     models: Annotated[
@@ -35,6 +35,12 @@ def library_build(
         float | None, typer.Option("--limit-seconds", min=0, help="Begin nothing later, for each --arch.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be compiled.")] = False,
+    per_layer: Annotated[
+        int | None,
+        typer.Option("--per-layer", min=1, help="The likeliest of each layer: 3 of the standard networks', or all."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that builds would measure.")] = False,
+    json: Json = None,
 ) -> None:
     """Compile the kernels that builds of these models, or of the standard networks, would try."""
     from ingot.cli.library import LibraryFlags
@@ -43,7 +49,7 @@ def library_build(
     run_build(
         LibraryFlags(
             tuple(arch), tuple(models or ()), tuple(batch or ()), fp16, fp32, tf32, tuple(shapes or ()), opt_level,
-            jobs, limit, dry_run,
+            jobs, limit, dry_run, per_layer, everything, json,
         )
     )  # fmt: skip
 

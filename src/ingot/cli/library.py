@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from ingot.graph.region import Region
     from ingot.kernels.api import Target
     from ingot.tune.library import BuildReport, Planned
+
+
+PER_LAYER = 3
+"""Variants of each layer of the standard networks, unless another number is asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,18 @@ class LibraryFlags:
     limit_s: float | None = None
     """For each architecture."""
     dry_run: bool = False
+    per_layer: int | None = None
+    """The likeliest so many of each layer; ``PER_LAYER`` of the standard networks' and all of models' if None."""
+    everything: bool = False
+    """All that builds would measure."""
+    json: str | None = None
+
+    @property
+    def most(self) -> int | None:
+        """Most variants of a layer; None for all."""
+        if self.everything:
+            return None
+        return self.per_layer or (None if self.models else PER_LAYER)
 
 
 def build(flags: LibraryFlags) -> None:
@@ -52,15 +71,44 @@ def build(flags: LibraryFlags) -> None:
         raise IngotError("--shapes goes with one model", fix="name the model, or leave --shapes out")
     if flags.models and flags.batches:
         raise IngotError("--batch is for the standard networks", fix="give the model's inputs with --shapes")
+    if flags.everything and flags.per_layer is not None:
+        raise IngotError("--all and --per-layer contradict each other", fix="leave one of them out")
+    records = []
     for target in targets:
         with render.build_progress() as progress:
+            start = time.monotonic()
             parts = _models(flags, target) if flags.models else _standard(flags, target, progress)
             work = library.distinct(parts)
-            if flags.dry_run:
-                print(f"{target.name}: {len(work)} variants of {_layers(work)} layers of {len(parts)} builds")
-                continue
-            made = library.build(work, target, jobs=flags.jobs, limit=flags.limit_s, progress=progress)
-        _tell(made, target.name, _layers(work), len(parts))
+            record = _plan_record(work, target, len(parts), time.monotonic() - start)
+            made = None
+            if not flags.dry_run:
+                made = library.build(work, target, jobs=flags.jobs, limit=flags.limit_s, progress=progress)
+        _tell(record, made)
+        records.append(record | (_made_record(made) if made else {}))
+    if flags.json is not None:
+        write_text(flags.json, msgspec.json.format(msgspec.json.encode(records), indent=1) + b"\n")
+
+
+def _plan_record(work: Sequence[Planned], target: Target, builds: int, seconds: float) -> dict[str, Any]:
+    return {
+        "target": target.name,
+        "builds": builds,
+        "layers": len({item.task.region.signature for item in work}),
+        "asked": len(work),
+        "asked_by_family": dict(sorted(Counter(item.family for item in work).items())),
+        "plan_seconds": round(seconds, 1),
+        "cores": os.cpu_count(),
+    }
+
+
+def _made_record(made: BuildReport) -> dict[str, Any]:
+    told = asdict(made)
+    return {
+        **told,
+        "failed": [render.shorten(reason, 200) for reason in made.failed],
+        "present": made.present,
+        "seconds": round(made.seconds, 1),
+    }
 
 
 def _targets(flags: LibraryFlags) -> list[Target]:
@@ -73,10 +121,6 @@ def _targets(flags: LibraryFlags) -> list[Target]:
     return [target for target in targets if target is not None]
 
 
-def _layers(work: Sequence[Planned]) -> int:
-    return len({item.task.region.signature for item in work})
-
-
 def _standard(flags: LibraryFlags, target: Target, progress: Progress) -> Sequence[Sequence[Planned]]:
     from ingot.zoo import standard
 
@@ -84,29 +128,48 @@ def _standard(flags: LibraryFlags, target: Target, progress: Progress) -> Sequen
     if not flags.fp16:
         wanted = tuple(setup for setup in wanted if not setup.fp16)
     wanted = tuple(replace(setup, tf32=flags.tf32) for setup in wanted)
-    return standard.plans(wanted, target, flags.opt_level, flags.jobs or env.compile_jobs(), progress)
+    jobs = flags.jobs or env.compile_jobs()
+    return standard.plans(wanted, target, flags.opt_level, jobs, progress, flags.most)
 
 
 def _models(flags: LibraryFlags, target: Target) -> Sequence[Sequence[Planned]]:
     from ingot.kernels.table import TACTICS
-    from ingot.tune import library
+    from ingot.tune.database import recorded
+    from ingot.tune.library import planned
 
+    known = recorded(target)
     sources = [open_source(text) for text in flags.models]
     return [
-        library.planned(regions(source, flags, target), target, TACTICS, level=flags.opt_level) for source in sources
+        planned(
+            regions(source, flags, target), target, TACTICS,
+            level=flags.opt_level, known=known, per_layer=flags.most,
+        )
+        for source in sources
+    ]  # fmt: skip
+
+
+def _tell(record: dict[str, Any], made: BuildReport | None) -> None:
+    """Prints the counts by family, and by tactic what was made."""
+    target, screen = record["target"], render.console()
+    families = [
+        [family, str(count), *([str(made.families.get(family, 0))] if made else [])]
+        for family, count in record["asked_by_family"].items()
     ]
-
-
-def _tell(made: BuildReport, target: str, layers: int, builds: int) -> None:
-    rows = [[*family.split(" "), str(count)] for family, count in made.families]
-    render.console().print(render.table(f"library for {target}", ["kind", "tactic", "variants"], rows, left=2))
+    columns = ["family", "asked for", *(["there now"] if made else [])]
+    screen.print(render.table(f"library for {target}", columns, families, left=1))
+    asked = f"{record['asked']} variants of {record['layers']} layers of {record['builds']} builds"
+    if made is None:
+        print(f"{target}: {asked}, planned in {record['plan_seconds']:.1f} s")
+        return
+    rows = [[*tactic.split(" "), str(count)] for tactic, count in made.tactics.items()]
+    screen.print(render.table("", ["kind", "tactic", "variants"], rows, left=2))
     print(
-        f"{target}: {made.variants} variants for {layers} layers of {builds} builds, {made.compiled} compiled now in "
-        f"{made.seconds:.1f} s; {made.codes} distinct machine codes, {render.size(made.bytes)}, "
-        f"{render.size(made.stored)} on disk"
+        f"{target}: {made.variants} of {asked} are there; {made.present} were before, {made.compiled} compiled in "
+        f"{made.seconds:.1f} s by {made.jobs} processes; {made.codes} distinct machine codes, "
+        f"{render.size(made.bytes)}, {render.size(made.stored)} on disk"
     )
     if made.left:
-        print(f"  {made.left} variants left out by the time limit")
+        print(f"  {made.left} variants left out by the time limit: the same command goes on with them")
     for failure in made.failed[:_FAILURES]:
         print(f"  failed: {render.shorten(failure, 200)}")
     if len(made.failed) > _FAILURES:

@@ -129,7 +129,10 @@ def build(
     pixels: Pixels = None,
     samples: Samples = None,
     report: Annotated[
-        str | None, typer.Option("--report", help="Every layer and reason: to this file, or printed.")
+        str | None,
+        typer.Option(
+            "--report", help="Every layer and reason, times and memory: to this file (JSON if *.json), or printed."
+        ),
     ] = None,
     dump_after: Annotated[
         list[str] | None, typer.Option("--dump-after", help="Write the graph after this pass, or all. Repeatable.")

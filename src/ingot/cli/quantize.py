@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
+from ingot.cli.cost import cost_of
 from ingot.errors import IngotError
 from ingot.options import Quantization, one_precision, parse_shapes
+from ingot.progress import Stopwatch
 
 if TYPE_CHECKING:
     from ingot.precision.report import LayerReport, Report
@@ -43,7 +45,10 @@ def quantization(
 
 
 def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None) -> bool:
-    """Writes the model and prints the report; false when the loss is beyond the budget."""
+    """Writes the model and prints the report; false when the loss is beyond the budget.
+
+    The JSON also says what it cost.
+    """
     import msgspec
 
     from ingot.builder.quantizing import quantize as run
@@ -53,14 +58,17 @@ def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str
 
     source = open_source(model)
     with render.build_progress() as progress:
-        made = run(source.model, eight, shapes=parse_shapes(shapes), progress=progress)
+        watch = Stopwatch(progress)
+        made = run(source.model, eight, shapes=parse_shapes(shapes), progress=watch)
     report: Report = made.report
     write_atomically(output, made.model.SerializeToString(deterministic=True))
+    cost = cost_of(watch)
     if json is not None:
-        write_text(json, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        told = msgspec.to_builtins(report) | {"cost": msgspec.to_builtins(cost)}
+        write_text(json, msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
     if json != "-":
         show(report, layers=True)
-        print(f"{output}: {render.size(output.stat().st_size)}")
+        print(f"{output}: {render.size(output.stat().st_size)}, {cost.line()}")
     return report.within_budget
 
 

@@ -76,7 +76,8 @@ def subject(text: str, flags: Flags, model: str | None = None, save: Path | None
     source = open_source(text)
     with tempfile.TemporaryDirectory(prefix="ingot-") as folder:
         path = save or Path(folder) / "model.ingot"
-        engine, seconds = make(source, flags)
+        engine, watch = make(source, flags)
+        _, seconds = watch.seconds()
         engine.write(path)
         yield Subject(text, path, source, True, seconds, ())
 

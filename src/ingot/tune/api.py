@@ -289,6 +289,7 @@ class _Tuner:
 
     def _compile(self, jobs: dict[str, Job], wanted: dict[str, Candidate]) -> None:
         todo = [(jobs[s], c) for s, c in wanted.items() if c.text not in jobs[s].programs]
+        self.progress("compile", 0, len(todo))
         for done, (index, result) in enumerate(self._compiler.programs([job.task(c) for job, c in todo])):
             self.progress("compile", done + 1, len(todo))
             job, candidate = todo[index]

@@ -12,6 +12,8 @@ from ingot.kernels.api import Tactic, Target, Variant
 
 SHORTLIST = {3: 12, 4: 30}
 """Variants measured per Region at each optimisation level; level 5 measures all."""
+KNOWN = 3
+"""Variants measured because a database has them among a Region's fastest."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from ingot.kernels import store
 from ingot.kernels.api import Program, Tactic, Target
 from ingot.progress import Progress, silent
 from ingot.tune import program_cache
-from ingot.tune.candidates import candidates
+from ingot.tune.candidates import KNOWN, Candidate, candidates
 from ingot.tune.compile_pool import Task
 from ingot.tune.compiler import Compiler
+from ingot.tune.database import Database, Key
+from ingot.tune.families import family_of, read_by_attention
 
 _ROUND = 32
 """Variants for each compile process that are handed out at once: the time limit is looked at in between."""
@@ -27,12 +29,14 @@ class Planned:
     """One variant to compile."""
 
     rank: int
-    """Place in its Region's shortlist: all best ones come first, then all second best."""
+    """Place among its Region's: all best ones come first, then all second best."""
     task: Task
+    family: str
+    """What kind of layer it is for (:mod:`ingot.tune.families`)."""
 
     @property
-    def family(self) -> str:
-        """Kind of layer and tactic: ``conv triton.depthwise``."""
+    def tactic(self) -> str:
+        """Kind of Region and tactic: ``conv triton.depthwise``."""
         return f"{self.task.region.kind.value} {self.task.variant.tactic}"
 
 
@@ -48,15 +52,24 @@ class BuildReport:
     """``variant: reason`` of those that do not compile, sorted."""
     left: int
     """Variants that the time limit left out."""
-    families: tuple[tuple[str, int], ...]
+    families: dict[str, int]
     """Variants now in the cache by family, sorted."""
+    tactics: dict[str, int]
+    """The same by kind of Region and tactic."""
     codes: int
     """Distinct machine codes among them."""
     bytes: int
     """Size of these, uncompressed."""
     stored: int
-    """Size of their files."""
+    """Size of their files, compressed."""
     seconds: float
+    jobs: int
+    """Compile processes."""
+
+    @property
+    def present(self) -> int:
+        """Variants that were in the cache before."""
+        return self.variants - self.compiled
 
 
 @dataclass(frozen=True)
@@ -74,21 +87,42 @@ class Group:
 
 
 def planned(
-    regions: Iterable[tuple[Region, Bindings]], target: Target, tactics: Sequence[Tactic], *, level: int = 3
+    regions: Sequence[tuple[Region, Bindings]],
+    target: Target,
+    tactics: Sequence[Tactic],
+    *,
+    level: int = 3,
+    known: Database | None = None,
+    per_layer: int | None = None,
 ) -> list[Planned]:
-    """What a build at optimisation level ``level`` would measure for ``regions`` (with their shapes), each once."""
+    """What a build at optimisation level ``level`` would measure for ``regions`` (with their shapes), each once.
+
+    The fastest that ``known`` has come first: builds without a GPU take them. ``per_layer``: only so many of each.
+    """
     found: dict[tuple[str, str], Planned] = {}
     seen: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
+    for_attention = read_by_attention([region for region, _ in regions])
     for region, bindings in regions:
         look = region.signature, tuple(sorted(bindings.items()))
         if region.kind in (Kind.VIEW, Kind.HOST) or look in seen:
             continue
         seen.add(look)
-        shortlist = candidates(region.canonical, target, bindings, tactics).shortlist(level)
-        for rank, candidate in enumerate(shortlist):
+        family = family_of(region, for_attention)
+        for rank, candidate in enumerate(_likeliest(region, bindings, target, tactics, level, known)[:per_layer]):
             task = Task(region.canonical, candidate.tactic, candidate.variant, candidate.seconds)
-            found.setdefault((region.signature, candidate.text), Planned(rank, task))
+            found.setdefault((region.signature, candidate.text), Planned(rank, task, family))
     return list(found.values())
+
+
+def _likeliest(
+    region: Region, bindings: Bindings, target: Target, tactics: Sequence[Tactic], level: int, known: Database | None
+) -> list[Candidate]:
+    """What a build would measure of one Region: the best that ``known`` has, then by prediction."""
+    times = known.hints(Key.of(region, target, bindings, "", ""))[0] if known is not None else {}
+    best = sorted(times, key=lambda text: (times[text], text))[:KNOWN]
+    shortlist = candidates(region.canonical, target, bindings, tactics).shortlist(level, best)
+    place = {text: position for position, text in enumerate(best)}
+    return sorted(shortlist, key=lambda candidate: place.get(candidate.text, len(place)))
 
 
 def distinct(parts: Iterable[Sequence[Planned]]) -> list[Planned]:
@@ -110,7 +144,8 @@ def build(
     clock: Callable[[], float] = time.monotonic,
 ) -> BuildReport:
     """Compile ``work`` in parallel, in its order; nothing new is begun later than ``limit`` seconds after the start."""
-    start, failed, families, codes = clock(), list[str](), Counter[str](), dict[str, int]()
+    start, failed, codes = clock(), list[str](), dict[str, int]()
+    families, tactics = Counter[str](), Counter[str]()
     done = 0
     with Compiler(target, jobs=jobs) as compiler:
         while done < len(work) and (limit is None or clock() - start < limit):
@@ -119,20 +154,23 @@ def build(
                 progress("compile", done := done + 1, len(work))
                 if isinstance(result, Program):
                     families[part[index].family] += 1
+                    tactics[part[index].tactic] += 1
                     codes |= {store.digest(kernel.cubin): len(kernel.cubin) for kernel in result.kernels}
                 else:
                     failed.append(f"{part[index].task.variant}: {result}")
-        compiled = compiler.compiled
+        compiled, processes = compiler.compiled, compiler.jobs
     return BuildReport(
         variants=families.total(),
         compiled=compiled,
         failed=tuple(sorted(failed)),
         left=len(work) - done,
-        families=tuple(sorted(families.items())),
+        families=dict(sorted(families.items())),
+        tactics=dict(sorted(tactics.items())),
         codes=len(codes),
         bytes=sum(codes.values()),
         stored=sum(store.stored_bytes(code) for code in codes),
         seconds=clock() - start,
+        jobs=processes,
     )
 
 

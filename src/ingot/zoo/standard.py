@@ -28,7 +28,8 @@ TRANSFORMERS = ("bert_base", "vit_b16", "gpt2")
 BATCHES = (1, 8, 32)
 _FEWER = {name: {"layers": 2} for name in TRANSFORMERS}
 """Layers of a transformer are all alike: two of them have every kernel of twelve."""
-_PLAN_SECONDS = 600.0
+_PLAN_SECONDS = 1800.0
+"""For one network at all its sizes: two hundred times what it takes, for machines with other work."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,17 @@ def setups(names: Sequence[str] = (), batches: Sequence[int] = BATCHES, fp32: bo
 
 def model_of(setup: Setup) -> tuple[onnx.ModelProto, Shapes]:
     """The network with as many layers as it takes to have every kernel, and its inputs' shapes."""
-    model = architectures.build(setup.name, **_FEWER.get(setup.name, {}))
-    arrays = architectures.sample_inputs(model, setup.batch)
-    return model, tuple((name, tuple(Range(d, d, d) for d in array.shape)) for name, array in arrays.items())
+    model = _network(setup.name)
+    return model, _shapes(model, setup.batch)
+
+
+def _network(name: str) -> onnx.ModelProto:
+    return architectures.build(name, **_FEWER.get(name, {}))
+
+
+def _shapes(model: onnx.ModelProto, batch: int) -> Shapes:
+    arrays = architectures.sample_inputs(model, batch)
+    return tuple((name, tuple(Range(d, d, d) for d in array.shape)) for name, array in arrays.items())
 
 
 def options_of(setup: Setup, target: str, shapes: Shapes, level: int) -> BuildOptions:
@@ -70,18 +79,27 @@ def options_of(setup: Setup, target: str, shapes: Shapes, level: int) -> BuildOp
     return BuildOptions(target=target, fp16=setup.fp16, tf32=setup.tf32, shapes=shapes, opt_level=level)
 
 
-def plan(setup: Setup, target: Target, level: int) -> list[Planned]:
-    """What a build of ``setup`` would measure. Raises IngotError where nothing of it runs on a GPU."""
+def plan(wanted: Sequence[Setup], target: Target, level: int, per_layer: int | None = None) -> list[list[Planned]]:
+    """What a build of each of ``wanted``, setups of one network, would measure; the network is made once.
+
+    Raises IngotError where nothing of it runs on a GPU.
+    """
     from ingot.builder.api import lower_model
     from ingot.kernels.table import TACTICS
+    from ingot.tune.database import recorded
     from ingot.tune.library import planned
 
-    model, shapes = model_of(setup)
-    lowered = lower_model(model, target, options_of(setup, target.name, shapes, level))
-    if isinstance(lowered, No):
-        raise IngotError(f"nothing of it runs on a GPU: {lowered.reason}", node=str(setup))
-    bindings = lowered.bindings()
-    return planned([(region, bindings) for region in lowered.regions], target, TACTICS, level=level)
+    found: list[list[Planned]] = []
+    known = recorded(target)
+    model = _network(wanted[0].name)
+    for setup in wanted:
+        options = options_of(setup, target.name, _shapes(model, setup.batch), level)
+        lowered = lower_model(model, target, options)
+        if isinstance(lowered, No):
+            raise IngotError(f"nothing of it runs on a GPU: {lowered.reason}", node=str(setup))
+        regions = [(region, lowered.bindings()) for region in lowered.regions]
+        found.append(planned(regions, target, TACTICS, level=level, known=known, per_layer=per_layer))
+    return found
 
 
 def plans(
@@ -90,17 +108,21 @@ def plans(
     level: int,
     jobs: int,
     progress: Progress = silent,
+    per_layer: int | None = None,
 ) -> list[list[Planned]]:
-    """:func:`plan` of every setup, in their order, in ``jobs`` processes.
+    """:func:`plan` of every setup, in their order, in ``jobs`` processes that share the networks.
 
     Raises IngotError with the reason where one fails.
     """
-    found: list[list[Planned]] = []
-    work = [(setup, target, level) for setup in wanted]
+    networks: dict[str, list[Setup]] = {}
+    for setup in wanted:
+        networks.setdefault(setup.name, []).append(setup)
+    found: dict[Setup, list[Planned]] = {}
+    work = [(setups, target, level, per_layer) for setups in networks.values()]
     with closing(call_each(f"{__name__}:plan", work, jobs=jobs, timeout=_PLAN_SECONDS)) as answers:
-        for setup, answer in zip(wanted, answers, strict=True):
+        for (name, setups), answer in zip(networks.items(), answers, strict=True):
             if isinstance(answer, No):
-                raise IngotError(answer.reason, node=str(setup))
-            found.append(answer)
+                raise IngotError(answer.reason, node=name)
+            found |= zip(setups, answer, strict=True)
             progress("tactics", len(found), len(wanted))
-    return found
+    return [found[setup] for setup in wanted]

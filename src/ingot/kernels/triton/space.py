@@ -31,12 +31,13 @@ def _power(value: int, low: int, high: int) -> int:
 @lru_cache(maxsize=4096)
 def shortlist(shape: ProductShape, target: Target, limit: int = _LIMIT) -> tuple[Tile, ...]:
     """Tiles by predicted time: first a diverse dozen, then the best of the others with few near-duplicates."""
-    ranked = sorted(
-        _candidates(shape, target), key=lambda t: (product_seconds(shape, t, target), -t.stages, abs(t.warps - 4))
-    )
-    ranked = [t for t in ranked if not math.isinf(product_seconds(shape, t, target))]
+    timed = [(product_seconds(shape, tile, target), tile) for tile in _candidates(shape, target)]
+    fitting = [each for each in timed if not math.isinf(each[0])]
+    fitting.sort(key=lambda each: (each[0], -each[1].stages, abs(each[1].warps - 4)))
+    ranked = [tile for _, tile in fitting]
     head = _thinned(ranked, _HEAD, 1, 2)
-    rest = [t for t in ranked if t not in set(head)]
+    taken = set(head)
+    rest = [t for t in ranked if t not in taken]
     return (*head, *_thinned(rest, limit - len(head), _PER_SHAPE, limit))
 
 

@@ -183,8 +183,8 @@ def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
 
 def _deepest(tile: HopperTile, item: int) -> HopperTile | None:
     """The tile with as many stages as fit."""
-    fitting = [deeper for stages in range(2, 9) if (deeper := replace(tile, stages=stages)).fits(item)]
-    return fitting[-1] if fitting else None
+    deepest_first = (replace(tile, stages=stages) for stages in range(8, 1, -1))
+    return next((deeper for deeper in deepest_first if deeper.fits(item)), None)
 
 
 TACTICS: tuple[HopperTactic, ...] = (HopperTactic(),)
