@@ -26,7 +26,7 @@ class Cost(msgspec.Struct, frozen=True):
     peak_bytes: int
     """Most memory that this process had at a time."""
     helper_peak_bytes: int
-    """Most that one helper process had; 0 without any."""
+    """Most that one helper process had; 0 without any. Linux counts what this one had when it started them."""
     helpers: int
     """Helper processes that may have been there at the same time: the cores, or ``INGOT_JOBS``."""
     cores: int
