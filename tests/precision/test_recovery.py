@@ -30,8 +30,8 @@ def _statistics(model: ir.Model, samples: np.ndarray) -> Statistics:
 
 
 def _error(model: ir.Model, statistics: Statistics, samples: np.ndarray, original: ir.Model) -> float:
-    evaluator = Evaluator(HostRuns(original), list(data_for(original, samples).batches()), metric_of("cosine"))
-    return evaluator.error(HostRuns(draft_of(model, statistics, INT8, "auto").written(())))
+    evaluator = Evaluator(original, list(data_for(original, samples).batches()), metric_of("cosine"))
+    return evaluator.error(draft_of(model, statistics, INT8, "auto").written(()))
 
 
 def _outlier_channels(net: Net) -> np.ndarray:

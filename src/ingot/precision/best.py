@@ -12,7 +12,6 @@ import onnx_ir as ir
 from ingot.precision.calibrate import first
 from ingot.precision.data import Data
 from ingot.precision.draft import Draft
-from ingot.precision.host import HostRuns
 from ingot.precision.metrics import Evaluator, metric_of
 from ingot.precision.mixed import FLOAT, Mixed, written
 from ingot.precision.quantizer import SAMPLE, Origin, Result, expect_layers, full_evaluator, prepared_for, reported
@@ -61,7 +60,7 @@ def quantize_best(
     """
     expect_layers(model, settings)
     sample = first(data, SAMPLE)
-    evaluator = Evaluator(HostRuns(model), sample, metric_of("cosine"))
+    evaluator = Evaluator(model, sample, metric_of("cosine"))
     prepared = prepared_for(model, sha256, data, evaluator, settings, progress)
     drafts: dict[str, Draft] = {}
     trials: list[Trial] = []
@@ -134,7 +133,7 @@ class _Loss:
         assert self._full is not None
         self._tried += 1
         self._progress("evaluate", self._tried, 0)
-        return self._full.loss(HostRuns(written(self._mixed.parts(chosen))))
+        return self._full.loss(written(self._mixed.parts(chosen)))
 
 
 def _found(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ingot.errors import IngotError
 from ingot.precision.data import Batch, function_of
-from ingot.precision.host import Runs
+from ingot.precision.host import HostRuns, Runs
 from ingot.precision.inputs import Array
+from ingot.precision.judged import JudgedRuns
 
 Outputs = Mapping[str, Array]
 Score = Callable[[Sequence[Outputs], Sequence[Array | None], Sequence[Outputs]], float]
@@ -24,16 +26,20 @@ class Metric:
 
     name: str
     score: Score
+    of_scores: bool = False
+    """Whether class probabilities are judged by the scores that they are made of."""
 
 
 def metric_of(name: str) -> Metric:
     """``cosine``, ``top1``, or ``module:function``. Raises IngotError for anything else.
 
+    ``cosine`` is that of the outputs, of class probabilities that of the scores behind them.
+
     A function gets the outputs of all batches (a list of dicts of arrays) and their labels (a list of arrays or
     None), and gives a number that is larger for a better model.
     """
     if name == "cosine":
-        return Metric(name, _cosine)
+        return Metric(name, _cosine, of_scores=True)
     if name == "top1":
         return Metric(name, _top1)
     if ":" not in name:
@@ -54,9 +60,10 @@ def metric_of(name: str) -> Metric:
 class Evaluator:
     """Compares models with the original on a few batches, which are kept in memory."""
 
-    def __init__(self, original: Runs, batches: Sequence[Batch], metric: Metric) -> None:
+    def __init__(self, original: ir.Model, batches: Sequence[Batch], metric: Metric) -> None:
         self.batches, self.metric = batches, metric
-        self.original = [dict(original.run(batch.feeds)) for batch in batches]
+        runs = self.runs(original)
+        self.original = [dict(runs.run(batch.feeds)) for batch in batches]
         self.labels = [batch.labels for batch in batches]
         self.best = metric.score(self.original, self.labels, self.original)
         """Score of the original."""
@@ -66,16 +73,25 @@ class Evaluator:
         """Samples that are compared."""
         return sum(batch.samples for batch in self.batches)
 
-    def loss(self, model: Runs) -> float:
+    def runs(self, model: ir.Model, *, inner: bool = False) -> Runs:
+        """What gives the arrays of ``model`` that are compared; ``inner``: with nothing fused."""
+        return JudgedRuns(model, inner=inner) if self.metric.of_scores else HostRuns(model, inner=inner)
+
+    def loss(self, model: ir.Model) -> float:
         """What ``model`` loses of the score."""
-        made = [model.run(batch.feeds) for batch in self.batches]
+        runs = self.runs(model)
+        made = [runs.run(batch.feeds) for batch in self.batches]
         return self.best - self.metric.score(made, self.labels, self.original)
 
-    def error(self, model: Runs, extra: Mapping[str, Array] | None = None, most: int | None = None) -> float:
-        """Squared error of the outputs over their own square, the mean over outputs; ``extra`` joins the feeds."""
+    def error(self, model: ir.Model) -> float:
+        """Squared error of the outputs over their own square, the mean over outputs."""
+        return self.error_of(self.runs(model))
+
+    def error_of(self, runs: Runs, extra: Mapping[str, Array] | None = None, most: int | None = None) -> float:
+        """The error of what ``runs`` gives on the first ``most`` batches; ``extra`` joins the feeds."""
         total, count = 0.0, 0
         for batch, wanted in list(zip(self.batches, self.original, strict=True))[:most]:
-            made = model.run({**batch.feeds, **(extra or {})})
+            made = runs.run({**batch.feeds, **(extra or {})})
             for name, array in wanted.items():
                 if array.dtype.kind == "f" and array.size:
                     total += noise_ratio(array, made[name])

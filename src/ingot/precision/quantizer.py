@@ -11,7 +11,6 @@ import onnx_ir as ir
 from ingot.errors import IngotError
 from ingot.precision.calibrate import first, limited
 from ingot.precision.data import ADVISED, Batch, Data
-from ingot.precision.host import HostRuns
 from ingot.precision.metrics import Evaluator, decibels, metric_of
 from ingot.precision.mixed import Mixture, Part, alone, written
 from ingot.precision.placement import place
@@ -52,7 +51,7 @@ def quantize_model(
         draft = alone(drafted(prepared.model, prepared.statistics, settings.method, settings))
         return _result(draft, without_budget(draft, settings), Origin(prepared, settings))
     sample = first(data, SAMPLE)
-    evaluator = Evaluator(HostRuns(model), sample, metric_of("cosine"))
+    evaluator = Evaluator(model, sample, metric_of("cosine"))
     prepared = prepared_for(model, sha256, data, evaluator, settings, progress)
     single, trials = best_draft(prepared, evaluator, settings, data, progress)
     draft, more = mixture(single, prepared, evaluator, settings)
@@ -74,7 +73,7 @@ def full_evaluator(model: ir.Model, data: Data, settings: Settings) -> Evaluator
     """What measures the loss that counts; None where there is no budget for it."""
     if settings.budget is None:
         return None
-    return Evaluator(HostRuns(model), list(limited(data, settings.evaluate)), metric_of(settings.metric))
+    return Evaluator(model, list(limited(data, settings.evaluate)), metric_of(settings.metric))
 
 
 def expect_layers(model: ir.Model, settings: Settings) -> None:
@@ -127,7 +126,7 @@ def reported(precision: str, parts: Sequence[Part], made: ir.Model, outcome: Out
         score=None if full is None else full.best,
         loss=outcome.loss,
         evaluated=0 if full is None else full.samples,
-        output_sqnr_db=None if origin.evaluator is None else decibels(origin.evaluator.error(HostRuns(made))),
+        output_sqnr_db=None if origin.evaluator is None else decibels(origin.evaluator.error(made)),
         quantized=sum(layer.precision != "float" for layer in layers),
         given_back=sum(name in outcome.keep for name in (layer.name for layer in layers)),
         layers=layers,

@@ -167,10 +167,10 @@ def mixture(draft: Draft, prepared: Prepared, evaluator: Evaluator, settings: Se
     even = replace(settings, precision="int8")
     other = drafted(prepared.model, prepared.statistics, settings.method, even)
     rival = with_others(draft, replace(other, corrected=draft.corrected), firsts)
-    error = evaluator.error(HostRuns(rival.written(())))
+    error = evaluator.error(rival.written(()))
     better = error < _GAIN * _error(draft, evaluator)
     return (rival if better else plain), [Trial("first layers in INT8", decibels(error), better)]
 
 
 def _error(draft: Draft, evaluator: Evaluator) -> float:
-    return evaluator.error(HostRuns(draft.written(())))
+    return evaluator.error(draft.written(()))

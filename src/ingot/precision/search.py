@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ingot.precision.host import HostRuns
 from ingot.precision.layers import first_and_last
 from ingot.precision.metrics import Evaluator
 from ingot.precision.mixed import Mixture
@@ -54,7 +53,7 @@ def search(draft: Mixture, sample: Evaluator, full: Evaluator, settings: Setting
         nonlocal tried
         tried += 1
         progress("evaluate", tried, 0)
-        return full.loss(HostRuns(draft.written(keep)))
+        return full.loss(draft.written(keep))
 
     mine = asked(settings)
     made = Outcome(mine, loss(mine))

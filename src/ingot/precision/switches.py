@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from ingot.graph.edit import Editor
 from ingot.precision.draft import Draft
-from ingot.precision.host import HostRuns
 from ingot.precision.layers import known_layer
 from ingot.precision.metrics import Evaluator
 from ingot.precision.placement import Placement
@@ -32,12 +31,12 @@ def sensitivities(
     units = list(dict.fromkeys(name for name, _ in placed.edges if (name, 0) not in placed.moves))
     units = [name for name in units if name in {layer.name for layer in placed.layers} or _adds(placed, name)]
     switched = _switched(draft, placed, units)
-    session = HostRuns(switched, list(evaluator.original[0]), inner=True)
+    runs = evaluator.runs(switched, inner=True)
     found = {}
     for index, name in enumerate(units):
         progress("sensitivity", index, len(units))
         states = {f"{_INPUT}/{i}": np.asarray(i == index) for i in range(len(units))}
-        found[name] = evaluator.error(session, states, _BATCHES)
+        found[name] = evaluator.error_of(runs, states, _BATCHES)
     progress("sensitivity", len(units), len(units))
     return found
 
