@@ -55,6 +55,18 @@ net (float[5, 3] x, float[3] h, bool c) => (z) <int64 m = {2}> {
 }"""
 
 
+CONSTANT_BRANCH = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[3] x, bool c) => (z) {
+    z = If (c) <
+        then_branch = a () => (float[3] p) {
+            two = Constant <value = float[3] {1, 2, 3}> ()
+            p = Add (two, two)
+        },
+        else_branch = b () => (float[3] q) { q = Exp (x) }
+    >
+}"""
+
+
 def feeds_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
@@ -84,3 +96,11 @@ def test_a_condition_that_is_left_out_is_true_under_a_free_name() -> None:
     condition = graph[0].inputs[1]
     assert condition is not None and condition.name == "ingot/goes_on_"
     assert condition.const_value is not None and bool(condition.const_value.numpy())
+
+
+def test_a_branch_that_is_a_constant_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
+    model = parser.parse_model(CONSTANT_BRANCH)
+    engine = build_hollow(model, BuildOptions("sm_90"))
+    feeds = feeds_of(model)
+    assert np.array_equal(Simulator(engine).run(feeds)["z"], np.array([2, 4, 6], np.float32))
+    assert not caplog.records

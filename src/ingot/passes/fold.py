@@ -31,6 +31,7 @@ from onnxscript.rewriter.rules.common import (
 from ingot.graph.edit import Editor, bodies, constant_of, fixed_shape, is_op, is_read, operand, scalar_of, shape_of
 from ingot.graph.op_table import RANDOM
 from ingot.importer.infer import infer_noting_outputs, without_shape
+from ingot.importer.messages import quiet
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 4
@@ -128,7 +129,8 @@ def _round(model: ir.Model) -> bool:
         modified |= _no_ops(model)
         modified |= _settle_reshapes(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        common.DeduplicateInitializersPass()(model)
+        with quiet("onnx_ir"):  # which warns of each constant that a body makes as it is
+            common.DeduplicateInitializersPass()(model)
         if not _has_types(model):
             common.CommonSubexpressionEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
