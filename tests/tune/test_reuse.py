@@ -47,6 +47,14 @@ def test_windows_count_as_their_parents() -> None:
     assert distances(graph, {})[graph.regions[2].signature] == (400, 0)
 
 
+def test_the_host_makes_values_of_unknown_shape() -> None:
+    ops = (BodyOp("NonZero", ("x",), ("h",)), BodyOp("Shape", ("h",), ("t",)))
+    host = Region(Kind.HOST, "host", ("x", "h"), ("h", "t"), ops, ())
+    regions = (doubled("x", "a", 100), host, doubled("a", "b", 100), adding("t", "a", "y", 100))
+    graph = Lowered(("x",), ("y",), {}, regions, {})
+    assert distances(graph, {}) == {regions[0].likeness: (0,), regions[3].likeness: (800, 800)}
+
+
 def test_buffers_for_a_distance() -> None:
     assert sets_for(0, 100) == 2 and sets_for(420, 100) == 4 and sets_for(10**9, 100) == 8 and sets_for(5, 0) == 2
 

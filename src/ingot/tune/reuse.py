@@ -24,7 +24,7 @@ def distances(lowered: Lowered, bindings: Bindings) -> dict[str, tuple[int, ...]
     """By Region likeness: for each input, bytes that other work touches between its writing and its reading.
 
     Regions run in the order of ``lowered``. 0 for weights, and for what the Region just before wrote. Graph inputs are
-    written before the first Region. Of several like Regions the median counts.
+    written before the first Region. Of several like Regions the median counts. Those of the host have no ages.
     """
     written: dict[str, int] = {}
     found: dict[str, list[tuple[int, ...]]] = {}
@@ -33,6 +33,9 @@ def distances(lowered: Lowered, bindings: Bindings) -> dict[str, tuple[int, ...]
         if region.kind is Kind.VIEW:
             age = max((written.get(_root(lowered, name), 0) for name in region.inputs), default=0)
             written |= {_root(lowered, name): max(age, written.get(_root(lowered, name), 0)) for name in region.outputs}
+            continue
+        if region.kind is Kind.HOST:  # whose Values may have no known shape, and are sent anew
+            written |= {_root(lowered, name): clock for name in region.outputs}
             continue
         ages = tuple(
             0 if tensor.constant else clock - written.get(_root(lowered, name), 0)
