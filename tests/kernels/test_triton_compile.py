@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,15 @@ class Text:
 def ptx(k: KernelBuilder, tile: Tile, target: Target) -> Text:
     aligned = frozenset(k.aligned)
     return Text(ptx_and_kernel(k.source(), FUNCTION, k.types, {}, tile.warps, tile.stages, target, aligned).asm["ptx"])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_condition_that_is_a_literal_is_a_boolean(keep: bool) -> None:
+    ops = (Op("Where", ("keep", "acc", "low"), "out"),)
+    region = gemm_region((16, 32), (32, 24), epilogue=ops, literals={"keep": keep, "low": -2.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert GemmTactic().compile(region, Tile(16, 32, 32, 2, 2).variant("triton.gemm"), Target(90)).kernels
 
 
 @pytest.mark.parametrize("cc", [75, 80, 86, 89, 90, 100, 120])

@@ -47,6 +47,14 @@ def test_what_does_nothing_goes() -> None:
     assert kinds(rewritten(net, fold)[0]) == {"Relu": 1}
 
 
+def test_a_choice_that_is_always_the_same_goes_unless_it_broadcasts() -> None:
+    net = Net()
+    x, row = net.input("x", [2, 3]), net.input("row", [1, 3])
+    yes, no = net.const(True, "bool"), net.const([[False] * 3], "bool")
+    net.output(net.op("Relu", net.op("Where", yes, net.op("Where", no, row, x), row)), net.op("Where", no, x, row))
+    assert kinds(rewritten(net, fold)[0]) == {"Relu": 1, "Where": 1}
+
+
 def test_neutral_elements_that_broadcast_or_are_not_exact_stay() -> None:
     net = Net()
     x = net.input("x", ["N", 1])

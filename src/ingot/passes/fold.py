@@ -297,6 +297,8 @@ def _unchanged(node: ir.Node) -> ir.Value | None:
         return source
     if is_op(node, "Add", "Sub", "Mul", "Div", "Pow"):
         return _neutral(node)
+    if is_op(node, "Where"):
+        return _chosen(node)
     if is_op(node, "Transpose", "Reshape", "Expand", "Tile", "Pad", "Slice"):
         return _identical(node, source)
     return None
@@ -317,6 +319,16 @@ def _neutral(node: ir.Node) -> ir.Value | None:
         if bool(np.all(array == neutral)) and _keeps_shape(source, array.shape):
             return source
     return None
+
+
+def _chosen(node: ir.Node) -> ir.Value | None:
+    """The operand that a constant condition always chooses, where it has the shape of the result."""
+    condition, result = constant_of(node.inputs[0]), shape_of(node.outputs[0])
+    if condition is None or not condition.size or condition.min() != condition.max():
+        return None
+    value = node.inputs[1 if condition.flat[0] else 2]
+    same = value is not None and result is not None and None not in result and shape_of(value) == result
+    return value if same else None
 
 
 def _keeps_shape(value: ir.Value, other: Iterable[int]) -> bool:

@@ -85,6 +85,8 @@ def _operand_dtype(region: Region, op: BodyOp) -> str:
 
 
 def _literal_dtype(region: Region, op: BodyOp, name: str) -> str:
+    if op.op == "Where" and name == op.inputs[0]:
+        return "bool"
     return parameter_dtype(op, op.inputs.index(name)) or _operand_dtype(region, op)
 
 
