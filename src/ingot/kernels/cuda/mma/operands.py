@@ -96,17 +96,23 @@ class MmaOperands:
 
 def operands(region: Region) -> MmaOperands | No:
     """How to read the product of a CONV or GEMM Region, or why an mma.sync kernel cannot."""
-    op = region.ops[0]
-    if op is not region.anchor:
-        return No("something precedes the product in its Region")
-    if any(name not in region.inputs for name in op.inputs[:2]):
-        return No("an operand of the product is no tensor that the Region reads")
-    a, b = (region.spec_of[name].dtype for name in op.inputs[:2])
+    op = region.anchor
+    a, b = (region.spec_of[name].dtype if name in region.spec_of else "" for name in op.inputs[:2])
     whole = op.op.endswith("Integer")
     if whole and any(op.inputs[2:]):
         return No("zero points that are not written out")
     if not (a in _BYTES and b in _BYTES if whole else a == b and a in ("float16", "bfloat16")):
         return No(f"{op.op} of {a} and {b}", fix="cast both operands to float16")
+    return product_operands(region)
+
+
+def product_operands(region: Region) -> MmaOperands | No:
+    """How to read the product of a CONV or GEMM Region, whatever its types are, or why nobody can in this way."""
+    op = region.ops[0]
+    if op is not region.anchor:
+        return No("something precedes the product in its Region")
+    if any(name not in region.inputs for name in op.inputs[:2]):
+        return No("an operand of the product is no tensor that the Region reads")
     found = _convolution(region) if region.kind is Kind.CONV else _matrices(region)
     if isinstance(found, MmaOperands) and isinstance(found.rows, int) and found.rows > _INT32:
         return No(f"more than {_INT32} rows")
@@ -151,9 +157,9 @@ def _conv_sides(region: Region, g: Geometry) -> tuple[Side, Side]:
     a = Side(x_name, g.x, lines, (), _strides_of(dilated), x[1], width_a)
     width_b = _width(g.w, w[1], g.in_channels, [w[0], *w[2:]])
     taps = _strides_of(list(w[2:]))
-    if width_b == 1 and itemsize(g.w.dtype) == 2:
+    if width_b == 1 and itemsize(g.w.dtype) >= 2:
         across = _width(g.w, w[0], g.out_channels, [w[1], *w[2:]])
-        if across == PIECE // 2:
+        if across == PIECE // itemsize(g.w.dtype):
             return a, Side(w_name, g.w, ((g.out_channels, w[0]),), (), taps, w[1], across, across=True)
     return a, Side(w_name, g.w, ((g.out_channels, w[0]),), (), taps, w[1], width_b)
 
@@ -199,7 +205,7 @@ def _matrices(region: Region) -> MmaOperands | No:
     a = Side(a_name, a_spec, rows, a_members, (0, 0), m.stride_ak, _width(a_spec, m.stride_ak, m.depth, steps))
     beside = [stride for _, stride in b_members]
     width = _width(b_spec, m.stride_bk, m.depth, [m.stride_bn, *beside])
-    across = width == 1 and itemsize(b_spec.dtype) == 2 and m.stride_bn == 1
+    across = width == 1 and itemsize(b_spec.dtype) >= 2 and m.stride_bn == 1
     if across:
         width = _width(b_spec, m.stride_bn, m.n, [m.stride_bk, *beside])
     b = Side(b_name, b_spec, ((m.n, m.stride_bn),), b_members, (0, 0), m.stride_bk, width, across)
