@@ -32,6 +32,8 @@ class Kind(StrEnum):
     """Two pointwise Convs with pointwise ops behind each; the second reads the first one's result."""
     SUM = "sum"
     """The sum of two pointwise Convs of any strides, pointwise ops behind it."""
+    EXCITE = "excite"
+    """The mean over the pixels of each channel, two 1 x 1 convolutions of it, and the gate's product with the input."""
     GEMM = "gemm"
     """Anchor MatMul, Gemm or MatMulInteger, pointwise epilogue."""
     ATTENTION = "attention"
@@ -193,6 +195,7 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.STEM: ("Conv",),
     Kind.CHAIN: ("Conv",),
     Kind.SUM: ("Conv",),
+    Kind.EXCITE: ("Conv",),
     Kind.GEMM: ("MatMul", "Gemm", "MatMulInteger"),
     Kind.ATTENTION: ("Attention",),
     Kind.ROWWISE: (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ingot.kernels.api import Tactic
 from ingot.kernels.cuda.chain.tactic import TACTICS as CHAIN
 from ingot.kernels.cuda.depthwise.tactic import TACTICS as DEPTHWISE
+from ingot.kernels.cuda.excite.tactic import TACTICS as EXCITE
 from ingot.kernels.cuda.gemv.tactic import TACTICS as GEMV
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.kernels.cuda.map import TACTICS as MAP
@@ -21,6 +22,6 @@ from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
 TACTICS: tuple[Tactic, ...] = (
-    *STEM, *CHAIN, *HOPPER, *MMA, *GEMV, *DEPTHWISE, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER, *TOPK,
-    *RECURRENT, *MAP, *PLUGIN,
+    *STEM, *EXCITE, *CHAIN, *HOPPER, *MMA, *GEMV, *DEPTHWISE, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER,
+    *TOPK, *RECURRENT, *MAP, *PLUGIN,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from ingot.graph.region import PRODUCTS, Kind, Region
 from ingot.importer.infer import infer_shapes
 from ingot.passes.chains import join_pointwise
 from ingot.passes.data_sizes import accepts_sizes, data_sizes, sources
+from ingot.passes.excite import mark_excites
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
 from ingot.passes.islands import cheaper_on_host
@@ -107,6 +108,7 @@ def _cut(
         flat = write_out_products(flat, frozenset(plain))
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         flat = replace(flat, guards=guards(flat, lazy.conditions))
+        flat = mark_excites(flat, frozenset(plain))
         groups = join_pointwise(flat, partition(flat, frozenset(solo)), apart, usual)
         cut = _Cut(flat, groups, assign_layout(flat, groups))
         if _settle(cut, takes, host, solo, plain, apart):

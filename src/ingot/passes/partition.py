@@ -16,6 +16,7 @@ from ingot.graph.dims import Shape
 from ingot.graph.lowered import Guard
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
+from ingot.passes.excite import excite_ops
 from ingot.passes.flatten import FlatGraph, FlatOp
 from ingot.passes.stem import takes_pool
 
@@ -150,7 +151,10 @@ def partition(flat: FlatGraph, solo: frozenset[str] = frozenset()) -> list[Group
     """Groups of ``flat``'s ops in topological order. Ops named in ``solo`` are not fused with others."""
     parts = Partition(flat)
     for index, op in enumerate(flat.ops):
-        _place(parts, index, op, solo)
+        if op.kind is Kind.EXCITE:
+            _place_excite(parts, index)
+        elif index not in parts.group_of:
+            _place(parts, index, op, solo)
     _absorb_dequantizations(parts, solo)
     _merge_maps(parts, solo)
     _absorb_prologues(parts, solo)
@@ -158,6 +162,15 @@ def partition(flat: FlatGraph, solo: frozenset[str] = frozenset()) -> list[Group
     for group in parts.groups.values():
         group.ops.sort()
     return parts.ordered()
+
+
+def _place_excite(parts: Partition, index: int) -> None:
+    """All of a squeeze-and-excitation block, of which ``index`` is the marked mean."""
+    members = excite_ops(parts.flat, index, parts.readers)
+    assert members is not None, "marked by the same rule"
+    group = parts.add(index, Kind.EXCITE, parts.flat.values[parts.flat.ops[members[-1]].body.outputs[0]].shape)
+    for member in members[1:]:
+        parts.join(member, group)
 
 
 def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> None:

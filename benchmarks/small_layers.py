@@ -1,0 +1,151 @@
+"""Times what a network does on few numbers: classifiers, and squeeze-and-excitation in one kernel or several.
+
+    PYTHONPATH=src python benchmarks/small_layers.py --batch 1 8 --out small_layers.jsonl
+
+Times are the tuner's (replayed graphs, weights evicted as in the model, every variant past the numeric gate). One
+JSON line for each variant, one printed line for each Region with the best of each tactic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from ingot.device.device import Device
+from ingot.errors import No
+from ingot.graph.region import BodyOp, Kind, Region
+from ingot.graph.tensor import TensorSpec, channels_last, spec
+from ingot.kernels.api import Program, Target, Variant
+from ingot.kernels.table import TACTICS
+from ingot.tune.measure import DeviceMeasurer
+from ingot.tune.setting import Setting
+
+_NHWC = channels_last(4)
+_WEIGHTS = 10 << 20
+"""Bytes of EfficientNet-B0's weights."""
+BLOCKS = (
+    (32, 8, 112), (96, 4, 56), (144, 6, 56), (144, 6, 28), (240, 10, 28), (240, 10, 14), (480, 20, 14), (672, 28, 14),
+    (672, 28, 7), (1152, 48, 7),
+)  # fmt: skip
+"""Channels, hidden channels and size of EfficientNet-B0's images."""
+CLASSIFIERS = ((2048, 1000), (1280, 1000), (768, 768), (4096, 4096))
+
+
+def _region(
+    kind: Kind, name: str, values: dict[str, TensorSpec], ops: Sequence[BodyOp], made: dict[str, TensorSpec]
+) -> Region:
+    return Region(kind, name, tuple(values), (ops[-1].outputs[0],), tuple(ops), tuple({**values, **made}.items()))
+
+
+def classifier(batch: int, depth: int, cols: int) -> Region:
+    """Gemm with its bias, into float32."""
+    values = {
+        "x": spec("float16", (batch, depth)),
+        "w": spec("float16", (cols, depth), constant=True),
+        "b": spec("float16", (cols,), constant=True),
+    }
+    ops = [
+        BodyOp("Gemm", ("x", "w", "b"), ("y",), (("transB", 1),)),
+        BodyOp("Cast", ("y",), ("z",), (("to", 1),)),
+    ]
+    made = {"y": spec("float16", (batch, cols)), "z": spec("float32", (batch, cols))}
+    return _region(Kind.GEMM, f"{depth}->{cols}", values, ops, made)
+
+
+def block(batch: int, channels: int, hidden: int, size: int) -> tuple[Region, list[Region]]:
+    """All of a squeeze-and-excitation block, and the same as four Regions."""
+    x, mean, small = (
+        spec("float16", shape, _NHWC)
+        for shape in ((batch, channels, size, size), (batch, channels, 1, 1), (batch, hidden, 1, 1))
+    )
+    weights = {
+        "w1": spec("float16", (hidden, channels, 1, 1), _NHWC, constant=True),
+        "b1": spec("float16", (hidden,), constant=True),
+        "w2": spec("float16", (channels, hidden, 1, 1), _NHWC, constant=True),
+        "b2": spec("float16", (channels,), constant=True),
+    }
+    ops = [
+        BodyOp("GlobalAveragePool", ("x",), ("m",)),
+        BodyOp("Conv", ("m", "w1", "b1"), ("h",)),
+        BodyOp("Sigmoid", ("h",), ("s",)),
+        BodyOp("Mul", ("h", "s"), ("a",)),
+        BodyOp("Conv", ("a", "w2", "b2"), ("o",)),
+        BodyOp("Sigmoid", ("o",), ("g",)),
+        BodyOp("Mul", ("g", "x"), ("y",)),
+    ]
+    made = {"m": mean, "h": small, "s": small, "a": small, "o": mean, "g": mean, "y": x}
+    name = f"{channels}->{hidden} @{size}"
+    parts = []
+    for kind, first, last in ((Kind.REDUCE, 0, 1), (Kind.CONV, 1, 4), (Kind.CONV, 4, 6), (Kind.MAP, 6, 7)):
+        own = ops[first:last]
+        inside = {op.outputs[0] for op in own}
+        read = dict.fromkeys(n for op in own for n in op.inputs if n not in inside)
+        known = {"x": x, **weights, **made}
+        values = {n: known[n] for n in read}
+        parts.append(_region(kind, f"{name} {kind.value} {first}", values, own, {n: made[n] for n in inside}))
+    return _region(Kind.EXCITE, f"{name} excite", {"x": x, **weights}, ops, made), parts
+
+
+def compiled(region: Region, text: str, target: Target) -> Program | str:
+    """Machine code of one variant, or why there is none."""
+    variant = Variant.parse(text)
+    tactic = next(t for t in TACTICS if t.name == variant.tactic)
+    try:
+        return tactic.compile(region, variant, target)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--most", type=int, default=5, help="variants of each tactic")
+    parser.add_argument("--excite", type=int, default=12, help="variants of the one kernel")
+    parser.add_argument("--only", choices=("classifiers", "blocks"))
+    parser.add_argument("--jobs", type=int, default=14)
+    parser.add_argument("--out", default="small_layers.jsonl")
+    args = parser.parse_args()
+    device, target = Device.open(0), Target(90)
+    measurer = DeviceMeasurer(device.info.name, Setting(0, False, _WEIGHTS))
+    regions = []
+    for batch in args.batch:
+        if args.only != "blocks":
+            regions += [(batch, classifier(batch, *sizes)) for sizes in CLASSIFIERS]
+        for sizes in BLOCKS if args.only != "classifiers" else ():
+            whole, parts = block(batch, *sizes)
+            regions += [(batch, whole), *((batch, part) for part in parts)]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool, Path(args.out).open("a") as file:
+        tasks = {}
+        for number, (_, region) in enumerate(regions):
+            for tactic in (t for t in TACTICS if region.kind in t.kinds and t.accepts(region, target)):
+                most = args.excite if region.kind is Kind.EXCITE else args.most
+                for variant in tactic.variants(region, target, {})[:most]:
+                    tasks[number, str(variant)] = pool.submit(compiled, region, str(variant), target)
+        for number, (batch, region) in enumerate(regions):
+            made = {text: task.result() for (n, text), task in tasks.items() if n == number}
+            programs = {text: program for text, program in made.items() if isinstance(program, Program)}
+            answer = measurer.measure(region, {}, programs, tuple(0 for _ in region.inputs))
+            results = answer if not isinstance(answer, No) else dict.fromkeys(programs, answer)
+            best: dict[str, tuple[float, str]] = {}
+            for text in made:
+                row: dict[str, object] = {"batch": batch, "layer": region.name, "variant": text}
+                timing = results.get(text, made[text])
+                if isinstance(timing, No | str | Program):
+                    row["failed"] = str(timing)[:300]
+                else:
+                    row["micros"] = round(1e6 * timing.seconds, 2)
+                    name = text.partition("[")[0]
+                    best[name] = min(best.get(name, (1e9, "")), (1e6 * timing.seconds, text))
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"{batch:4} {region.name:22}", " ".join(f"{us:6.2f} {t}" for us, t in sorted(best.values())), flush=True)
+    measurer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+// Squeeze-and-excitation: a cluster of kCluster blocks for one image, each with its channels of its pixels, which stay in
+// registers. What a block's channels and pixels give to the hidden channels goes to all others; the first product is
+// linear, so that this is all that blocks tell each other. The second one makes the gates of the block's own channels.
+
+#ifdef INGOT_HOST
+INGOT_INLINE void others_arrive() {}
+INGOT_INLINE void others_wait() { ingot_sync_group(); }
+INGOT_INLINE unsigned cluster_rank() { return blockIdx.x % kCluster; }
+INGOT_INLINE void put(float* own, unsigned rank, float value) {
+  const long long at = (unsigned char*)own - ingot_dynamic_shared;
+  *(float*)(ingot_shared_of[rank] + at) = value;
+}
+#else
+INGOT_INLINE void others_arrive() {
+#if __CUDA_ARCH__ >= 900
+  if (kCluster > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+INGOT_INLINE void others_wait() {
+  if (kCluster == 1) {
+    __syncthreads();
+  } else {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+  }
+}
+INGOT_INLINE unsigned cluster_rank() {
+  unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+  if (kCluster > 1) asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+// Stores a number where block `rank` of the cluster has what lies at `own` in this block's shared memory.
+INGOT_INLINE void put(float* own, unsigned rank, float value) {
+  if (kCluster == 1) {
+    *own = value;
+  } else {
+#if __CUDA_ARCH__ >= 900
+    unsigned there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
+#endif
+  }
+}
+#endif
+
+typedef vec_t<element_t, kVector> pack_t;
+
+template <int kLanes> INGOT_INLINE float sum_of_lanes(float x) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
+INGOT_INLINE void run_excite(const element_t* x, const element_t* w1, const element_t* b1, const element_t* w2,
+                             const element_t* b2, element_t* y) {
+  INGOT_DYNAMIC_SHARED(unsigned char, base);
+  float* const sums = (float*)(base + kSums);              // [kRows][kSlice]
+  float* const means = (float*)(base + kMeans);            // [kSlice], of a part of the pixels that part of the mean
+  float* const got = (float*)(base + kGot);                // [kCluster][kHidden]
+  float* const inner = (float*)(base + kInner);            // [kHidden]
+  float* const gates = (float*)(base + kGates);            // [kSlice]
+  float* const bias1 = (float*)(base + kBias1);            // [kHidden]
+  float* const bias2 = (float*)(base + kBias2);            // [kSlice]
+  element_t* const first = (element_t*)(base + kFirst);    // [kHidden][kSlice]
+  element_t* const second = (element_t*)(base + kSecond);  // [kSlice][kHidden]
+  const int thread = (int)threadIdx.x;
+  const int rank = (int)cluster_rank(), image = (int)blockIdx.x / kCluster;
+  const int channel = rank % kSlices * kSlice, left = kChannels - channel;
+  const int count = left < 0 ? 0 : (left < kSlice ? left : kSlice);
+  others_arrive();
+
+  // Weights are no other kernel's result: they are here when the image is.
+  const int packs = count / kVector;
+#pragma unroll 4
+  for (int i = thread; i < kHidden * packs; i += kThreads) {
+    const int s = i / packs, at = i % packs * kVector;
+    store_vec(first + s * kSlice + at, load_vec<kVector>(w1 + s * kChannels + channel + at));
+  }
+#pragma unroll 4
+  for (int i = thread; i < kHidden * packs; i += kThreads)
+    store_vec(second + i * kVector, load_vec<kVector>(w2 + channel * kHidden + i * kVector));
+  for (int i = thread; i < kHidden; i += kThreads) bias1[i] = kFirstBias ? (float)b1[i] : 0.0f;
+  for (int i = thread; i < count; i += kThreads) bias2[i] = kSecondBias ? (float)b2[channel + i] : 0.0f;
+  pdl_wait();
+  pdl_trigger();
+
+  const int column = thread % kColumns, row = thread / kColumns;
+  const int begin = rank / kSlices * kChunk, end = begin + kChunk < kPixels ? begin + kChunk : kPixels;
+  const bool busy = row < kRows && column * kVector < count;
+  const element_t* const from = x + image * kImage + channel + column * kVector;
+  pack_t held[kLoads];
+  float sum[kVector];
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) sum[j] = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int p = begin + row + i * kRows;
+    held[i] = pack_t{};
+    if (busy && p < end) held[i] = load_vec<kVector>(from + p * kPixel);
+  }
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i)
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) sum[j] += (float)held[i].v[j];
+  if (busy) {
+#pragma unroll
+    for (int j = 0; j < kVector; j += 4)
+      store_vec(sums + row * kSlice + column * kVector + j, vec_t<float, 4>{{sum[j], sum[j + 1], sum[j + 2], sum[j + 3]}});
+  }
+  __syncthreads();
+#pragma unroll
+  for (int c0 = 0; c0 < kSlice; c0 += kThreads / kSumLanes) {
+    const int c = c0 + thread / kSumLanes;
+    float total = 0.0f;
+    if (c < count) {
+#pragma unroll 4
+      for (int r = thread % kSumLanes; r < kRows; r += kSumLanes) total += sums[r * kSlice + c];
+    }
+    total = sum_of_lanes<kSumLanes>(total) * (1.0f / kPixels);
+    if (c < count && thread % kSumLanes == 0) means[c] = kParts > 1 ? total : mean_of(total);
+  }
+  others_wait();  // all blocks of the cluster have begun
+  __syncthreads();
+#pragma unroll
+  for (int s0 = 0; s0 < kHidden; s0 += kThreads / kHiddenLanes) {
+    const int s = s0 + thread / kHiddenLanes, lane = thread % kHiddenLanes;
+    float total = 0.0f;
+    if (s < kHidden) {
+#pragma unroll 4
+      for (int i = lane; i < count; i += kHiddenLanes) total = fmaf((float)first[s * kSlice + i], means[i], total);
+    }
+    total = sum_of_lanes<kHiddenLanes>(total);
+    if (s < kHidden) {
+#pragma unroll
+      for (int k = lane; k < kCluster; k += kHiddenLanes) put(got + rank * kHidden + s, k, total);
+    }
+  }
+  others_arrive();
+  others_wait();
+  for (int s = thread; s < kHidden; s += kThreads) {
+    float total = bias1[s];
+#pragma unroll
+    for (int k = 0; k < kCluster; ++k) total += got[k * kHidden + s];
+    inner[s] = hidden_of(total);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int c0 = 0; c0 < kSlice; c0 += kThreads / kSumLanes) {
+    const int c = c0 + thread / kSumLanes;
+    float total = 0.0f;
+    if (c < count) {
+#pragma unroll 4
+      for (int s = thread % kSumLanes; s < kHidden; s += kSumLanes)
+        total = fmaf((float)second[c * kHidden + s], inner[s], total);
+    }
+    total = sum_of_lanes<kSumLanes>(total);
+    if (c < count && thread % kSumLanes == 0) gates[c] = gate_of(total + bias2[c]);
+  }
+  __syncthreads();
+  if (!busy) return;
+  float gate[kVector];
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) gate[j] = gates[column * kVector + j];
+  element_t* const to = y + image * kImageTo + channel + column * kVector;
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    const int p = begin + row + i * kRows;
+    if (p >= end) break;
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) held[i].v[j] = element_t((float)held[i].v[j] * gate[j]);
+    store_vec(to + p * kPixelTo, held[i]);
+  }
+}

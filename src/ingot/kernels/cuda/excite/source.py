@@ -1,0 +1,154 @@
+"""CUDA C++ of one squeeze-and-excitation variant: constants, places in shared memory, the scalar ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ingot.graph import dtypes
+from ingot.graph.dims import mul
+from ingot.graph.region import BodyOp
+from ingot.kernels.api import Variant
+from ingot.kernels.cuda.excite.plan import ExcitePlan
+from ingot.kernels.cuda.rows.text import HELPERS, CudaText, literal, literal_type, scalar_op
+from ingot.kernels.cuda.source import Source, template
+
+ENTRY = "ingot_excite"
+_ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Form:
+    """One variant of one Region."""
+
+    plan: ExcitePlan
+    cluster: int
+    """Blocks that share an image."""
+    parts: int
+    """Parts into which they cut its pixels; the others cut its channels."""
+    threads: int
+
+    def variant(self, tactic: str) -> Variant:
+        """Its parameters."""
+        return Variant(tactic, (("cluster", self.cluster), ("parts", self.parts), ("threads", self.threads)))
+
+    @property
+    def slices(self) -> int:
+        """Parts into which channels are cut."""
+        return self.cluster // self.parts
+
+    @property
+    def slice_columns(self) -> int:
+        """Vectors of a pixel that one block takes."""
+        return -(-self.plan.columns // self.slices)
+
+    @property
+    def slice(self) -> int:
+        """Channels of one block."""
+        return self.slice_columns * self.plan.vector
+
+    @property
+    def rows(self) -> int:
+        """Pixels that a block takes in at once."""
+        return self.threads // self.slice_columns
+
+    @property
+    def chunk(self) -> int:
+        """Pixels of one block."""
+        return -(-self.plan.pixels // self.parts)
+
+    @property
+    def loads(self) -> int:
+        """Pixels of one thread, which it keeps in registers."""
+        return -(-self.chunk // max(self.rows, 1))
+
+    def lanes(self, count: int) -> int:
+        """Threads that share a sum of which there are ``count``: as many as there are, at most a warp."""
+        lanes = 1
+        while lanes < 32 and 2 * lanes * count <= self.threads:
+            lanes *= 2
+        return lanes
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Bytes from the start of shared memory by name; ``""`` is the end."""
+        plan, item = self.plan, dtypes.itemsize(self.plan.x.dtype)
+        sizes = {
+            "Sums": 4 * self.rows * self.slice, "Means": 4 * self.slice, "Got": 4 * self.cluster * plan.hidden,
+            "Inner": 4 * plan.hidden, "Gates": 4 * self.slice, "Bias1": 4 * plan.hidden, "Bias2": 4 * self.slice,
+            "First": item * plan.hidden * self.slice, "Second": item * plan.hidden * self.slice,
+        }  # fmt: skip
+        places: dict[str, int] = {}
+        at = 0
+        for name, size in sizes.items():
+            places[name] = at
+            at += -(-size // _ALIGN) * _ALIGN
+        return places | {"": at}
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory."""
+        return self.places[""]
+
+
+def generate(form: Form) -> Source:
+    """CUDA C++ of one variant."""
+    plan, out = form.plan, CudaText(form.plan.region)
+    weights = [out.input(op.inputs[1]) for op in (plan.first, plan.second)]
+    biases = [_bias(out, op) for op in (plan.first, plan.second)]
+    operands = [out.input(plan.mean.inputs[0]), weights[0], biases[0], weights[1], biases[1]]
+    operands.append(out.output(plan.region.outputs[0]))
+    functions = [
+        _function(plan, "mean_of", plan.mean.outputs[0], plan.before, plan.first.inputs[0]),
+        _function(plan, "hidden_of", plan.first.outputs[0], plan.hidden_ops, plan.second.inputs[0]),
+        _function(plan, "gate_of", plan.second.outputs[0], plan.gate_ops, plan.gate),
+    ]
+    constants = _constants(form)
+    declared = ", ".join(f"{kind} {name}" for name, (kind, _) in out.parameters.items())
+    kernel = f"""
+extern "C" __global__ void __launch_bounds__({form.threads}) {ENTRY}({declared}) {{
+  run_excite({", ".join(operands)});
+}}
+"""
+    element = f"typedef {dtypes.TABLE[plan.x.dtype].cuda} element_t;"
+    text = "\n".join([HELPERS, element, constants, *functions, template("excite/excite.cuh"), kernel])
+    return Source(text, mul(plan.batch, form.cluster), out.arguments)
+
+
+def _bias(out: CudaText, op: BodyOp) -> str:
+    return out.input(op.inputs[2]) if len(op.inputs) > 2 and op.inputs[2] else "nullptr"
+
+
+def _constants(form: Form) -> str:
+    plan = form.plan
+    values: dict[str, object] = {
+        "Cluster": form.cluster, "Threads": form.threads, "Vector": plan.vector, "Rows": form.rows,
+        "Columns": form.slice_columns, "Channels": plan.channels, "Hidden": plan.hidden, "Pixels": plan.pixels,
+        "Chunk": form.chunk, "Slices": form.slices, "Slice": form.slice, "Parts": form.parts, "Loads": form.loads,
+        "SumLanes": form.lanes(form.slice), "HiddenLanes": form.lanes(plan.hidden),
+        "Pixel": plan.x.strides[3], "PixelTo": plan.y.strides[3],
+        **{name: place for name, place in form.places.items() if name},
+    }  # fmt: skip
+    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
+    lines += [f"constexpr long long kImage{name} = {spec.strides[0]};" for name, spec in (("", plan.x), ("To", plan.y))]
+    for name, op in (("First", plan.first), ("Second", plan.second)):
+        lines.append(f"constexpr bool k{name}Bias = {str(len(op.inputs) > 2 and bool(op.inputs[2])).lower()};")
+    return "\n".join(lines)
+
+
+def _function(plan: ExcitePlan, name: str, source: str, ops: Sequence[BodyOp], result: str) -> str:
+    """``float name(float)``: ``result`` from ``source`` through ``ops``."""
+    lines = [f"INGOT_INLINE float {name}(float x) {{"]
+    names = {source: "x"}
+    for number, op in enumerate(ops):
+        arguments = [
+            literal(plan.literals[n], literal_type(op, n, plan.kinds, plan.literals)) if n in plan.literals
+            else names[n] if n else ""
+            for n in op.inputs
+        ]  # fmt: skip
+        code = scalar_op(op, arguments, plan.kinds, plan.literals)
+        assert isinstance(code, str), code
+        lines.append(f"  const float e{number} = {code};")
+        names[op.outputs[0]] = f"e{number}"
+    return "\n".join([*lines, f"  return {names[result]};", "}"])
