@@ -143,7 +143,9 @@ def main() -> None:
                     best[name] = min(best.get(name, (1e9, "")), (1e6 * timing.seconds, text))
                 file.write(json.dumps(row) + "\n")
             file.flush()
-            print(f"{batch:4} {region.name:22}", " ".join(f"{us:6.2f} {t}" for us, t in sorted(best.values())), flush=True)
+            print(
+                f"{batch:4} {region.name:22}", " ".join(f"{us:6.2f} {t}" for us, t in sorted(best.values())), flush=True
+            )
     measurer.close()
 
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support.excites import CASES, NHWC, RELU, excite_inputs, excite_region
 from support.host_cuda import needs_compiler, run_on_host
-from support.regions import Op, assert_close, reference
+from support.regions import Op, assert_close, reference, refused
 
+from ingot.errors import No
 from ingot.graph.region import BodyOp, Region
 from ingot.graph.tensor import TensorSpec, spec
-from ingot.kernels.api import Kernel, Target
+from ingot.kernels.api import Input, Kernel, Output, Scratch, Target
+from ingot.kernels.cuda.excite.apart import FourTactic, parts_of
+from ingot.kernels.cuda.excite.forms import forms
 from ingot.kernels.cuda.excite.plan import ExcitePlan, plan_excite
 from ingot.kernels.cuda.excite.source import ENTRY
-from ingot.kernels.cuda.excite.tactic import ExciteTactic, forms
+from ingot.kernels.cuda.excite.tactic import ExciteTactic
+from ingot.kernels.table import TACTICS
+from ingot.tune.candidates import candidates as offered
 from ingot.tune.oracle import expected
 
 EXCITE = ExciteTactic()
+FOUR = FourTactic()
 SM90 = Target(90)
 MOST_FIBRES = 1024
 """Threads of a cluster that are emulated side by side."""
@@ -115,3 +122,38 @@ def test_plan_names_the_parts() -> None:
     assert not hasattr(plan, "reason")
     assert (plan.channels, plan.hidden, plan.pixels, plan.vector) == (72, 24, 35, 8)
     assert [op.op for op in plan.hidden_ops] == ["Relu"] and [op.op for op in plan.gate_ops] == ["HardSigmoid"]
+
+
+@pytest.mark.parametrize("name", ["efficientnet", "mobilenet", "a mean by axes", "no biases", "float32"])
+def test_four_kernels_compute_the_same(name: str) -> None:
+    region = CASES[name]
+    inputs = excite_inputs(region)
+    parts = parts_of(region)
+    assert not isinstance(parts, No)
+    known = dict(zip(region.inputs, inputs, strict=True))
+    for part in parts:
+        (made,) = reference(part, [known[n] for n in part.inputs])
+        known[part.outputs[0]] = made.astype(np.float32)
+    np.testing.assert_allclose(known["y"], reference(region, inputs)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_four_kernels_hand_over_in_workspaces() -> None:
+    region = excite_region((1, 32, 112, 112), 8)
+    variant = next(v for v in FOUR.variants(region, SM90, {}) if v["mean.splits"] > 1)
+    program = FOUR.compile(region, variant, SM90)
+    assert [k.entry for k in program.kernels] == ["ingot_rows", "ingot_finish", "ingot_gemv", "ingot_gemv", "ingot_map"]
+    assert [w.bytes for w in program.workspaces[:3]] == [2 * 32, 2 * 8, 2 * 32] and len(program.workspaces) == 4
+    read = [{a for a in kernel.arguments if isinstance(a, Scratch | Input)} for kernel in program.kernels]
+    number = {name: Input(i) for i, name in enumerate(region.inputs)}
+    assert read[0] == {number["x"], Scratch(3)} and read[1] == {Scratch(3), Scratch(0)}
+    assert read[2] == {number["w1"], number["b1"], Scratch(0), Scratch(1)}
+    assert read[3] == {number["w2"], number["b2"], Scratch(1), Scratch(2)}
+    assert read[4] == {number["x"], Scratch(2)} and Output(0) in program.kernels[4].arguments
+
+
+def test_both_are_measured() -> None:
+    for batch in (1, 32):
+        region = excite_region((batch, 672, 7, 7), 28)
+        found = {one.variant.tactic for one in offered(region, SM90, {}, TACTICS).shortlist(3)}
+        assert found == {EXCITE.name, FOUR.name}
+    assert "clusters" in refused(FOUR, CASES["efficientnet"], Target(80))

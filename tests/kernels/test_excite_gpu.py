@@ -9,10 +9,11 @@ from support.regions import assert_close, reference
 
 from ingot.graph.region import Region
 from ingot.kernels.api import Target
+from ingot.kernels.cuda.excite.apart import FourTactic
 from ingot.kernels.cuda.excite.tactic import ExciteTactic
 
 pytestmark = [pytest.mark.gpu]
-EXCITE = ExciteTactic()
+EXCITE, FOUR = ExciteTactic(), FourTactic()
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,9 @@ def target() -> Target:
 def check(region: Region, target: Target, bindings: dict[str, int] | None = None) -> None:
     inputs = excite_inputs(region, bindings)
     wanted = reference(region, inputs, bindings)
-    for variant in EXCITE.variants(region, target, bindings or {}):
-        (got,) = run_program(region, EXCITE.compile(region, variant, target), inputs, bindings)
+    four = FOUR.variants(region, target, bindings or {})
+    for tactic, variant in [*((EXCITE, v) for v in EXCITE.variants(region, target, bindings or {})), (FOUR, four[0])]:
+        (got,) = run_program(region, tactic.compile(region, variant, target), inputs, bindings)
         try:
             assert_close(got, wanted[0], dtype=region.output_specs[0].dtype, depth=4)
         except AssertionError as error:

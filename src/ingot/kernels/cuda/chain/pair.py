@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from ingot.errors import Answer, No
-from ingot.graph.dims import Bindings, mul
-from ingot.graph.dtypes import itemsize
+from ingot.graph.dims import Bindings
 from ingot.graph.region import Kind, Region
-from ingot.kernels.api import Argument, Input, Output, Program, Scratch, Target, TensorMap, Variant, Workspace
+from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cuda.chain.plan import Halves, halves, plan_chain
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tactic import HopperTactic
+from ingot.kernels.cuda.together import in_turn, one_variant, variant_of
 
 _EACH = 6
 """Likeliest variants of each half that are combined."""
@@ -55,19 +55,11 @@ class PairTactic:
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Two kernels; the tensor between them is a workspace where nobody else reads it."""
         parts = _read(region)
-        kernels, spaces = [], []
-        inner = parts.middle not in region.outputs
-        if inner:
-            tensor = parts.first.spec_of[parts.middle]
-            spaces.append(Workspace(mul(tensor.elements, itemsize(tensor.dtype))))
-        for half, chosen in zip((parts.first, parts.second), _apart(variant), strict=True):
-            program = _HOPPER.compile(half, chosen, target)
-            assert not program.workspaces, "cuda.hopper needs none"
-            kernels += [
-                replace(kernel, arguments=tuple(_moved(a, half, region) for a in kernel.arguments))
-                for kernel in program.kernels
-            ]
-        return Program(tuple(kernels), tuple(spaces))
+        halves_of = (parts.first, parts.second)
+        chosen = _apart(variant)
+        return in_turn(
+            region, halves_of, [_HOPPER.compile(h, v, target) for h, v in zip(halves_of, chosen, strict=True)]
+        )
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
         """Sum of both."""
@@ -85,31 +77,8 @@ def _read(region: Region) -> Halves:
 
 
 def _joined(name: str, first: Variant, second: Variant) -> Variant:
-    params = [(f"{mark}.{key}", value) for mark, v in (("a", first), ("b", second)) for key, value in v.params]
-    return Variant(name, tuple(params))
+    return one_variant(name, (("a", first), ("b", second)))
 
 
 def _apart(variant: Variant) -> tuple[Variant, Variant]:
-    first, second = (
-        Variant(_HOPPER.name, tuple((key[2:], value) for key, value in variant.params if key.startswith(f"{mark}.")))
-        for mark in "ab"
-    )
-    return first, second
-
-
-def _moved(argument: Argument, half: Region, whole: Region) -> Argument:
-    """An argument of one half's kernel as one of the whole Region's."""
-    match argument:
-        case Input() | Output():
-            return _place(argument, half, whole)
-        case TensorMap(tensor=tensor):
-            assert not isinstance(tensor, Scratch)
-            return replace(argument, tensor=_place(tensor, half, whole))
-    return argument
-
-
-def _place(tensor: Input | Output, half: Region, whole: Region) -> Input | Output | Scratch:
-    name = (half.inputs if isinstance(tensor, Input) else half.outputs)[tensor.index]
-    if name in whole.outputs:
-        return Output(whole.outputs.index(name))
-    return Input(whole.inputs.index(name)) if name in whole.inputs else Scratch(0)
+    return variant_of(variant, "a", _HOPPER.name), variant_of(variant, "b", _HOPPER.name)

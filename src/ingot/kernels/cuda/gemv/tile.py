@@ -80,7 +80,7 @@ def candidates(o: MmaOperands) -> list[GemvTile]:
         if o.b.across:
             forms = [(threads // groups, 1) for groups in _GROUPS if groups * o.b.width < 2 * max(o.cols, o.b.width)]
         else:
-            powers = [1 << p for p in range(threads.bit_length()) if _FEWEST_LANES <= 1 << p]
+            powers = [1 << p for p in range(threads.bit_length()) if 1 << p >= _FEWEST_LANES]
             forms = [(lanes, c) for lanes, c in itertools.product(powers, _COLUMNS) if c <= o.cols]
         for lanes, columns in forms:
             tile = GemvTile(lanes, columns, threads, 1)
