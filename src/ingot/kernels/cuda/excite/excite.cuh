@@ -47,6 +47,14 @@ INGOT_INLINE void put(float* own, unsigned rank, float value) {
 #endif
 
 typedef vec_t<element_t, kVector> pack_t;
+typedef vec_t<element_t, kInnerVector> inner_t;
+constexpr int kAbreast = kThreads / kHiddenLanes;    // hidden channels that are summed at once
+constexpr int kFirstRounds = (kHidden + kAbreast - 1) / kAbreast;
+constexpr int kFirstLoads = (kColumns + kHiddenLanes - 1) / kHiddenLanes;
+constexpr int kBeside = kThreads / kSumLanes;        // channels that are summed at once
+constexpr int kSecondRounds = (kSlice + kBeside - 1) / kBeside;
+constexpr int kInner = kHidden / kInnerVector;
+constexpr int kSecondLoads = (kInner + kSumLanes - 1) / kSumLanes;
 
 template <int kLanes> INGOT_INLINE float sum_of_lanes(float x) {
 #pragma unroll
@@ -60,12 +68,10 @@ INGOT_INLINE void run_excite(const element_t* x, const element_t* w1, const elem
   float* const sums = (float*)(base + kSums);              // [kRows][kSlice]
   float* const means = (float*)(base + kMeans);            // [kSlice], of a part of the pixels that part of the mean
   float* const got = (float*)(base + kGot);                // [kCluster][kHidden]
-  float* const inner = (float*)(base + kInner);            // [kHidden]
+  float* const hidden = (float*)(base + kHiddens);         // [kHidden]
   float* const gates = (float*)(base + kGates);            // [kSlice]
   float* const bias1 = (float*)(base + kBias1);            // [kHidden]
   float* const bias2 = (float*)(base + kBias2);            // [kSlice]
-  element_t* const first = (element_t*)(base + kFirst);    // [kHidden][kSlice]
-  element_t* const second = (element_t*)(base + kSecond);  // [kSlice][kHidden]
   const int thread = (int)threadIdx.x;
   const int rank = (int)cluster_rank(), image = (int)blockIdx.x / kCluster;
   const int channel = rank % kSlices * kSlice, left = kChannels - channel;
@@ -73,15 +79,26 @@ INGOT_INLINE void run_excite(const element_t* x, const element_t* w1, const elem
   others_arrive();
 
   // Weights are no other kernel's result: they are here when the image is.
-  const int packs = count / kVector;
-#pragma unroll 4
-  for (int i = thread; i < kHidden * packs; i += kThreads) {
-    const int s = i / packs, at = i % packs * kVector;
-    store_vec(first + s * kSlice + at, load_vec<kVector>(w1 + s * kChannels + channel + at));
-  }
-#pragma unroll 4
-  for (int i = thread; i < kHidden * packs; i += kThreads)
-    store_vec(second + i * kVector, load_vec<kVector>(w2 + channel * kHidden + i * kVector));
+  const int hidden_lane = thread % kHiddenLanes, sum_lane = thread % kSumLanes;
+  pack_t first[kFirstRounds][kFirstLoads];
+  inner_t second[kSecondRounds][kSecondLoads];
+#pragma unroll
+  for (int round = 0; round < kFirstRounds; ++round)
+#pragma unroll
+    for (int k = 0; k < kFirstLoads; ++k) {
+      const int s = round * kAbreast + thread / kHiddenLanes, at = (k * kHiddenLanes + hidden_lane) * kVector;
+      first[round][k] = pack_t{};
+      if (s < kHidden && at < count) first[round][k] = load_vec<kVector>(w1 + s * kChannels + channel + at);
+    }
+#pragma unroll
+  for (int round = 0; round < kSecondRounds; ++round)
+#pragma unroll
+    for (int k = 0; k < kSecondLoads; ++k) {
+      const int c = round * kBeside + thread / kSumLanes, at = k * kSumLanes + sum_lane;
+      second[round][k] = inner_t{};
+      if (c < count && at < kInner)
+        second[round][k] = load_vec<kInnerVector>(w2 + (channel + c) * kHidden + at * kInnerVector);
+    }
   for (int i = thread; i < kHidden; i += kThreads) bias1[i] = kFirstBias ? (float)b1[i] : 0.0f;
   for (int i = thread; i < count; i += kThreads) bias2[i] = kSecondBias ? (float)b2[channel + i] : 0.0f;
   pdl_wait();
@@ -112,30 +129,37 @@ INGOT_INLINE void run_excite(const element_t* x, const element_t* w1, const elem
   }
   __syncthreads();
 #pragma unroll
-  for (int c0 = 0; c0 < kSlice; c0 += kThreads / kSumLanes) {
-    const int c = c0 + thread / kSumLanes;
+  for (int round = 0; round < kSecondRounds; ++round) {
+    const int c = round * kBeside + thread / kSumLanes;
     float total = 0.0f;
     if (c < count) {
-#pragma unroll 4
-      for (int r = thread % kSumLanes; r < kRows; r += kSumLanes) total += sums[r * kSlice + c];
+#pragma unroll 16
+      for (int r = sum_lane; r < kRows; r += kSumLanes) total += sums[r * kSlice + c];
     }
     total = sum_of_lanes<kSumLanes>(total) * (1.0f / kPixels);
-    if (c < count && thread % kSumLanes == 0) means[c] = kParts > 1 ? total : mean_of(total);
+    if (c < kSlice && sum_lane == 0) means[c] = c >= count ? 0.0f : (kParts > 1 ? total : mean_of(total));
   }
   others_wait();  // all blocks of the cluster have begun
   __syncthreads();
 #pragma unroll
-  for (int s0 = 0; s0 < kHidden; s0 += kThreads / kHiddenLanes) {
-    const int s = s0 + thread / kHiddenLanes, lane = thread % kHiddenLanes;
+  for (int round = 0; round < kFirstRounds; ++round) {
+    const int s = round * kAbreast + thread / kHiddenLanes;
     float total = 0.0f;
-    if (s < kHidden) {
-#pragma unroll 4
-      for (int i = lane; i < count; i += kHiddenLanes) total = fmaf((float)first[s * kSlice + i], means[i], total);
+#pragma unroll
+    for (int k = 0; k < kFirstLoads; ++k) {
+      const int at = (k * kHiddenLanes + hidden_lane) * kVector;
+      if (at >= kSlice) continue;
+#pragma unroll
+      for (int j = 0; j < kVector; j += 4) {
+        const vec_t<float, 4> mean = load_vec<4>(means + at + j);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) total = fmaf((float)first[round][k].v[j + i], mean.v[i], total);
+      }
     }
     total = sum_of_lanes<kHiddenLanes>(total);
     if (s < kHidden) {
 #pragma unroll
-      for (int k = lane; k < kCluster; k += kHiddenLanes) put(got + rank * kHidden + s, k, total);
+      for (int k = hidden_lane; k < kCluster; k += kHiddenLanes) put(got + rank * kHidden + s, k, total);
     }
   }
   others_arrive();
@@ -144,20 +168,23 @@ INGOT_INLINE void run_excite(const element_t* x, const element_t* w1, const elem
     float total = bias1[s];
 #pragma unroll
     for (int k = 0; k < kCluster; ++k) total += got[k * kHidden + s];
-    inner[s] = hidden_of(total);
+    hidden[s] = hidden_of(total);
   }
   __syncthreads();
 #pragma unroll
-  for (int c0 = 0; c0 < kSlice; c0 += kThreads / kSumLanes) {
-    const int c = c0 + thread / kSumLanes;
+  for (int round = 0; round < kSecondRounds; ++round) {
+    const int c = round * kBeside + thread / kSumLanes;
     float total = 0.0f;
-    if (c < count) {
-#pragma unroll 4
-      for (int s = thread % kSumLanes; s < kHidden; s += kSumLanes)
-        total = fmaf((float)second[c * kHidden + s], inner[s], total);
+#pragma unroll
+    for (int k = 0; k < kSecondLoads; ++k) {
+      const int at = k * kSumLanes + sum_lane;
+      if (at >= kInner) continue;
+#pragma unroll
+      for (int j = 0; j < kInnerVector; ++j)
+        total = fmaf((float)second[round][k].v[j], hidden[at * kInnerVector + j], total);
     }
     total = sum_of_lanes<kSumLanes>(total);
-    if (c < count && thread % kSumLanes == 0) gates[c] = gate_of(total + bias2[c]);
+    if (c < count && sum_lane == 0) gates[c] = gate_of(total + bias2[c]);
   }
   __syncthreads();
   if (!busy) return;

@@ -8,7 +8,7 @@ from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.region import Region
 from ingot.kernels.api import Target
-from ingot.kernels.cost import LAUNCH, shared_limit
+from ingot.kernels.cost import shared_limit
 from ingot.kernels.cuda.excite.plan import ExcitePlan, plan_excite
 from ingot.kernels.cuda.excite.source import Form
 
@@ -18,17 +18,20 @@ _PARTS = (1, 2, 4, 8, 16)
 _THREADS = (128, 256, 512, 1024)
 _REGISTERS = 65536
 _WORKING = 56
-"""Registers of a thread beside its pixels."""
-_PACK = 4
-"""Registers of one access."""
-_STEPS = 2.1e-6
-"""Seconds from the wait to the last store beside the stream: five barriers, products, the way between blocks."""
-_ALONE = 0.5e-6
+"""Registers of a thread beside pixels and weights."""
+_MOST = 240
+"""Registers of a thread."""
+_STEPS = 1.8e-6
+"""Seconds of the launch and of a block beside stream and products: five barriers, the way between blocks."""
+_ALONE = 0.4e-6
 """Of that the way between blocks."""
-_STREAM = 90e9
-"""Bytes a second that one block takes in, with enough loads under way."""
-_RATE = 0.1e12
-"""Multiplications and additions a second of one block over operands in shared memory."""
+_LINE = 128
+_EACH_LINE = 8.5e-9
+"""Seconds in which one block takes in a cache line and writes another."""
+_AGAIN = 1.2e-6
+"""Seconds more for each wave of blocks behind the first."""
+_EACH_PRODUCT = 8e-9
+"""Seconds for a multiplication of each thread in both products."""
 
 
 def fits(region: Region, target: Target) -> Answer:
@@ -49,22 +52,22 @@ def forms(plan: ExcitePlan, target: Target) -> list[Form]:
             continue
         form = Form(plan, cluster, parts, threads)
         busy = form.slice_columns * (form.slices // 2) < plan.columns and form.chunk * (parts - 1) < plan.pixels
-        registers = threads * (_PACK * form.loads + _WORKING)
-        if form.rows >= 1 and busy and registers <= _REGISTERS and form.shared <= shared_limit(target):
+        if form.rows < 1 or not busy or form.registers + _WORKING > min(_MOST, _REGISTERS // threads):
+            continue
+        if form.shared <= shared_limit(target):
             found.append(form)
     return found
 
 
 def seconds(form: Form, target: Target, batch: int) -> float:
-    """Launch, the steps of a block, and the longer of its stream and all traffic, in as many waves as blocks need."""
+    """Launch, the steps of a block, and the longer of what an SM's blocks take in and all traffic."""
     plan, item = form.plan, dtypes.itemsize(form.plan.x.dtype)
-    share = form.chunk * form.slice * item
-    resident = max(1, min(_REGISTERS // (form.threads * (_PACK * form.loads + _WORKING)), 227 * 1024 // form.shared))
+    resident = max(1, min(_REGISTERS // (form.threads * (form.registers + _WORKING)), 227 * 1024 // form.shared))
     waves = -(-batch * form.cluster // (target.sms * resident))
-    products = 4 * plan.hidden * form.slice / _RATE
-    steps = _STEPS - (_ALONE if form.cluster == 1 else 0.0) + form.threads * 0.3e-9
-    # Vectors side by side that are less than a sector, and few loads under way, waste bandwidth.
-    whole = min(1.0, form.slice * item / 32)
-    stream = 2 * share / (_STREAM * whole * min(1.0, 0.25 + form.loads * form.threads / 1024))
+    # Pixels of which a block takes some channels only begin and end in the middle of lines.
+    lines = form.chunk * (form.slice * item / _LINE + (0.5 if form.slices > 1 else 0.0))
+    stream = -(-batch * form.cluster // target.sms) * lines * _EACH_LINE + (waves - 1) * _AGAIN
+    products = plan.hidden * form.slice / form.threads * _EACH_PRODUCT
+    steps = _STEPS - (_ALONE if form.cluster == 1 else 0.0) + form.threads * 0.5e-9
     traffic = 2 * batch * plan.pixels * plan.channels * item / target.bandwidth
-    return LAUNCH + max(waves * (stream + products + steps), traffic + steps)
+    return max(stream, traffic) + products + steps

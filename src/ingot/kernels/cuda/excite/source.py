@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,21 @@ class Form:
         """Pixels of one thread, which it keeps in registers."""
         return -(-self.chunk // max(self.rows, 1))
 
+    @property
+    def inner_vector(self) -> int:
+        """Hidden channels of one access to the second product's weights."""
+        return math.gcd(self.plan.hidden, self.plan.vector)
+
+    @property
+    def registers(self) -> int:
+        """Registers of a thread's pixels and weights."""
+        per = self.threads // self.lanes(self.plan.hidden), self.threads // self.lanes(self.slice)
+        first = -(-self.plan.hidden // per[0]) * -(-self.slice_columns // self.lanes(self.plan.hidden))
+        inner = self.plan.hidden // self.inner_vector
+        second = -(-self.slice // per[1]) * -(-inner // self.lanes(self.slice))
+        pack = _ALIGN // 4
+        return pack * (self.loads + first) + max(1, pack * self.inner_vector // self.plan.vector) * second
+
     def lanes(self, count: int) -> int:
         """Threads that share a sum of which there are ``count``: as many as there are, at most a warp."""
         lanes = 1
@@ -73,17 +89,16 @@ class Form:
     @cached_property
     def places(self) -> dict[str, int]:
         """Bytes from the start of shared memory by name; ``""`` is the end."""
-        plan, item = self.plan, dtypes.itemsize(self.plan.x.dtype)
+        plan = self.plan
         sizes = {
-            "Sums": 4 * self.rows * self.slice, "Means": 4 * self.slice, "Got": 4 * self.cluster * plan.hidden,
-            "Inner": 4 * plan.hidden, "Gates": 4 * self.slice, "Bias1": 4 * plan.hidden, "Bias2": 4 * self.slice,
-            "First": item * plan.hidden * self.slice, "Second": item * plan.hidden * self.slice,
+            "Sums": self.rows * self.slice, "Means": self.slice, "Got": self.cluster * plan.hidden,
+            "Hiddens": plan.hidden, "Gates": self.slice, "Bias1": plan.hidden, "Bias2": self.slice,
         }  # fmt: skip
         places: dict[str, int] = {}
         at = 0
         for name, size in sizes.items():
             places[name] = at
-            at += -(-size // _ALIGN) * _ALIGN
+            at += -(-4 * size // _ALIGN) * _ALIGN
         return places | {"": at}
 
     @property
@@ -127,6 +142,7 @@ def _constants(form: Form) -> str:
         "Columns": form.slice_columns, "Channels": plan.channels, "Hidden": plan.hidden, "Pixels": plan.pixels,
         "Chunk": form.chunk, "Slices": form.slices, "Slice": form.slice, "Parts": form.parts, "Loads": form.loads,
         "SumLanes": form.lanes(form.slice), "HiddenLanes": form.lanes(plan.hidden),
+        "InnerVector": form.inner_vector,
         "Pixel": plan.x.strides[3], "PixelTo": plan.y.strides[3],
         **{name: place for name, place in form.places.items() if name},
     }  # fmt: skip

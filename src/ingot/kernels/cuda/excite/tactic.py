@@ -19,6 +19,7 @@ from ingot.kernels.cuda.source import Source
 
 _PER_CLUSTER = 4
 """Most variants of one number of blocks."""
+_LIMIT = 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExciteTactic:
             seen[form.cluster] += 1
             if seen[form.cluster] <= _PER_CLUSTER:
                 head.append(form.variant(self.name))
-        return head
+        return head[:_LIMIT]
 
     def source(self, region: Region, variant: Variant) -> Source:
         """CUDA C++ of a variant."""
