@@ -176,7 +176,7 @@ def _lowered(
     if old is not None:
         return _Lowering(old, sha256, notes)
     progress("passes", 0, 1)
-    canonical = canonicalise(imported.model, fp16=options.fp16, dump=dump, unroll=options.unroll)
+    canonical = canonicalise(imported.model, fp16=options.fp16, dump=dump, unroll=options.unroll, keep=False)
     del imported  # its weights are as large as the model
     progress("passes", 1, 1)
     progress("lower", 0, 1)

@@ -19,6 +19,7 @@ from ingot.importer.loops import complete_loops
 from ingot.importer.maps import hide_maps
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
+from ingot.importer.own import free_copies, own_weights
 from ingot.importer.plugin_nodes import check_plugin_nodes, plugin_of
 from ingot.importer.read import Source, read
 from ingot.importer.schemas import check_nodes
@@ -69,6 +70,8 @@ def import_model(
     unknown = without_shape(model)
     model, more = upgrade(model)
     notes += more
+    if more:
+        free_copies(model)
     if without_shape(model) - unknown:  # values that the upgrade made
         infer_noting_outputs(model)
     _tidy(model)
@@ -88,7 +91,9 @@ def _checked(source: Source) -> ir.Model:
         check_tensors(proto)
         check_structure(proto)
         hide_maps(proto)
-        return ir.from_proto(level_functions(proto))
+        model = ir.from_proto(level_functions(proto))
+        own_weights(model)
+        return model
     except IngotError:
         raise
     except Exception as error:  # text that is not UTF-8, and whatever a damaged message makes the deserialiser raise

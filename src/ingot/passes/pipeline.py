@@ -102,16 +102,18 @@ FP16 = Pass("autocast", autocast)
 """Runs after all others, where float16 is wanted."""
 
 
-def canonicalise(model: ir.Model, *, fp16: bool, dump: Dump | None = None, unroll: int = UNROLL) -> Canonical:
+def canonicalise(
+    model: ir.Model, *, fp16: bool, dump: Dump | None = None, unroll: int = UNROLL, keep: bool = True
+) -> Canonical:
     """A rewritten copy of ``model``; inputs and outputs keep names, types and shapes.
 
     ``model`` has its functions inlined and no initializer among its inputs. ``dump`` is called with
     the name of each pass and the model after it. ``unroll``: how many nodes
-    unrolled loops may have in all. Raises AssertionError, with the name of the pass,
-    when one leaves a broken graph.
+    unrolled loops may have in all. Without ``keep`` the model itself is rewritten, so that weights are
+    freed as others take their place. Raises AssertionError, with the name of the pass, when one leaves a broken graph.
     """
     steps = [Pass(CONTROL, partial(open_control_flow, limit=unroll)) if p.name == CONTROL else p for p in PASSES]
-    return _rewritten(model, [*steps, *([FP16] if fp16 else [])], dump)
+    return _rewritten(model.clone() if keep else model, [*steps, *([FP16] if fp16 else [])], dump)
 
 
 def prepare_to_quantize(model: ir.Model) -> Canonical:
@@ -119,16 +121,15 @@ def prepare_to_quantize(model: ir.Model) -> Canonical:
 
     As :func:`canonicalise`, with ``BEFORE_QUANTIZATION`` alone; its nodes have unique names.
     """
-    return _rewritten(model, [step for step in PASSES if step.name in BEFORE_QUANTIZATION], None)
+    return _rewritten(model.clone(), [step for step in PASSES if step.name in BEFORE_QUANTIZATION], None)
 
 
 def _rewritten(model: ir.Model, steps: Sequence[Pass], dump: Dump | None) -> Canonical:
-    model = model.clone()
     _name_nodes(model)
     signature = signature_of(model)
     notes: list[str] = []
     for step in steps:
-        with _apart(model):
+        with _apart(model), _forgetting(model.graph):
             notes.extend(f"{step.name}: {line}" for line in step.run(model))
             tidy(model)
         _check(model, signature, step.name)
@@ -151,6 +152,16 @@ def _apart(model: ir.Model) -> Iterator[None]:
         for node, domain in taken:
             node.domain = domain
         model.opset_imports.pop(TAKEN, None)
+
+
+@contextmanager
+def _forgetting(graph: ir.Graph) -> Iterator[None]:
+    """Weights that a pass took out of ``graph`` are freed at once: the library counts their readers, and keeps them."""
+    before = list(graph.initializers.values())
+    yield
+    for value in before:
+        if value.graph is None:
+            value.const_value = None
 
 
 def _check(model: ir.Model, signature: Signature, name: str) -> None:
