@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.quantized import FLOAT8, quantized_matmul
+from support.quantized import FLOAT8, quantized_conv, quantized_matmul
 from support.regions import Op, conv_region, gemm_region
 
 from ingot.builder.targets import gpu_target
@@ -103,6 +103,25 @@ def test_grid_of_symbolic_shapes() -> None:
     from ingot.graph.dims import evaluate
 
     assert evaluate(program.kernels[0].grid[0], {"N": 3}) == 3 * 56 * 56 // 64
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_no_byte_is_stored_out_of_a_float(zero: int) -> None:
+    """ptxas takes a store of the low byte of such a register for a conversion: all bytes were 255 on an H200."""
+    tile = Tile(16, 16, 32, 2, 2, split=2)
+    region = quantized_conv((1, 48, 7, 7), (29, 48, 3, 3), pads=(1, 1, 1, 1), offset=None, zero=zero)
+    k, _, _ = ConvTactic().generate(region, tile.variant("triton.conv"), Target(90))
+    text = ptx(k, tile, Target(90)).ptx
+    floats = set(re.findall(r"\.f32\s+(%\w+),", text))
+    bytes_of = re.findall(r"st\.\w+(?:\.\w+)*\.[bsu]8\s+\[[^\]]*\],\s*\{?\s*([^;}]*)", text)
+    stored = {name.strip() for names in bytes_of for name in names.split(",")}
+    assert floats and stored and not floats & stored
+
+
+def test_bytes_split_their_depth_too() -> None:
+    region = quantized_conv((1, 512, 7, 7), (512, 512, 3, 3), pads=(1, 1, 1, 1))
+    splits = [dict(variant.params)["split"] for variant in ConvTactic().variants(region, Target(90, sms=132), {})]
+    assert max(splits) > 1
 
 
 def test_second_compilation_is_the_same_bits() -> None:

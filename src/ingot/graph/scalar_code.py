@@ -314,9 +314,12 @@ class Triton(Code):
     def quantized(self, x: str, factor: float, bounds: tuple[float, float], zero: str) -> str:
         low, high = (self.number(bound) for bound in bounds)
         bounded = f"tl.minimum(tl.maximum({x}, {low}), {high})"
-        # Beside 1.5 * 2^23 floats are whole, and their last bits those of the integer.
-        shifted = f"({bounded} * {self.number(factor)} + 12582912.0)"
-        return f"({shifted}.to(tl.int32, bitcast=True){f' + {zero}' if zero else ''})"
+        # Beside 1.5 * 2^23 floats are whole, and their last bits those of the integer. Something is always added to
+        # these: Triton's registers have no type, and ptxas (12.8 to 13.0) takes a store of the low byte of one that a
+        # float was computed in for a conversion of that float.
+        magic, more = (12582912.0, f"+ {zero}") if zero else (12583040.0, "- 128")
+        shifted = f"({bounded} * {self.number(factor)} + {magic})"
+        return f"({shifted}.to(tl.int32, bitcast=True) {more})"
 
     def narrow(self, text: str, to: str) -> str:
         return f"{text}.to(tl.{to})"

