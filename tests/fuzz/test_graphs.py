@@ -14,7 +14,10 @@ from support.any_ops import grown, seeded
 from support.gpu import device_target
 
 from ingot.builder.api import build_engine, build_hollow
+from ingot.engine.file import EngineFile
 from ingot.options import BuildOptions
+from ingot.passes import lazy, lower
+from ingot.plan.spec import conditions
 from ingot.runtime.engine import Engine
 from ingot.simulate.simulator import Simulator
 
@@ -35,16 +38,21 @@ def wanted(graphs: Sequence[AnyGraph], feeds: dict[str, np.ndarray]) -> dict[str
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def check(graphs: Sequence[AnyGraph], target: str) -> None:
-    """Asserts that all outputs of the graphs, built into one engine for ``target``, are ONNX Runtime's."""
+def check(graphs: Sequence[AnyGraph], target: str) -> EngineFile | None:
+    """Asserts that all outputs of the graphs, built into one engine for ``target``, are ONNX Runtime's.
+
+    Gives the engine; None where the graphs have no output.
+    """
     model, feeds = model_of(graphs), feeds_of(graphs)
     if not model.graph.output:
-        return
+        return None
     truth = wanted(graphs, feeds)
     if target == "simulator":
-        made = Simulator(build_hollow(model, BuildOptions("sm_90"))).run(feeds)
+        engine = build_hollow(model, BuildOptions("sm_90"))
+        made = Simulator(engine).run(feeds)
     else:
-        made = Engine(build_engine(model, BuildOptions(target, opt_level=0))).context().run(feeds)
+        engine = build_engine(model, BuildOptions(target, opt_level=0))
+        made = Engine(engine).context().run(feeds)
     wrong = differences(truth, made, graphs)
     nodes = (
         "\n".join(f"{n.op_type} {list(n.input)} -> {list(n.output)}" for n in model.graph.node)
@@ -52,6 +60,7 @@ def check(graphs: Sequence[AnyGraph], target: str) -> None:
         else ""
     )
     assert not wrong, "\n".join([*wrong, nodes])
+    return engine
 
 
 def group(first: int, count: int = TOGETHER, steps: int = 8) -> list[AnyGraph]:
@@ -62,6 +71,14 @@ def group(first: int, count: int = TOGETHER, steps: int = 8) -> list[AnyGraph]:
 def drawn(data: st.DataObject) -> AnyGraph:
     """A graph of hypothesis's choice, which it can shrink."""
     return grown(lambda n: data.draw(st.integers(0, n - 1)))
+
+
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small graphs are cut as large ones: islands take no neighbours in, and the host looks at every condition."""
+    monkeypatch.setattr(lower, "cheaper_on_host", lambda *_: {})
+    for cost in ("_READ_BACK", "_ON_HOST"):
+        monkeypatch.setattr(lazy, cost, 0.0)
 
 
 def test_graphs_are_repeatable_and_use_every_maker() -> None:
@@ -84,6 +101,12 @@ def test_seeded_graphs(target: str) -> None:
     check(group(0), target)
 
 
+@pytest.mark.usefixtures("as_if_large")
+def test_graphs_whose_course_the_host_decides() -> None:
+    engine = check(group(24, 12), "simulator")
+    assert engine is not None and engine.plan.data and len(conditions(engine.plan.steps)) > 3
+
+
 @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_drawn_graphs(data: st.DataObject) -> None:
@@ -99,6 +122,14 @@ def test_many_seeded_graphs(first: int, target: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.usefixtures("as_if_large")
+@pytest.mark.parametrize("first", range(6000, 6500, 100))
+def test_many_graphs_whose_course_the_host_decides(first: int) -> None:
+    for start in range(first, first + 100, TOGETHER):
+        check(group(start), "simulator")
+
+
+@pytest.mark.nightly
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_many_drawn_graphs(data: st.DataObject) -> None:
@@ -111,3 +142,12 @@ def test_many_drawn_graphs(data: st.DataObject) -> None:
 def test_graphs_on_the_device(first: int) -> None:
     """Models of many graphs: the compile processes never wait, and equal ops share their kernels."""
     check(group(first, steps=6), "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(device_target() is None, reason="no GPU")
+@pytest.mark.usefixtures("as_if_large")
+@pytest.mark.parametrize("first", range(0, GPU_GRAPHS // 5, TOGETHER))
+def test_graphs_on_the_device_whose_course_the_host_decides(first: int) -> None:
+    engine = check(group(first, steps=6), "cuda")
+    assert engine is not None and conditions(engine.plan.steps)

@@ -74,6 +74,29 @@ def _graph(g: AnyGraph, body: AnyGraph, inputs: Sequence[Value], outputs: Sequen
     )
 
 
+def looked_up(g: AnyGraph) -> Value | None:
+    """A slice at a place that data decides: an op that must not run in vain, as the place may be anything there."""
+    v, told = g.value("float32", "int64", least=1), g.value(exact=True, least=1)
+    if v is None or told is None:
+        return None
+    axis = g.choose(len(v.shape))
+    fit = [i for i, size in enumerate(told.shape) if size <= v.shape[axis]]
+    if not fit:
+        return None
+    at, rest = g.pick(fit), math.prod(told.shape)
+    place = g.add("ArgMax", [told], ("int64", tuple(s for i, s in enumerate(told.shape) if i != at), True, 8.0),
+                  axis=at, keepdims=0)  # fmt: skip
+    first = g.like("Reshape", [*place, g.ints(-1)], place[0], (rest // told.shape[at],)) if place else []
+    one = g.like("Gather", [*first, g.constant(np.int64(0))], first[0], ()) if first else []
+    shape = (*v.shape[:axis], *v.shape[axis + 1 :])
+    return g.like("Gather", [v, *one], v, shape, axis=axis)[0] if one else None
+
+
+def look_up(g: AnyGraph) -> None:
+    """See :func:`looked_up`."""
+    looked_up(g)
+
+
 def _join(a: Value, b: Value) -> Made:
     return a.dtype, a.shape, a.exact and b.exact, max(a.bound, b.bound)
 
@@ -92,8 +115,9 @@ def if_(g: AnyGraph) -> None:
     bodies = [g.body([], 1 + g.choose(_STEPS)) for _ in range(2)]
     rows: list[tuple[Value, Value]] = []
     for _ in range(1 + g.choose(2)):
-        first = g.pick(bodies[0].values)
-        one = _result(bodies[0], first.dtype, first.shape, [row[0] for row in rows])
+        found = looked_up(bodies[0]) if not known and g.choose(2) else None
+        first = found or g.pick(bodies[0].values)
+        one = found or _result(bodies[0], first.dtype, first.shape, [row[0] for row in rows])
         shape = (2, *first.shape[-1:]) if known and g.choose(2) else first.shape
         rows.append((one, _result(bodies[1], first.dtype, shape, [row[1] for row in rows])))
     graphs = [_graph(g, body, [], [row[i] for row in rows]) for i, body in enumerate(bodies)]

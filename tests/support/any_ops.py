@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from support.any_control import if_, loop, scan
+from support.any_control import if_, look_up, loop, scan
 from support.any_graphs import TYPES, AnyGraph, Choose, Maker, Shape, Value
 from support.any_recurrent import recurrent
 from support.any_sizes import data_sized
@@ -344,7 +344,7 @@ MAKERS: tuple[Maker, ...] = (
     _unary, _unary, _unary, _binary, _binary, _scaled, _divided, _compared, _where, _logical, _cast, _clip, _conv,
     _conv, _matmul, _gemm, _pool, _reduce, _reduce, _arg, _softmax, _normalised, _transpose, _reshape, _squeezed,
     _slice, _split, _concat, _concat, _pad, _gather, _tile, _expand, _resize, _blocks, _triangle, _running_sum,
-    recurrent, recurrent, if_, if_, loop, loop, scan, data_sized, data_sized,
+    recurrent, recurrent, if_, if_, loop, loop, scan, data_sized, data_sized, look_up,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def data_sized(g: AnyGraph) -> None:
     found = g.pick((_compressed, _compressed, _nonzero, _unique, _top, _range))(g)
     if found is not None:
         v, axis = found
-        for _ in range(g.choose(3)):
+        for _ in range(g.choose(4)):
             v = _worked_on(g, v, axis)
         shape = (*v.shape[:axis], *v.shape[axis + 1 :])
         bound = v.bound * max(v.shape[axis], 1)
@@ -117,7 +117,7 @@ def _worked_on(g: AnyGraph, v: Value, axis: int) -> Value:
     if v.dtype != "float32":
         return v
     last = len(v.shape) - 1
-    if last > axis and v.bound * v.shape[-1] <= 256 and g.choose(2):
+    if last > axis and v.bound * v.shape[-1] <= 256 and g.choose(4):
         columns = g.pick((1, 4, 8))
         made = ("float32", (*v.shape[:-1], columns), False, v.bound * v.shape[-1] / 2 + 1)
         return next(iter(g.add("MatMul", [v, g.weight(v.shape[-1], columns)], made)), v)
