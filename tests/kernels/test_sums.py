@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support.chains import SUMS, sum_region
+from support.quantized import quantized_sum
 from support.regions import refused
 
 from ingot.errors import No
@@ -86,3 +87,28 @@ def test_pair_of_kernels() -> None:
     assert Scratch(0) in first.arguments and Scratch(0) in second.arguments, "the residual of the second"
     assert next(a.tensor for a in second.arguments if isinstance(a, TensorMap)) == Input(LARGE.inputs.index("x2"))
     assert not isinstance(sum_operands(LARGE), No)
+
+
+def test_integers_have_one_product_and_scales_of_both() -> None:
+    region = quantized_sum((8, 256, 56, 56), 128, 512, stride=2)
+    o = read(region)
+    assert o.scales == ("scale", "scale1") and o.beside is not None and o.beside.gather
+    assert [op.op for op in o.normal.epilogue] == ["Cast", "Mul", "Add", "Add", "Relu", "QuantizeLinear"]
+    assert "scale1" in o.normal.epilogue[1].inputs, "those of the first convolution hold for the sum"
+    assert all(tile.dealt and tile.cluster == tile.split == 1 for tile in candidates(o, {}))
+    variants = HOPPER.variants(region, SM90, {})
+    for variant in [variants[0], next(v for v in variants if dict(v.params)["bn"] == 64)]:
+        text = HOPPER.source(region, variant, SM90).text
+        assert "quotients" in text and compile_cuda(text, ENTRY, SM90, specific=True).spills == 0
+    alone = quantized_sum((2, 64, 9, 9), 32, 64, biases=(False, False))
+    assert HOPPER.accepts(alone, SM90)
+
+
+def test_refusals_of_integers() -> None:
+    region = quantized_sum((2, 64, 9, 9), 32, 64)
+    assert not PAIR.accepts(region, SM90)
+    assert "multiple of 32" in refused(HOPPER, quantized_sum((2, 64, 9, 9), 32, 80), SM90)
+    mixed = region.with_specs({"x": replace(region.spec_of["x"], dtype="int8")})
+    assert "differ" in refused(HOPPER, mixed, SM90)
+    one = region.with_specs({"scale": replace(region.spec_of["scale"], shape=(1,), strides=(1,))})
+    assert "scaled" in refused(HOPPER, one, SM90)

@@ -78,6 +78,49 @@ def quantized_matmul(
                      residual=residual, with_offset=whole and offset, zero=zero)  # fmt: skip
 
 
+def quantized_sum(
+    x: Shape,
+    other: int,
+    cols: int,
+    *,
+    stride: int = 1,
+    x_type: str = "uint8",
+    out: str = "uint8",
+    biases: tuple[bool, bool] = (True, True),
+) -> Region:
+    """The sum of two pointwise convolutions of bytes, each with scales of its own, then Relu and a quantization.
+
+    ``x`` is read with ``stride``, one of ``other`` channels and the result's size with none.
+    """
+    batch, height, width = x[0], int(x[2]), int(x[3])
+    last = channels_last(4)
+    result = spec("float32", (batch, cols, (height - 1) // stride + 1, (width - 1) // stride + 1), last)
+    inputs: dict[str, TensorSpec] = {}
+    values: dict[str, TensorSpec] = {}
+    ops: list[BodyOp] = []
+    for mark, shape, step, bias in (
+        ("1", x, stride, biases[0]), ("", (batch, other, *result.shape[2:]), 1, biases[1])
+    ):  # fmt: skip
+        inputs[f"x{mark}"] = spec(x_type, shape, last)
+        inputs[f"w{mark}"] = spec("int8", (cols, shape[1], 1, 1), last, constant=True)
+        inputs[f"scale{mark}"] = spec("float32", (cols, 1, 1), constant=True)
+        values |= {f"sums{mark}": replace(result, dtype="int32"), f"real{mark}": result, f"scaled{mark}": result}
+        ops.append(BodyOp("ConvInteger", (f"x{mark}", f"w{mark}"), (f"sums{mark}",), (("strides", (step, step)),)))
+        ops.append(BodyOp("Cast", (f"sums{mark}",), (f"real{mark}",), (("to", _FLOAT),)))
+        ops.append(BodyOp("Mul", (f"real{mark}", f"scale{mark}"), (f"scaled{mark}",)))
+        if bias:
+            inputs[f"bias{mark}"] = spec("float32", (cols, 1, 1), constant=True)
+            values[f"whole{mark}"] = result
+            ops.append(BodyOp("Add", (f"scaled{mark}", f"bias{mark}"), (f"whole{mark}",)))
+    ends = [f"{'whole' if bias else 'scaled'}{mark}" for mark, bias in zip(("1", ""), biases, strict=True)]
+    ops += [BodyOp("Add", (ends[1], ends[0]), ("sum",)), BodyOp("Relu", ("sum",), ("real_y",))]
+    values |= {"sum": result, "real_y": result, "y": replace(result, dtype=out)}
+    literals: dict[str, Literal] = {"y_scale": 0.5, "y_zero": 0}
+    ops.append(BodyOp("QuantizeLinear", ("real_y", "y_scale", "y_zero"), ("y",)))
+    named = tuple((inputs | values).items())
+    return Region(Kind.SUM, "test", tuple(inputs), ("y",), tuple(ops), named, tuple(literals.items()))
+
+
 def _finished(
     kind: Kind,
     anchor: BodyOp,
@@ -139,7 +182,7 @@ def quantized_inputs(region: Region, bindings: Bindings | None = None, seed: int
     rng = np.random.default_rng(seed)
     arrays = []
     w = region.spec_of["w"]
-    taps = w.shape[1:] if region.kind is Kind.CONV else w.shape[-2:-1]
+    taps = w.shape[1:] if region.kind in (Kind.CONV, Kind.SUM) else w.shape[-2:-1]
     depth = float(np.prod([int(d) for d in taps]))
     for name, value in zip(region.inputs, region.input_specs, strict=True):
         stored = Stored.of(value, bindings or {})

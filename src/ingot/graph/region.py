@@ -31,7 +31,7 @@ class Kind(StrEnum):
     CHAIN = "chain"
     """Two pointwise Convs with pointwise ops behind each; the second reads the first one's result."""
     SUM = "sum"
-    """The sum of two pointwise Convs of any strides, pointwise ops behind it."""
+    """The sum of two pointwise Convs or ConvIntegers of any strides, pointwise ops behind it."""
     EXCITE = "excite"
     """The mean over the pixels of each channel, two 1 x 1 convolutions of it, and the gate's product with the input."""
     GEMM = "gemm"
@@ -194,7 +194,7 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.CONV: ("Conv", "ConvTranspose", "ConvInteger"),
     Kind.STEM: ("Conv",),
     Kind.CHAIN: ("Conv",),
-    Kind.SUM: ("Conv",),
+    Kind.SUM: ("Conv", "ConvInteger"),
     Kind.EXCITE: ("Conv",),
     Kind.GEMM: ("MatMul", "Gemm", "MatMulInteger"),
     Kind.ATTENTION: ("Attention",),

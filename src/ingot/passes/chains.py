@@ -8,19 +8,17 @@ tactics for both take the Region. What no tactic accepts is cut apart again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Kind
 from ingot.passes.flatten import FlatGraph, FlatOp
-from ingot.passes.partition import Group, Partition
+from ingot.passes.partition import Apart, Group, Partition
 
 LARGE = 12 << 20
 """Bytes of the tensor between from which one kernel is likely to be faster: what two kernels write and read once each
 passes through a cache of 50 MB as a whole."""
-Apart = Set[tuple[Kind, str]]
-"""Refused Regions: their kind and their first op's name."""
 
 
 def join_pointwise(flat: FlatGraph, groups: Sequence[Group], apart: Apart, bindings: Bindings) -> list[Group]:
@@ -28,10 +26,7 @@ def join_pointwise(flat: FlatGraph, groups: Sequence[Group], apart: Apart, bindi
 
     Sizes are those at ``bindings``. What is in ``apart`` is left alone.
     """
-    parts = Partition(flat)
-    for group in groups:
-        parts.groups[group.ident] = group
-        parts.group_of |= dict.fromkeys(group.ops, group.ident)
+    parts = Partition.of(flat, groups)
     for group in groups:
         if group.ident in parts.groups and _pointwise(flat, group, strided=True):
             beside = _added(parts, group)

@@ -23,6 +23,7 @@ from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.lazy import Laziness, decide, guards
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
+from ingot.passes.quantized_sums import join_quantized_sums
 from ingot.passes.recurrent import split_recurrences
 from ingot.passes.stem import mark_stems, widen_stems
 from ingot.plugins.api import Layout as PluginLayout
@@ -109,7 +110,8 @@ def _cut(
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         flat = replace(flat, guards=guards(flat, lazy.conditions))
         flat = mark_excites(flat, frozenset(plain))
-        groups = join_pointwise(flat, partition(flat, frozenset(solo)), apart, usual)
+        flat, groups = join_quantized_sums(flat, partition(flat, frozenset(solo)), apart)
+        groups = join_pointwise(flat, groups, apart, usual)
         cut = _Cut(flat, groups, assign_layout(flat, groups))
         if _settle(cut, takes, host, solo, plain, apart):
             continue

@@ -9,7 +9,7 @@ the separate kernel that would read it back, so groups may have several outputs.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from ingot.graph.dims import Shape
@@ -28,6 +28,10 @@ _NEVER_WITH_EPILOGUE = {"Concat"}
 """A concat is better written in place by its producers (see layout)."""
 _MAX_TENSORS = 24
 """Most tensors one kernel reads or writes: keeps register pressure and argument lists sane."""
+
+
+Apart = Set[tuple[Kind, str]]
+"""Joined convolutions that were refused: the Region's kind and its first op's name."""
 
 
 @dataclass
@@ -59,6 +63,15 @@ class Partition:
                 self.readers[name].append(index)
             for name in op.body.outputs:
                 self.producer[name] = index
+
+    @classmethod
+    def of(cls, flat: FlatGraph, groups: Iterable[Group]) -> Partition:
+        """One whose groups are ``groups``."""
+        parts = cls(flat)
+        for group in groups:
+            parts.groups[group.ident] = group
+            parts.group_of |= dict.fromkeys(group.ops, group.ident)
+        return parts
 
     def add(
         self, index: int, kind: Kind, shape: Shape | None, *, pointwise: bool = False, light: bool = False

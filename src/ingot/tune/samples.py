@@ -31,12 +31,14 @@ def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False)
     Floats are standard normal (``positive``: uniform in [0.1, 1.1], for ops such as Sqrt and Log);
     weights of products are divided by the root of the reduced length, as trained ones are.
     Integers stay below every axis they may index; quantized tensors have bytes of all values, and what
-    scales their sums brings these to a few dozens. The same Region always gets the same data.
+    scales their sums brings these to a few dozens (sums of two products by positive factors). The same
+    Region always gets the same data.
     """
     limit = _index_limit(region, bindings)
     low = 1 if any(op.op in ("Div", "Mod") for op in region.ops) else 0
     scales = _weight_scales(region, bindings)
     whole = _quantized(region)
+    factors = _factors(region) if region.kind is Kind.SUM and whole else set()  # two scales have a quotient
     arrays: list[Array] = []
     for position, (name, tensor) in enumerate(zip(region.inputs, region.input_specs, strict=True)):
         stored = Stored.of(tensor, bindings)
@@ -47,7 +49,8 @@ def random_inputs(region: Region, bindings: Bindings, *, positive: bool = False)
         elif region.kind is Kind.RECURRENT and stored.dtype == "int32":  # lengths
             block = generator.integers(1, recurrent_steps(region, bindings) + 1, length).astype(np.int32)
         else:
-            block = _block(generator, stored.dtype, length, limit, low, positive, scales.get(name, 1.0))
+            above = positive or name in factors
+            block = _block(generator, stored.dtype, length, limit, low, above, scales.get(name, 1.0))
         arrays.append(np.resize(block, stored.extent) if stored.extent else np.empty(0, stored.numpy))
     if region.kind is Kind.SCATTER and region.anchor.attr("reduction", "none") == "none":
         position = region.inputs.index(region.anchor.inputs[1])
@@ -117,9 +120,13 @@ def _weight_scales(region: Region, bindings: Bindings) -> dict[str, float]:
     step = next((region.literal(op.inputs[1]) for op in region.ops if op.op == "QuantizeLinear"), None)
     result = _TYPICAL_RESULT * (step if isinstance(step, float) else 1.0)
     constants = [n for n, s in zip(region.inputs, region.input_specs, strict=True) if s.constant]
-    factors = {n for op in region.ops if op.op == "Mul" for n in op.inputs}
+    factors = _factors(region)
     sums = {n: result * reduced / _TYPICAL_PRODUCT if n in factors else result for n in constants}
     return sums
+
+
+def _factors(region: Region) -> set[str]:
+    return {n for op in region.ops if op.op == "Mul" for n in op.inputs}
 
 
 def _quantized(region: Region) -> bool:

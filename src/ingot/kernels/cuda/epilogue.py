@@ -45,6 +45,8 @@ class EpilogueText:
     """Rows for one line of the output where some of them are no results; None: every row is one."""
     lane: int = WIDTH
     """Columns of a lane."""
+    scales: tuple[str, str] | None = None
+    """Inputs, one number a column, whose quotients the sums of a first product are multiplied by; None: no such."""
     out: CudaText = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +104,8 @@ class EpilogueText:
         self._fetch("columns(Columns& to, int col, int z)", by_row=False)
         self._fetch("fetch(Fetched& to, int row, int col, int z)", by_row=True)
         self._finish()
+        if self.scales is not None:
+            self._quotients(*self.scales)
         return self.out.struct("Epilogue")
 
     def value(self) -> str:
@@ -184,6 +188,19 @@ class EpilogueText:
                             load = f"load_vec<{width // 4}>(reinterpret_cast<const unsigned*>(from + {column}))"
                         with out.block(f"if ({guard})" if guard else ""):
                             self._keep(name, load, width, by_row=by_row)
+
+    def _quotients(self, over: str, under: str) -> None:
+        """What a product's sums are multiplied by to have another one's scales, for the columns of a lane."""
+        out, width = self.out, min(self._width(over), self._width(under))
+        head = f"INGOT_MEMBER void quotients(float (&to)[{self.lane}], int col) const"
+        with out.block(head), out.unrolled("i", self.lane // width):
+            guard = self._guard("i", width)
+            with out.block(f"if ({guard})" if guard else ""):
+                for name, tensor in (("over", over), ("under", under)):
+                    load = f"load_vec<{width}>({out.input(tensor)} + col + i * {width})"
+                    out.line(f"const vec_t<float, {width}> {name} = {load};")
+                with out.unrolled("j", width):
+                    out.line(f"to[i * {width} + j] = __fdividef(over.v[j], under.v[j]);")
 
     def _keep(self, name: str, load: str, width: int, *, by_row: bool) -> None:
         out, number = self.out, self.number[name]

@@ -86,6 +86,8 @@ def halves(region: Region) -> Halves | No:
         found = terms(region)
         if isinstance(found, No):
             return found
+        if found.finished:
+            return No("a sum of integers: between two kernels it would be wider than its parts")
         return _halves(region, [found.beside], found.rest, found.beside.outputs[0])
     convolutions = [op for op in region.ops if op.op == "Conv"]
     if len(convolutions) not in (2, 3):

@@ -36,11 +36,52 @@ INGOT_INLINE void release(unsigned base, int stage, int lane) {
   }
 }
 
-INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, unsigned base, int group, int lane,
-                           int& stage, unsigned& phase) {
+// The results of a warp are finished in chunks of 16 rows and kChunk columns. What the epilogue reads for a chunk is
+// fetched kHeld chunks ahead, for the first ones before the products.
+constexpr int kChunksWide = kTileN / kChunk;
+constexpr int kChunks = kUnits * kChunksWide;
+typedef Epilogue::Fetched Held[kHeld][kPasses];
+
+struct Corner {
+  int row, col, z;  // of the warp's first chunk
+};
+
+INGOT_INLINE int chunk_row(const Corner& at, int chunk, int pass, int lane) {
+  return at.row + chunk / kChunksWide * 64 + pass * kPassRows + lane / kLanes;
+}
+INGOT_INLINE int chunk_col(const Corner& at, int chunk, int lane) {
+  return at.col + chunk % kChunksWide * kChunk + lane % kLanes * kLaneColumns;
+}
+
+// Where the depth of a first product of integers ends, its sums are brought to the scales of the one beside it.
+typedef float Quotients[kRescaled ? kChunksWide : 1][kLaneColumns];
+
+template <class E> INGOT_INLINE void load_quotients(Quotients& to, const E& epilogue, const Corner& at, int lane) {
+  if constexpr (kRescaled) {  // a template: other epilogues have no quotients
+#pragma unroll
+    for (int chunk = 0; chunk < kChunksWide; ++chunk) epilogue.quotients(to[chunk], chunk_col(at, chunk, lane));
+  }
+}
+INGOT_INLINE void rescale(sum_t (&acc)[kUnits][kTileN / 2], const Quotients& by) {
+  wgmma_wait<0>();
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    pin(acc[u]);
+#pragma unroll
+    for (int i = 0; i < kTileN / 2; ++i) {
+      // Dealt out: every two sums have two columns side by side, in one of two rows.
+      const int in = i % (kChunk / 2), column = (in / 4 * 2 + in % 2) % kLaneColumns;
+      const int chunk = kRescaled ? i / (kChunk / 2) : 0;
+      acc[u][i] = (sum_t)__float2int_rn((float)acc[u][i] * by[chunk][column]);
+    }
+  }
+}
+
+// Steps ``from`` to ``to``; the last one's product is still under way afterwards.
+INGOT_INLINE void multiply_steps(sum_t (&acc)[kUnits][kTileN / 2], unsigned base, int group, int lane, int from, int to,
+                                 int& stage, unsigned& phase, int& previous) {
   const unsigned first_row = kPing ? 0 : group * kUnits * 64 * kRowBytes;
-  int previous = 0;
-  for (int step = 0; step < p.steps; ++step) {
+  for (int step = from; step < to; ++step) {
     barrier_wait(full_barrier(base, stage), phase);
     const unsigned a = base + stage * kStageBytes + first_row, b = base + (kKeep ? kOffsetKept + step * kStepB : stage * kStageBytes + kOffsetB);
 #pragma unroll
@@ -63,6 +104,18 @@ INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, u
       phase ^= 1;
     }
   }
+}
+
+INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, const Epilogue& epilogue, unsigned base,
+                           int group, const Corner& at, int lane, int& stage, unsigned& phase) {
+  int previous = 0;
+  if (kRescaled) {
+    Quotients quotients;
+    load_quotients(quotients, epilogue, at, lane);
+    multiply_steps(acc, base, group, lane, 0, p.first, stage, phase, previous);
+    rescale(acc, quotients);
+  }
+  multiply_steps(acc, base, group, lane, kRescaled ? p.first : 0, p.steps, stage, phase, previous);
   if (kPing) {
     if (lane == 0) barrier_arrive(turn_barrier(base, 1 - group));
   }
@@ -70,23 +123,6 @@ INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, u
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) pin(acc[u]);
   release(base, previous, lane);
-}
-
-// The results of a warp are finished in chunks of 16 rows and kChunk columns. What the epilogue reads for a chunk is
-// fetched kHeld chunks ahead, for the first ones before the products.
-constexpr int kChunksWide = kTileN / kChunk;
-constexpr int kChunks = kUnits * kChunksWide;
-typedef Epilogue::Fetched Held[kHeld][kPasses];
-
-struct Corner {
-  int row, col, z;  // of the warp's first chunk
-};
-
-INGOT_INLINE int chunk_row(const Corner& at, int chunk, int pass, int lane) {
-  return at.row + chunk / kChunksWide * 64 + pass * kPassRows + lane / kLanes;
-}
-INGOT_INLINE int chunk_col(const Corner& at, int chunk, int lane) {
-  return at.col + chunk % kChunksWide * kChunk + lane % kLanes * kLaneColumns;
 }
 
 INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, int chunk, int lane) {
@@ -97,7 +133,7 @@ INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, 
 
 // Where a block's columns are always the same, what the epilogue reads for them stays in registers if these are few.
 constexpr int kColumnRegisters = (int)sizeof(Epilogue::Columns) / 4 * kChunksWide;
-constexpr bool kColumnsStay = kKeep > 0 && kColumnRegisters <= 64 && kColumnRegisters + kUnits * kTileN / 2 <= 128;
+constexpr bool kColumnsStay = kKeep > 0 && kColumnRegisters <= 64 && kColumnRegisters + kUnits * kTileN / 2 + (kRescaled ? kTileN / 4 : 0) <= 128;
 typedef Epilogue::Columns Staying[kColumnsStay ? kChunksWide : 1];
 
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
@@ -173,7 +209,7 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
 #pragma unroll
     for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
     if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
-    multiply(acc, p, base, group, lane, stage, phase);
+    multiply(acc, p, epilogue, base, group, at, lane, stage, phase);
     finish(acc, held, staying, p, epilogue, staging, at, lane);
     turn += kPing ? 2 : 1;
   }

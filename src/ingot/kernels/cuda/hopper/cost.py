@@ -32,6 +32,8 @@ _BYTES = 0.2e-6
 """Instructions that make bytes of 64 rows of 128 columns, for all warps of an SM together."""
 _RELOADED = 1.25
 """The same where what the epilogue reads for whole columns does not stay in registers."""
+_RESCALED = 0.12e-6
+"""Bringing sums of a first product to the scales of the second, per 64 rows of 128 columns (not measured)."""
 _CLUSTER = 0.71e-6
 """More until the blocks of a cluster have met."""
 _SHARES = 1.9e-6
@@ -72,6 +74,7 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     main = math.ceil(evaluate(o.steps(tile), bindings) / tile.split) * _step(o, tile, target, together)
     stored = together * tile.m * min(tile.n, o.cols) * _row_bytes(o) / tile.split
     store = stored / min(target.bandwidth / busy, _STORE)
+    main += _RESCALED * together * tile.groups * tile.units * tile.n / 128 if o.scales is not None else 0.0
     finish = _finish(o, tile) * tile.units * tile.n / 128 + store
     finish += _SHARES if tile.split > 1 else 0.0
     total = _START + tile.kept_bytes(itemsize(o.a.dtype)) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)

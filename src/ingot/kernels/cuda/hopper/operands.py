@@ -68,6 +68,8 @@ class Operands:
     batch_b: bool
     beside: Operands | None = None
     """A second product, of 1 x 1 windows as the first, that is added to it."""
+    scales: tuple[str, str] | None = None
+    """Inputs with the scales of this product and of the one beside, where both are of integers."""
 
     @property
     def region(self) -> Region:

@@ -24,7 +24,7 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
   }
   int stage = 0;
   unsigned phase = 0;
-  multiply(acc, p, base, group, lane, stage, phase);
+  multiply(acc, p, epilogue, base, group, {place.row, place.col, place.z}, lane, stage, phase);
   asm volatile("bar.sync 1, %0;" ::"n"(128 * kGroups) : "memory");  // the stages are no longer read
   sum_t* sums = reinterpret_cast<sum_t*>(shared);
 #pragma unroll

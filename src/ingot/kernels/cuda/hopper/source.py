@@ -28,7 +28,7 @@ def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     """CUDA C++ of one variant."""
     rows, width = o.positions(tile)
     lane = WIDTH * max(tile.dealt, 1)
-    epilogue = EpilogueText(o, tile.n, rows, width if tile.slide else None, lane)
+    epilogue = EpilogueText(o, tile.n, rows, width if tile.slide else None, lane, o.scales)
     struct = epilogue.text()
     value = epilogue.value()
     out = epilogue.out
@@ -79,6 +79,7 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
         "Dealt": bool(tile.dealt),
         "Ping": bool(tile.ping), "ColumnsInner": o.columns_inner, "Gather": o.gather, "Filter": len(o.b_dims[0]) == 4,
         "Beside": o.beside is not None, "BesideGather": o.beside is not None and o.beside.gather,
+        "Rescaled": o.scales is not None,
         "EarlyB": o.b.constant, "BatchA": o.batch_a, "BatchB": o.batch_b,
     }  # fmt: skip
     return constants(values, flags)

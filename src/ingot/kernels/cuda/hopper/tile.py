@@ -144,10 +144,10 @@ class HopperTile:
         spare = (self.registers[1] or self.entry_registers) - self.units * self.n // 2 - _WORKING - 12
         return max(1, min(total, spare // fetched)) if fetched else 1
 
-    def fits(self, itemsize: int) -> bool:
-        """Whether a block has the shared memory and the registers it needs."""
+    def fits(self, itemsize: int, beside: int = 0) -> bool:
+        """Whether a block has the shared memory and the registers it needs, ``beside`` of them beside the sums."""
         consumer = self.registers[1] or self.entry_registers
-        held = self.units * self.n // 2 + _WORKING <= consumer
+        held = self.units * self.n // 2 + beside + _WORKING <= consumer
         sums = self.m * (self.n + 8) * 4 if self.split > 1 else 0
         if sums > self.stages * self.stage_bytes(itemsize):
             return False
