@@ -16,7 +16,7 @@ from ingot.kernels.api import Target
 from ingot.kernels.cost import LAUNCH, region_bytes
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.source import tile_counts
-from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.hopper.tile import REGISTERS, SHARED_PER_SM, WORKING, HopperTile
 
 _START = 0.11e-6
 """Barriers and tensor maps; most of it is hidden behind the kernel before."""
@@ -36,8 +36,15 @@ _RESCALED = 0.12e-6
 """Bringing sums of a first product to the scales of the second, per 64 rows of 128 columns (not measured)."""
 _CLUSTER = 0.71e-6
 """More until the blocks of a cluster have met."""
-_SHARES = 1.9e-6
-"""Sums into shared memory, barrier of the cluster, and reading the others'."""
+_MEETING = 0.3e-6
+"""Barriers of a cluster that shares a tile's depth."""
+_SHARED_SUM = 1.8e-12
+"""Adding up one sum of such a tile, for every doubling of the shares and block at work (H200): all of them read each
+other's shared memory at once."""
+_CLUSTERS = {2: 66, 4: 30, 8: 14}
+"""Clusters by their blocks, one block an SM, that an H200 of 132 SMs runs at a time: processor clusters are not whole."""
+_SPARE = 12
+"""Registers of a thread beside sums and what is always there."""
 _L2 = 7.7e10
 """Bytes per second that one SM gets of the L2 cache while all of them ask."""
 _ROW = 2.4e-9
@@ -63,12 +70,13 @@ _BESIDE = 0.2
 
 def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -> float:
     """Predicted seconds; infinity when the tile cannot run."""
-    if not tile.fits(itemsize(o.a.dtype)):
+    item = itemsize(o.a.dtype)
+    if not tile.fits(item):
         return math.inf
     clusters_m, tiles_n, batch = (evaluate(d, bindings) for d in tile_counts(o, tile))
     tiles = clusters_m * tile.cluster * tiles_n * batch * tile.split
     slots = target.sms * tile.resident
-    rounds = math.ceil(tiles / slots)
+    rounds = math.ceil(tiles / slots) if tile.split == 1 else _cluster_rounds(tile, tiles, item, target)
     busy = min(tiles, target.sms)
     together = math.ceil(min(tiles, slots) / target.sms)
     main = math.ceil(evaluate(o.steps(tile), bindings) / tile.split) * _step(o, tile, target, together)
@@ -76,8 +84,9 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     store = stored / min(target.bandwidth / busy, _STORE)
     main += _RESCALED * together * tile.groups * tile.units * tile.n / 128 if o.scales is not None else 0.0
     finish = _finish(o, tile) * tile.units * tile.n / 128 + store
-    finish += _SHARES if tile.split > 1 else 0.0
-    total = _START + tile.kept_bytes(itemsize(o.a.dtype)) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
+    if tile.split > 1:
+        finish += _MEETING + _SHARED_SUM * math.log2(tile.split) * tile.m * tile.n * min(tiles, slots)
+    total = _START + tile.kept_bytes(item) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
     if (tile.ping or tile.resident > 1) and rounds > 1:  # one tile is finished while the next is multiplied
         each = max(main, store, (main + finish) / 2) if tile.ping else max(main, finish)  # two finish side by side
         total += rounds * each + min(main, finish)
@@ -87,6 +96,14 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     fabric = _fabric_bytes(o, tile, bindings, tiles) / _FABRIC
     bound = max(memory, fabric)
     return LAUNCH + max(total, bound) + _BESIDE * min(total, bound)
+
+
+def _cluster_rounds(tile: HopperTile, blocks: int, item: int, target: Target) -> int:
+    """How often all SMs get clusters that share a depth; two blocks are on an SM where they have room."""
+    room = 2 * (tile.shared(item) + 1024) <= SHARED_PER_SM
+    registers = 2 * tile.threads * (tile.units * tile.n // 2 + WORKING + _SPARE) <= REGISTERS
+    at_once = _CLUSTERS[tile.split] * target.sms / 132 * (2 if room and registers else 1)
+    return math.ceil(blocks / tile.split / max(at_once, 1.0))
 
 
 def _finish(o: Operands, tile: HopperTile) -> float:

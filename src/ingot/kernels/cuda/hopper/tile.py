@@ -14,9 +14,10 @@ DEALT = 32
 """Columns that the four lanes of a row have, eight each."""
 _RESERVED = 1024
 """Shared memory that the system takes of every resident block, and the slack to align the first stage."""
-_REGISTERS = 65536
+REGISTERS = 65536
+"""Of an SM."""
 _PRODUCER_REGISTERS = 40
-_WORKING = 44
+WORKING = 44
 """Registers of a consumer beside its accumulators."""
 _INSTRUCTION = 26
 """Registers of a wgmma beside its accumulators."""
@@ -129,7 +130,7 @@ class HopperTile:
     @property
     def entry_registers(self) -> int:
         """Registers per thread at the start: all that the resident blocks can have."""
-        return min(_REGISTERS // (self.threads * self.resident) // 8 * 8, 255)
+        return min(REGISTERS // (self.threads * self.resident) // 8 * 8, 255)
 
     @property
     def registers(self) -> tuple[int, int]:
@@ -141,13 +142,13 @@ class HopperTile:
     def held_chunks(self, itemsize: int, fetched: int) -> int:
         """Chunks whose epilogue operands, ``fetched`` registers each, are held while the products run."""
         total = self.units * self.n // self.chunk(itemsize)
-        spare = (self.registers[1] or self.entry_registers) - self.units * self.n // 2 - _WORKING - 12
+        spare = (self.registers[1] or self.entry_registers) - self.units * self.n // 2 - WORKING - 12
         return max(1, min(total, spare // fetched)) if fetched else 1
 
     def fits(self, itemsize: int, beside: int = 0) -> bool:
         """Whether a block has the shared memory and the registers it needs, ``beside`` of them beside the sums."""
         consumer = self.registers[1] or self.entry_registers
-        held = self.units * self.n // 2 + beside + _WORKING <= consumer
+        held = self.units * self.n // 2 + beside + WORKING <= consumer
         sums = self.m * (self.n + 8) * 4 if self.split > 1 else 0
         if sums > self.stages * self.stage_bytes(itemsize):
             return False
