@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.map import TACTICS as MAPS
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.pool import TACTICS as POOLS
+from ingot.kernels.cuda.product import quick_division
 from ingot.kernels.cuda.stem.tactic import TACTICS as STEMS
 from ingot.kernels.cuda.stem.tile import StemTile
 from ingot.kernels.triton.conv import ConvTactic
@@ -252,3 +255,10 @@ def test_stems_quantize_their_results(dtype: str, pooled: bool) -> None:
     else:  # sums and poolings of 16-bit floats are near a half more often
         off = np.abs(got.astype(int) - want.astype(int))
         assert off.max() <= 1 and np.mean(off) < 0.03
+
+
+def test_division_is_quick_where_bytes_are_made_of_it() -> None:
+    region = quantized_conv((1, 64, 8, 8), (64, 64, 1, 1))
+    assert quick_division(region) and quick_division(quantized_conv((1, 64, 8, 8), (64, 64, 1, 1), out="float16"))
+    assert not quick_division(quantized_conv((1, 64, 8, 8), (64, 64, 1, 1), out="float32"))
+    assert not quick_division(replace(region, outputs=("sums", *region.outputs)))

@@ -7,9 +7,12 @@ from typing import Protocol
 
 from ingot.errors import YES, Answer, No
 from ingot.graph.dims import Dim, mul
+from ingot.graph.region import Region
 from ingot.kernels.cuda.rows.text import CudaText, arithmetic_types, refusal, scalar_literals
 from ingot.kernels.triton.indexing import Axis, merged
 from ingot.kernels.triton.normal import Normal
+
+_HALVES = ("float16", "bfloat16")
 
 
 class Product(Protocol):
@@ -66,6 +69,16 @@ def check_epilogue(o: Product) -> Answer:
         if o.col_axis is not None and shape[o.col_axis] != 1 and region.spec_of[name].strides[o.col_axis] != 1:
             return No(f"output {name!r} whose channels are not innermost")
     return YES
+
+
+def quick_division(region: Region) -> tuple[str, ...]:
+    """For the compiler: division to two units in the last place, where 16-bit floats or bytes are made of results.
+
+    A byte that lies on a half may be either of its neighbours then.
+    """
+    maker = region.producer
+    rounded = (region.spec_of[n].dtype in _HALVES or maker[n].op == "QuantizeLinear" for n in region.outputs)
+    return ("--prec-div=false",) if all(rounded) else ()
 
 
 def _broadcasts(shape: tuple[Dim, ...], to: tuple[Dim, ...]) -> bool:

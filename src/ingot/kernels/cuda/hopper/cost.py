@@ -42,7 +42,7 @@ _SHARED_SUM = 1.8e-12
 """Adding up one sum of such a tile, for every doubling of the shares and block at work (H200): all of them read each
 other's shared memory at once."""
 _CLUSTERS = {2: 66, 4: 30, 8: 14}
-"""Clusters by their blocks, one block an SM, that an H200 of 132 SMs runs at a time: processor clusters are not whole."""
+"""Clusters by their blocks, one block an SM, that an H200 of 132 SMs runs at a time."""
 _SPARE = 12
 """Registers of a thread beside sums and what is always there."""
 _L2 = 7.7e10

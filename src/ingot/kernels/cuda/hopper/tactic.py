@@ -18,12 +18,12 @@ from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
-from ingot.kernels.cuda.hopper.operands import TYPES, Operands, operands
+from ingot.kernels.cuda.hopper.operands import Operands, operands
 from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tile import DEALT, WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import check_epilogue
+from ingot.kernels.cuda.product import check_epilogue, quick_division
 from ingot.kernels.cuda.source import Source
 
 _LIMIT = 40
@@ -80,9 +80,7 @@ class HopperTactic:
         """Machine code of a variant."""
         o, tile = _read(region), HopperTile.of(variant)
         source = generate(o, tile, target)
-        results = {spec.dtype for spec in region.output_specs}
-        options = ("--prec-div=false",) if results <= set(TYPES) else ()  # two units in the last place of a float32
-        cubin = compile_cuda(source.text, ENTRY, target, options=options, specific=True).cubin
+        cubin = compile_cuda(source.text, ENTRY, target, options=quick_division(region), specific=True).cubin
         shared = tile.shared(itemsize(o.a.dtype))
         grid, blocks = (source.grid, 1, 1), tile.cluster * tile.split
         kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, blocks)

@@ -23,7 +23,7 @@ from ingot.kernels.cuda.mma.operands import MmaOperands, operands, type_refusal
 from ingot.kernels.cuda.mma.source import ENTRY, generate
 from ingot.kernels.cuda.mma.tile import MmaTile, stages_of
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import check_epilogue
+from ingot.kernels.cuda.product import check_epilogue, quick_division
 from ingot.kernels.cuda.source import Source
 
 _LEAST_CC = 75
@@ -75,7 +75,9 @@ class MmaTactic:
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
-        cubin = compile_cuda(self.source(region, variant, target).text, ENTRY, target, options=options(region)).cubin
+        cubin = compile_cuda(
+            self.source(region, variant, target).text, ENTRY, target, options=quick_division(region)
+        ).cubin
         return self.program(region, variant, target, cubin)
 
     def program(self, region: Region, variant: Variant, target: Target, cubin: bytes) -> Program:
@@ -99,12 +101,6 @@ def read(region: Region, target: Target) -> MmaOperands | No:
     o = operands(region)
     refused = type_refusal(o, target) if isinstance(o, MmaOperands) else None
     return o if refused is None else refused
-
-
-def options(region: Region) -> tuple[str, ...]:
-    """For the compiler: division to two units in the last place of a float32, where results are no integers."""
-    floats = {"float16", "bfloat16"}
-    return ("--prec-div=false",) if {spec.dtype for spec in region.output_specs} <= floats else ()
 
 
 @lru_cache(maxsize=256)
