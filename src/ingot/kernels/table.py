@@ -10,6 +10,7 @@ from ingot.kernels.cuda.gemv.tactic import TACTICS as GEMV
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.kernels.cuda.map import TACTICS as MAP
 from ingot.kernels.cuda.mma.tactic import TACTICS as MMA
+from ingot.kernels.cuda.narrow.tactic import TACTICS as NARROW
 from ingot.kernels.cuda.pool import TACTICS as POOL
 from ingot.kernels.cuda.recurrent.tactic import TACTICS as RECURRENT
 from ingot.kernels.cuda.reduce import TACTICS as REDUCE
@@ -22,6 +23,6 @@ from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
 TACTICS: tuple[Tactic, ...] = (
-    *STEM, *EXCITE, *CHAIN, *HOPPER, *MMA, *GEMV, *DEPTHWISE, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL, *SCATTER,
-    *TOPK, *RECURRENT, *MAP, *PLUGIN,
+    *STEM, *EXCITE, *CHAIN, *HOPPER, *MMA, *GEMV, *DEPTHWISE, *NARROW, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL,
+    *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
 )  # fmt: skip

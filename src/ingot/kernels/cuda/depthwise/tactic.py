@@ -47,8 +47,8 @@ class Pixels:
 
     @property
     def cols(self) -> int:
-        """Channels."""
-        return self.geometry.groups
+        """Channels of the result."""
+        return self.geometry.groups * self.geometry.out_channels
 
     @property
     def output(self) -> tuple[Dim, Dim]:
