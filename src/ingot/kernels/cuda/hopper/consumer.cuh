@@ -53,28 +53,17 @@ INGOT_INLINE int chunk_col(const Corner& at, int chunk, int lane) {
   return at.col + chunk % kChunksWide * kChunk + lane % kLanes * kLaneColumns;
 }
 
-// Where the depth of a first product of integers ends, its sums are brought to the scales of the one beside it.
-typedef float Quotients[kRescaled ? kChunksWide : 1][kLaneColumns];
+// Of two products of integers each has sums of its own: they meet when they are finished.
+typedef sum_t Accumulators[kRescaled ? 2 : 1][kUnits][kTileN / 2];
 
-template <class E> INGOT_INLINE void load_quotients(Quotients& to, const E& epilogue, const Corner& at, int lane) {
-  if constexpr (kRescaled) {  // a template: other epilogues have no quotients
+// Adds what a first product of integers has for a lane's columns, brought to the scales of the one beside it.
+INGOT_INLINE void add_first(sum_t (&values)[kLaneColumns], const sum_t* first, const float (&by)[kLaneColumns], int pass) {
 #pragma unroll
-    for (int chunk = 0; chunk < kChunksWide; ++chunk) epilogue.quotients(to[chunk], chunk_col(at, chunk, lane));
-  }
+  for (int i = 0; i < kLaneColumns; ++i)
+    values[i] += (sum_t)__float2int_rn((float)first[i / 2 * 4 + pass * 2 + i % 2] * by[i]);
 }
-INGOT_INLINE void rescale(sum_t (&acc)[kUnits][kTileN / 2], const Quotients& by) {
-  wgmma_wait<0>();
-#pragma unroll
-  for (int u = 0; u < kUnits; ++u) {
-    pin(acc[u]);
-#pragma unroll
-    for (int i = 0; i < kTileN / 2; ++i) {
-      // Dealt out: every two sums have two columns side by side, in one of two rows.
-      const int in = i % (kChunk / 2), column = (in / 4 * 2 + in % 2) % kLaneColumns;
-      const int chunk = kRescaled ? i / (kChunk / 2) : 0;
-      acc[u][i] = (sum_t)__float2int_rn((float)acc[u][i] * by[chunk][column]);
-    }
-  }
+template <class E> INGOT_INLINE void load_quotients(float (&to)[kLaneColumns], const E& epilogue, int col) {
+  if constexpr (kRescaled) epilogue.quotients(to, col);  // a template: other epilogues have none
 }
 
 // Steps ``from`` to ``to``; the last one's product is still under way afterwards.
@@ -92,7 +81,7 @@ INGOT_INLINE void multiply_steps(sum_t (&acc)[kUnits][kTileN / 2], unsigned base
 #pragma unroll
       for (int u = 0; u < kUnits; ++u)
         wgmma(acc[u], descriptor(kFormA, a + depth_offset_a(k) + u * 64 * kRowBytes),
-              descriptor(kFormB, b + depth_offset_b(k)), (step | k) != 0);
+              descriptor(kFormB, b + depth_offset_b(k)), (step - from | k) != 0);
     wgmma_commit();
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) pin(acc[u]);
@@ -106,22 +95,17 @@ INGOT_INLINE void multiply_steps(sum_t (&acc)[kUnits][kTileN / 2], unsigned base
   }
 }
 
-INGOT_INLINE void multiply(sum_t (&acc)[kUnits][kTileN / 2], const Problem& p, const Epilogue& epilogue, unsigned base,
-                           int group, const Corner& at, int lane, int& stage, unsigned& phase) {
+INGOT_INLINE void multiply(Accumulators& acc, const Problem& p, unsigned base, int group, int lane, int& stage,
+                           unsigned& phase) {
   int previous = 0;
-  if (kRescaled) {
-    Quotients quotients;
-    load_quotients(quotients, epilogue, at, lane);
-    multiply_steps(acc, base, group, lane, 0, p.first, stage, phase, previous);
-    rescale(acc, quotients);
-  }
-  multiply_steps(acc, base, group, lane, kRescaled ? p.first : 0, p.steps, stage, phase, previous);
+  if (kRescaled) multiply_steps(acc[0], base, group, lane, 0, p.first, stage, phase, previous);
+  multiply_steps(acc[kRescaled], base, group, lane, kRescaled ? p.first : 0, p.steps, stage, phase, previous);
   if (kPing) {
     if (lane == 0) barrier_arrive(turn_barrier(base, 1 - group));
   }
   wgmma_wait<0>();
 #pragma unroll
-  for (int u = 0; u < kUnits; ++u) pin(acc[u]);
+  for (int i = 0; i < (kRescaled ? 2 : 1) * kUnits; ++i) pin(acc[i / kUnits][i % kUnits]);
   release(base, previous, lane);
 }
 
@@ -133,7 +117,7 @@ INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, 
 
 // Where a block's columns are always the same, what the epilogue reads for them stays in registers if these are few.
 constexpr int kColumnRegisters = (int)sizeof(Epilogue::Columns) / 4 * kChunksWide;
-constexpr bool kColumnsStay = kKeep > 0 && kColumnRegisters <= 64 && kColumnRegisters + kUnits * kTileN / 2 + (kRescaled ? kTileN / 4 : 0) <= 128;
+constexpr bool kColumnsStay = kKeep > 0 && kColumnRegisters <= 64 && kColumnRegisters + kUnits * kTileN / (kRescaled ? 1 : 2) <= 128;
 typedef Epilogue::Columns Staying[kColumnsStay ? kChunksWide : 1];
 
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
@@ -165,7 +149,7 @@ INGOT_INLINE void take(sum_t (&values)[kLaneColumns], const sum_t* d, const sum_
   }
 }
 
-INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, const Staying& staying, const Problem& p,
+INGOT_INLINE void finish(const Accumulators& acc, Held& held, const Staying& staying, const Problem& p,
                          const Epilogue& epilogue, sum_t* staging, const Corner& at, int lane) {
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
@@ -174,12 +158,16 @@ INGOT_INLINE void finish(const sum_t (&acc)[kUnits][kTileN / 2], Held& held, con
     Epilogue::Columns own;
     if (!kColumnsStay) epilogue.columns(own, col, at.z);
     const Epilogue::Columns& columns = kColumnsStay ? staying[chunk % kChunksWide % (sizeof(Staying) / sizeof(own))] : own;
-    const sum_t* d = &acc[chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)];
+    const sum_t* d = &acc[kRescaled][chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)];
+    float quotients[kLaneColumns];
+    load_quotients(quotients, epilogue, col);
     if (!kDealt) stage(d, staging, lane);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       sum_t values[kLaneColumns];
       take(values, d, staging, pass, lane);
+      if (kRescaled)
+        add_first(values, &acc[0][chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)], quotients, pass);
       epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
     }
     if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);
@@ -190,7 +178,7 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   sum_t* staging = reinterpret_cast<sum_t*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
   const int total = tiles_of(p), stride = gridDim.x / kBlocks;
-  sum_t acc[kUnits][kTileN / 2];
+  Accumulators acc;
   Held held;
   pdl_wait();
   if (kKeep > 0 && blockIdx.x < total) barrier_wait(kept_barrier(base), 0);
@@ -209,7 +197,7 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
 #pragma unroll
     for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
     if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
-    multiply(acc, p, epilogue, base, group, at, lane, stage, phase);
+    multiply(acc, p, base, group, lane, stage, phase);
     finish(acc, held, staying, p, epilogue, staging, at, lane);
     turn += kPing ? 2 : 1;
   }

@@ -82,8 +82,9 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     main = math.ceil(evaluate(o.steps(tile), bindings) / tile.split) * _step(o, tile, target, together)
     stored = together * tile.m * min(tile.n, o.cols) * _row_bytes(o) / tile.split
     store = stored / min(target.bandwidth / busy, _STORE)
-    main += _RESCALED * together * tile.groups * tile.units * tile.n / 128 if o.scales is not None else 0.0
     finish = _finish(o, tile) * tile.units * tile.n / 128 + store
+    if o.scales is not None:
+        finish += _RESCALED * together * tile.groups * tile.units * tile.n / 128
     if tile.split > 1:
         finish += _MEETING + _SHARED_SUM * math.log2(tile.split) * tile.m * tile.n * min(tiles, slots)
     total = _START + tile.kept_bytes(item) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)

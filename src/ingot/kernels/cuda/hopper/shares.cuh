@@ -10,7 +10,7 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int first = (int)cluster_rank() + kSplit * (group * 4 + warp);
   const Place place = place_of(p, blockIdx.x / kBlocks);
-  sum_t acc[kUnits][kTileN / 2];
+  Accumulators acc;  // of one product: a share has no second one
   Epilogue::Fetched held[kOwnPieces][kPasses];
   pdl_wait();
 #pragma unroll
@@ -24,14 +24,14 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
   }
   int stage = 0;
   unsigned phase = 0;
-  multiply(acc, p, epilogue, base, group, {place.row, place.col, place.z}, lane, stage, phase);
+  multiply(acc, p, base, group, lane, stage, phase);
   asm volatile("bar.sync 1, %0;" ::"n"(128 * kGroups) : "memory");  // the stages are no longer read
   sum_t* sums = reinterpret_cast<sum_t*>(shared);
 #pragma unroll
   for (int u = 0; u < kUnits; ++u)
 #pragma unroll
     for (int j = 0; j < kTileN / 8; ++j) {
-      const sum_t* d = &acc[u][j * 4];
+      const sum_t* d = &acc[0][u][j * 4];
       sum_t* to = sums + ((group * kUnits + u) * 64 + warp * 16 + lane / 4) * kSumPitch + j * 8 + lane % 4 * 2;
       store_vec<2>(to, pair_t{{d[0], d[1]}});
       store_vec<2>(to + 8 * kSumPitch, pair_t{{d[2], d[3]}});

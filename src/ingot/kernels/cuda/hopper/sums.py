@@ -6,8 +6,8 @@ Of integers each product has scales of its own, one for each channel of the resu
 
     a sa + b sb  =  (a sa / sb + b) sb
 
-so the sums of the first product are brought to the scales of the second, rounded to whole numbers, when its depth is
-through, and the second one's are added to them. A whole number is some ten-thousandth of a step of a quantized result.
+so each product has sums of its own in registers, and when they are finished those of one are brought to the scales of
+the other, rounded to whole numbers, and added. A whole number is some ten-thousandth of a step of a quantized result.
 That no sum leaves int32 is for the pass to see to that made the Region (:mod:`ingot.passes.quantized_sums`).
 """
 

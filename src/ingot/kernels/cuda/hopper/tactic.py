@@ -127,17 +127,12 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
     ways = [dealt for dealt in (1, 2) if o.can_deal(dealt)]
     alone = [replace(t, dealt=d) for t in found if t.cluster == 1 for d in ways if t.n % (DEALT * d) == 0]
     dealt = [deeper for tile in alone if (deeper := _deepest(tile, item)) is not None]
-    if o.scales is not None:
-        return [t for t in [*dealt, *_all_kept(o, dealt, bindings)] if t.fits(item, _quotients(t))]
+    if o.scales is not None:  # both products have sums of their own
+        return [t for t in [*dealt, *_all_kept(o, dealt, bindings)] if t.fits(item, t.units * t.n // 2)]
     if item == 1 and dealt:  # staged sums have four times the size of the results
         found = [tile for tile in found if tile.cluster > 1]
     found += dealt
     return found + shares + _all_kept(o, found, bindings)
-
-
-def _quotients(tile: HopperTile) -> int:
-    """Registers with what a first product's sums are multiplied by: for the columns of a lane."""
-    return tile.n // 4
 
 
 def _all_kept(o: Operands, tiles: Sequence[HopperTile], bindings: Bindings) -> list[HopperTile]:
