@@ -27,7 +27,7 @@ def test_kernel_parameters_lie_where_the_bindings_put_them() -> None:
     bases = {space: 1 << (20 + i) for i, space in enumerate(engine.numbers.spaces)}
     table.fill(found, table.addresses(found, bases))
     for index, step in enumerate(engine.plan.steps):
-        made = ctypes.string_at(table.address[index], 256)
+        made = ctypes.string_at(table.parameters[index].value, 256)
         arguments = int.from_bytes(made[56:64], "little")
         params = cuda().CUgraphNodeParams()
         params.type = cuda().CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL

@@ -138,16 +138,30 @@ typedef struct { u64 dst; size_t pitch; u32 value, element; size_t width, height
 typedef struct { u32 type; int reserved[3]; union { KernelParams k; CopyParams c; SetParams s; char pad[232]; }; } NodeParams;
 typedef struct { unsigned char from, to, type, reserved[5]; } Edge;
 typedef struct Node Node;
-struct Node { NodeParams p; u64 values[64]; int before, cluster; Node **from; int done; };
-typedef struct { Node **nodes; int count; } Graph;
-static u64 programmatic_edges;
+typedef struct Graph Graph;
+struct Node { NodeParams p; u64 values[64]; int before, cluster, number; Node **from; Graph *in; int done; };
+struct Graph { Node **nodes; int count, gone; };
+static u64 programmatic_edges, instantiated, destroyed, updated;
 u64 fake_programmatic_edges(void) { return programmatic_edges; }
+u64 fake_instantiated(void) { return instantiated; }
+u64 fake_executables(void) { return instantiated - destroyed; }
+u64 fake_updated(void) { return updated; }
+// What a node does, from the caller's memory. A node is copied when its graph is instantiated, so that each has its own.
+static R set(Node *node, NodeParams *p) {
+  node->p = *p;
+  if (p->type == 0)
+    for (int i = 0; i < p->k.f->args; i++) node->values[i] = *(u64 *)p->k.args[i];
+  else if (p->type == 1) {
+    if (p->c.c.stype != 4 || p->c.c.dtype != 4 || !p->c.c.width || !p->c.c.height || p->c.c.depth != 1 || !p->c.ctx) return INVALID;
+  } else if (p->type != 2 || p->s.element != 1 || p->s.height != 1 || !p->s.ctx)
+    return INVALID;
+  return OK;
+}
 
 R cuGraphCreate(void **g, u32 f) { *g = calloc(1, sizeof(Graph)); return OK; }
-R cuGraphDestroy(void *g) { return OK; }  // nodes live on in what was instantiated
+R cuGraphDestroy(Graph *g) { g->gone = 1; return OK; }
 R cuGraphAddNode_v2(void **out, Graph *g, void **deps, const Edge *edges, size_t n, NodeParams *p) {
   Node *node = calloc(1, sizeof *node);
-  node->p = *p;
   node->before = n;
   node->from = malloc(n * sizeof(void *));
   for (size_t i = 0; i < n; i++) {
@@ -158,12 +172,10 @@ R cuGraphAddNode_v2(void **out, Graph *g, void **deps, const Edge *edges, size_t
       programmatic_edges++;
     }
   }
-  if (p->type == 0)
-    for (int i = 0; i < p->k.f->args; i++) node->values[i] = *(u64 *)p->k.args[i];
-  else if (p->type == 1) {
-    if (p->c.c.stype != 4 || p->c.c.dtype != 4 || !p->c.c.width || !p->c.c.height || p->c.c.depth != 1 || !p->c.ctx) return INVALID;
-  } else if (p->type != 2 || p->s.element != 1 || p->s.height != 1 || !p->s.ctx)
-    return INVALID;
+  R r = set(node, p);
+  if (r) return r;
+  node->in = g;
+  node->number = g->count;
   g->nodes = realloc(g->nodes, (g->count + 1) * sizeof(void *));
   g->nodes[g->count++] = node;
   *out = node;
@@ -175,9 +187,37 @@ R cuGraphKernelNodeSetAttribute(Node *n, int id, const u32 *v) {
   n->cluster = v[0];
   return id == 4 && n->p.k.grid[0] % v[0] == 0 ? OK : INVALID;
 }
-R cuGraphInstantiateWithFlags(void **out, Graph *g, u64 f) { Graph *e = malloc(sizeof *e); *e = *g; *out = e; return OK; }
+R cuGraphInstantiateWithFlags(void **out, Graph *g, u64 f) {
+  Graph *e = calloc(1, sizeof *e);
+  e->count = g->count;
+  e->nodes = malloc(g->count * sizeof(void *));
+  for (int i = 0; i < g->count; i++) {
+    Node *n = e->nodes[i] = malloc(sizeof *n);
+    *n = *g->nodes[i];
+    n->from = malloc(n->before * sizeof(void *));
+    for (int j = 0; j < n->before; j++) n->from[j] = e->nodes[g->nodes[i]->from[j]->number];  // those came earlier
+  }
+  instantiated++;
+  *out = e;
+  return OK;
+}
+R cuGraphExecNodeSetParams(Graph *e, Node *n, NodeParams *p) {
+  if (n->in->gone || n->number >= e->count) return INVALID;
+  Node *mine = e->nodes[n->number];
+  if (mine->p.type != p->type) return INVALID;
+  if (p->type == 0 && (p->k.f != mine->p.k.f || (n->cluster && p->k.grid[0] % n->cluster))) return INVALID;
+  if (p->type == 1 && (p->c.c.height != 1 || mine->p.c.c.height != 1)) return INVALID;
+  updated++;
+  return set(mine, p);
+}
 R cuGraphUpload(void *g, void *s) { return OK; }
-R cuGraphExecDestroy(void *g) { free(g); return OK; }
+R cuGraphExecDestroy(Graph *e) {
+  for (int i = 0; i < e->count; i++) free(e->nodes[i]->from), free(e->nodes[i]);
+  free(e->nodes);
+  free(e);
+  destroyed++;
+  return OK;
+}
 static R execute(Node *n) {
   if (n->p.type == 0) {
     void *args[64];

@@ -1,14 +1,16 @@
-"""Explicit CUDA graphs: nodes with true dependencies, instantiated once, never updated.
+"""Explicit CUDA graphs: nodes with true dependencies, instantiated once or more often, and updated node by node.
 
-Updating an instantiated graph has been seen to return success and compute wrong results, so a
-graph whose addresses or shapes change is built again.
+Updating a whole executable graph by another graph has been seen to return success and compute wrong results. Only
+parameters of single nodes are set here, in an executable of the same graph: addresses, numbers, grids and tensor
+maps. Function, cluster and edges of a node stay what they were.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 from ingot.device.driver import check, cuda, entry_point
@@ -39,30 +41,78 @@ def _set_attribute() -> Any:
     return ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(entry_point("cuGraphKernelNodeSetAttribute", 11000))
 
 
-class Graph:
-    """An instantiated graph: one launch replays it."""
+@cache
+def _set_parameters() -> Any:
+    """cuGraphExecNodeSetParams(executable, node, parameters*), of CUDA 12.2; to be called with ctypes' objects.
 
-    def __init__(self, handle: Any, keep: Sequence[object]) -> None:
-        """Made by :meth:`GraphBuilder.instantiate`. ``keep`` holds what the graph's nodes use."""
-        driver = cuda()
+    Without declared types a call costs half as much.
+    """
+    return ctypes.CFUNCTYPE(ctypes.c_int)(entry_point("cuGraphExecNodeSetParams", 12020))
+
+
+class Executable:
+    """An instantiated graph, in the driver and on the device."""
+
+    def __init__(self, handle: Any) -> None:
+        """Owns ``handle``."""
         self.handle = handle
-        self._keep = keep
-        self._launch = driver.cuGraphLaunch
-        self._destroy = driver.cuGraphExecDestroy
+        self._word = _WORD(int(handle))
+        self._destroy = cuda().cuGraphExecDestroy
+
+    def update(self, nodes: Iterable[ctypes.c_void_p], parameters: Iterable[ctypes.c_void_p]) -> bool:
+        """Give the nodes, of the graph that this was made from, the ``CUgraphNodeParams`` at the addresses.
+
+        Launches that were submitted before are not affected. False where the driver refuses one, for example because
+        a copy is not of consecutive bytes: then some nodes are as before and others are not.
+        """
+        return not any(map(_set_parameters(), repeat(self._word), nodes, parameters))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_destroy"):
+            self._destroy(self.handle)
+
+
+class Graph:
+    """A graph ready to launch: one launch replays it."""
+
+    def __init__(
+        self, executable: Executable, keep: object, leave: Callable[[Executable], object] | None = None
+    ) -> None:
+        """``keep`` holds what the graph's nodes use. ``leave`` is given the executable when nobody holds the Graph."""
+        self._executable, self._keep, self._leave = executable, keep, leave
+        self._handle = executable.handle
+        self._launch = cuda().cuGraphLaunch
 
     def launch(self, stream: Stream) -> None:
         """Submit the whole graph."""
-        result = self._launch(self.handle, stream.handle)
+        result = self._launch(self._handle, stream.handle)
         if result[0] != 0:
             check(result, "launching a CUDA graph")
 
     def upload(self, stream: Stream) -> None:
         """Send the graph to the device ahead of its first launch."""
-        check(cuda().cuGraphUpload(self.handle, stream.handle), "uploading a CUDA graph")
+        check(cuda().cuGraphUpload(self._handle, stream.handle), "uploading a CUDA graph")
 
     def __del__(self) -> None:
-        if hasattr(self, "handle"):
-            self._destroy(self.handle)
+        leave = getattr(self, "_leave", None)
+        if leave is not None:
+            leave(self._executable)
+
+
+def copy_parameters(to: int, source: int, size: int, rows: int = 1, pitch: int = 0) -> Any:
+    """``CUgraphNodeParams`` of what :meth:`GraphBuilder.add_copy` adds, as the bindings' object."""
+    driver = cuda()
+    params = driver.CUgraphNodeParams()
+    params.type = driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY
+    copy = driver.CUDA_MEMCPY3D()
+    copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_UNIFIED
+    copy.srcDevice, copy.dstDevice = source, to
+    copy.WidthInBytes, copy.Height, copy.Depth = size, rows, 1
+    if rows > 1:
+        copy.srcPitch = copy.dstPitch = pitch
+    params.memcpy.copyParams = copy
+    params.memcpy.copyCtx = check(driver.cuCtxGetCurrent())
+    return params
 
 
 class GraphBuilder:
@@ -78,7 +128,8 @@ class GraphBuilder:
         self._call = _add_node()
         self._made = ctypes.c_void_p()
         self._made_at = ctypes.addressof(self._made)
-        self.nodes = 0
+        self.nodes: list[Node] = []
+        """In the order in which they were added."""
 
     def add_kernel(
         self,
@@ -127,17 +178,7 @@ class GraphBuilder:
 
         From one row to the next are ``pitch`` bytes, on both sides.
         """
-        unified = self._driver.CUmemorytype.CU_MEMORYTYPE_UNIFIED
-        params = self._driver.CUgraphNodeParams()
-        params.type = self._driver.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY
-        copy = self._driver.CUDA_MEMCPY3D()
-        copy.srcMemoryType = copy.dstMemoryType = unified
-        copy.srcDevice, copy.dstDevice = source, to
-        copy.WidthInBytes, copy.Height, copy.Depth = size, rows, 1
-        if rows > 1:
-            copy.srcPitch = copy.dstPitch = pitch
-        params.memcpy.copyParams = copy
-        params.memcpy.copyCtx = check(self._driver.cuCtxGetCurrent())
+        params = copy_parameters(to, source, size, rows, pitch)
         return self._add(params.getPtr(), after, (), f"a copy of {size} bytes")
 
     def add_fill(self, pointer: int, value: int, size: int, *, after: Sequence[Node] = ()) -> Node:
@@ -152,7 +193,11 @@ class GraphBuilder:
 
     def instantiate(self) -> Graph:
         """The graph ready to launch; the builder may go."""
-        return Graph(check(self._driver.cuGraphInstantiate(self._graph, 0), "instantiating a CUDA graph"), self._keep)
+        return Graph(self.executable(), self._keep)
+
+    def executable(self) -> Executable:
+        """The graph instantiated once more. Its nodes can be updated as long as there is this builder."""
+        return Executable(check(self._driver.cuGraphInstantiate(self._graph, 0), "instantiating a CUDA graph"))
 
     def keep(self, what: object) -> None:
         """Hold ``what`` as long as the graph."""
@@ -165,12 +210,13 @@ class GraphBuilder:
             before = (_WORD * count)(*after, *programmatic)
             if programmatic:
                 edges = bytes(8 * len(after)) + _PROGRAMMATIC * len(programmatic)
-        self.nodes += 1
         code = self._call(self._made_at, self._handle, before, edges, count, parameters)
         if code:
             check((code,), f"adding {what}")
-        assert self._made.value is not None
-        return self._made.value
+        node = self._made.value
+        assert node is not None
+        self.nodes.append(node)
+        return node
 
     def _set_attributes(self, node: Node, function: Function) -> None:
         if function.cluster > 1:

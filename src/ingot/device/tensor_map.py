@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 from ingot.device.driver import check, cuda, entry_point
@@ -66,15 +66,12 @@ def encoded(item: MapLike, address: int, bindings: Bindings) -> bytes:
     """The 128 bytes for a tensor at ``address`` (a multiple of 16). Raises IngotError when the driver refuses."""
     memory = ctypes.create_string_buffer(BYTES + ALIGN)
     start = -ctypes.addressof(memory) % ALIGN
-    dims = [evaluate(dim, bindings) for dim in item.dims]
-    strides = [evaluate(stride, bindings) for stride in item.strides]
-    MapEncoder().prepare(item)(ctypes.addressof(memory) + start, address, dims, strides)
+    rank = len(item.dims)
+    sizes = (ctypes.c_uint64 * rank)(*(evaluate(dim, bindings) for dim in item.dims))
+    gaps = (ctypes.c_uint64 * max(rank - 1, 1))(*(evaluate(stride, bindings) for stride in item.strides))
+    to = ctypes.addressof(memory) + start
+    MapEncoder().prepare(item, to, _WORD(address), ctypes.addressof(sizes), ctypes.addressof(gaps))()
     return memory.raw[start : start + BYTES]
-
-
-Encode = Callable[[int, int, Sequence[int], Sequence[int]], None]
-"""Writes the 128 bytes to the first address (a multiple of 64) for a tensor at the second, with its sizes, innermost
-first, and its strides in bytes. Raises IngotError when the driver refuses."""
 
 
 class MapEncoder:
@@ -84,32 +81,36 @@ class MapEncoder:
         driver = cuda()
         self._types = driver.CUtensorMapDataType
         self._swizzles = driver.CUtensorMapSwizzle
+        self._plain = _INT(int(driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE))
         self._tail = (
-            int(driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-            int(driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+            _INT(int(driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B)),
+            _INT(int(driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)),
         )
-        self._plain = int(driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE)
 
-    def prepare(self, item: MapLike) -> Encode:
-        """What encodes ``item`` at given numbers."""
+    def prepare(self, item: MapLike, to: int, tensor: ctypes.c_void_p, sizes: int, strides: int) -> Callable[[], None]:
+        """What writes the 128 bytes of ``item`` to the address ``to`` (a multiple of 64), each time for what is then
+        the address in ``tensor``, and the 64-bit numbers at ``sizes``, innermost first, and at ``strides``, in bytes.
+
+        It raises IngotError when the driver refuses.
+        """
         kind = int(getattr(self._types, f"CU_TENSOR_MAP_DATA_TYPE_{_TYPES.get(item.dtype, 'UINT8')}"))
         none = "NONE" if item.swizzle == 0 else f"{item.swizzle}B"
         swizzle = int(getattr(self._swizzles, f"CU_TENSOR_MAP_SWIZZLE_{none}"))
         rank = len(item.dims)
         steps = (ctypes.c_uint32 * rank)(*([1, *item.steps, 1] if item.lower else [1] * rank))
+        corners: tuple[Any, ...] = ((ctypes.c_uint32 * rank)(*item.box),)
         if item.lower:
-            call, corners = _encode_im2col(), (_ints(item.lower), _ints(item.upper), *item.box)
-        else:
-            call, corners = _encode_tiled(), ((ctypes.c_uint32 * rank)(*item.box),)
-        rest = (steps, self._plain, swizzle, *self._tail)
-        sizes, gaps = ctypes.c_uint64 * rank, ctypes.c_uint64 * max(rank - 1, 1)
+            corners = (_ints(item.lower), _ints(item.upper), *map(_INT, item.box))
+        call = _encode_im2col() if item.lower else _encode_tiled()
+        start = (_WORD(to), _INT(kind), _INT(rank), tensor, _WORD(sizes), _WORD(strides))
+        encode = partial(call, *start, *corners, steps, self._plain, _INT(swizzle), *self._tail)
 
-        def encode(to: int, address: int, dims: Sequence[int], strides: Sequence[int]) -> None:
-            code = call(to, kind, rank, address, sizes(*dims), gaps(*strides), *corners, *rest)
+        def write() -> None:
+            code = encode()
             if code:
                 check((code,), f"encoding a tensor map of {rank} axes")
 
-        return encode
+        return write
 
 
 def _ints(numbers: Sequence[int]) -> Any:
@@ -118,13 +119,14 @@ def _ints(numbers: Sequence[int]) -> Any:
 
 @cache
 def _encode_tiled() -> Any:
-    """(map*, type, rank, address, dims*, strides*, box*, steps*, interleave, swizzle, promotion, fill)."""
-    kinds = (_WORD, _INT, _INT, _WORD, _WORD, _WORD, _WORD, _WORD, _INT, _INT, _INT, _INT)
-    return ctypes.CFUNCTYPE(_INT, *kinds)(entry_point("cuTensorMapEncodeTiled", 12000))
+    """(map*, type, rank, address, dims*, strides*, box*, steps*, interleave, swizzle, promotion, fill).
+
+    To be called with ctypes' objects: without declared types a call costs half as much.
+    """
+    return ctypes.CFUNCTYPE(_INT)(entry_point("cuTensorMapEncodeTiled", 12000))
 
 
 @cache
 def _encode_im2col() -> Any:
     """As above with, for the box, lower corner*, upper corner*, channels and pixels."""
-    kinds = (_WORD, _INT, _INT, _WORD, _WORD, _WORD, _WORD, _WORD, _INT, _INT, _WORD, _INT, _INT, _INT, _INT)
-    return ctypes.CFUNCTYPE(_INT, *kinds)(entry_point("cuTensorMapEncodeIm2col", 12000))
+    return ctypes.CFUNCTYPE(_INT)(entry_point("cuTensorMapEncodeIm2col", 12000))

@@ -33,6 +33,7 @@ from ingot.runtime.open_program import OpenProgram
 from ingot.runtime.places import Base, capacity
 from ingot.runtime.program import Program
 from ingot.runtime.recent import Recent
+from ingot.runtime.segments import Segments
 from ingot.runtime.slots import Slots
 from ingot.runtime.table import LaunchTable
 
@@ -62,7 +63,7 @@ class DeviceContext(Context):
         self._jobs = Recent[tuple[tuple[int, ...], ...], Job](_PROGRAMS)
         """What shapes on the Context's own arrays were bound to."""
         self._best: dict[str, tuple[int, ...]] | None = None
-        self._table: LaunchTable | None = None
+        self._segments: Segments | None = None
         self._bound: Job | None = None
 
     def run(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -290,12 +291,12 @@ class DeviceContext(Context):
             bases["persistent", ""] = self._lane.persistent.pointer
             bases["weights", ""] = self.engine.weights.pointer
             engine = self.engine
-            if self._table is None:
-                self._table = LaunchTable(engine.numbers, engine.function)
+            if self._segments is None:
+                self._segments = Segments(LaunchTable(engine.numbers, engine.function))
             weights = memoryview(engine.file.weights)
             kind = OpenProgram if plan.data or conditions(plan.steps) else Program
             program = kind(
-                self._table, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
+                self._segments, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
             )
             self._programs.put(key, program)
         return program

@@ -24,9 +24,9 @@ from ingot.runtime.island import HostArrays
 from ingot.runtime.places import Base, Place, Places
 from ingot.runtime.program import Program, Turn
 from ingot.runtime.recent import Recent
+from ingot.runtime.segments import Segments
 from ingot.runtime.stages import Stage
 from ingot.runtime.stream_call import StreamFunction
-from ingot.runtime.table import LaunchTable
 
 Array = np.ndarray[Any, Any]
 Sizes = dict[str, int]
@@ -77,7 +77,7 @@ class OpenProgram:
 
     def __init__(
         self,
-        table: LaunchTable,
+        segments: Segments,
         schedule: Sequence[Stage],
         bindings: Bindings,
         bases: Mapping[Base, int],
@@ -87,10 +87,11 @@ class OpenProgram:
         ordinal: int = 0,
     ) -> None:
         """Builds the graphs of the first part. Raises what :class:`Program` raises."""
+        table = segments.table
         self.plan = table.numbers.plan
         self.bindings, self.bases = dict(bindings), dict(bases)
         self._least: Bindings = {**{d.symbol: 1 for d in self.plan.data}, **bindings}
-        self._table, self._weights, self._ordinal = table, weights, ordinal
+        self._segments, self._weights, self._ordinal = segments, weights, ordinal
         self._models, self._calls = models, calls
         self._parts = _parts(self.plan, schedule)
         self._programs = Recent[tuple[int, tuple[int, ...], tuple[bool, ...]], Program](_KEPT)
@@ -145,7 +146,7 @@ class OpenProgram:
         if found is None:
             at = {**self._least, **bound}
             found = Program(
-                self._table, part.stages, at, self.bases, self._models, self._calls, self._weights, self._ordinal,
+                self._segments, part.stages, at, self.bases, self._models, self._calls, self._weights, self._ordinal,
                 part.open, self._idle(part, course),
             )  # fmt: skip
             self._programs.put(key, found)

@@ -16,9 +16,9 @@ from ingot.runtime.hostmodel import HostFunction
 from ingot.runtime.island import HostArrays, Island, Shapes, as_bound, host_constants
 from ingot.runtime.places import Base, Places
 from ingot.runtime.segment import SegmentBuilder
+from ingot.runtime.segments import Segments
 from ingot.runtime.stages import Stage
 from ingot.runtime.stream_call import StreamCall, StreamFunction
-from ingot.runtime.table import LaunchTable
 
 Array = np.ndarray[Any, Any]
 
@@ -28,7 +28,7 @@ class Program:
 
     def __init__(
         self,
-        table: LaunchTable,
+        segments: Segments,
         schedule: Sequence[Stage],
         bindings: Bindings,
         bases: Mapping[Base, int],
@@ -39,16 +39,17 @@ class Program:
         hidden: frozenset[int] = frozenset(),
         idle: frozenset[int] = frozenset(),
     ) -> None:
-        """Builds the graphs. ``bases``: device address of every memory; a missing one is on the host.
+        """Makes the graphs. ``bases``: device address of every memory; a missing one is on the host.
         ``hidden``: Values whose shape is not known yet, which stay on the host. ``idle``: steps that do not run.
 
         Raises IngotError when a size, grid or number is out of bounds at ``bindings``, or the
         device has no room.
         """
+        table = segments.table
         numbers = table.numbers
         plan = numbers.plan
         self.plan, self.bindings, self.bases = plan, dict(bindings), dict(bases)
-        self._table, self._schedule, self._idle = table, tuple(schedule), idle
+        self._table, self._segments, self._schedule, self._idle = table, segments, tuple(schedule), idle
         self.found = numbers.at(bindings)
         """What the plan's expressions are at ``bindings``."""
         self._hidden = hidden
@@ -67,7 +68,7 @@ class Program:
         for stage in schedule:
             if not stage.host:
                 if not idle.issuperset(stage.steps):
-                    self.parts.append(self._segment(stage))
+                    self.parts.append(segments.graph(stage, idle, self.places, self._addresses))
                 continue
             for i in stage.steps:
                 if i in idle:
@@ -90,15 +91,6 @@ class Program:
         """As :meth:`at` for host steps, which read weights from the file, never back from the device."""
         return 0 if index in self.constants else self.at(index)
 
-    def _segment(self, stage: Stage) -> Graph:
-        builder = SegmentBuilder(self.plan, self._table, self.places, self._addresses)
-        for index in stage.steps:
-            if index in self._idle:
-                builder.leave_out(index)
-            else:
-                builder.add(index)
-        return builder.instantiate()
-
     def _junk(self, step: Step, kept: frozenset[int]) -> HostArrays:
         """Zeros in place of what a host step that does not run would leave on the host."""
         left = (i for i in step.writes if i in kept or not self.at(i))
@@ -113,7 +105,7 @@ class Program:
     def segment_builder(self) -> SegmentBuilder:
         """An empty graph over this program's shapes and addresses, until another Program is made or asked for one."""
         self._table.fill(self.found, self._addresses)
-        return SegmentBuilder(self.plan, self._table, self.places, self._addresses)
+        return self._segments.builder(self.places, self._addresses)
 
     @property
     def on_device(self) -> bool:

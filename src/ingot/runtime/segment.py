@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 from ingot.device.graph import Graph, GraphBuilder, Node
 from ingot.engine.numbers import Ints
 from ingot.plan.spec import Plan, Step
 from ingot.runtime.places import Place, Places
 from ingot.runtime.table import LaunchTable
+
+
+class Copy(NamedTuple):
+    """``rows`` times ``width`` > 0 bytes; from row to row are ``pitch`` bytes on both sides."""
+
+    to: int
+    source: int
+    width: int
+    rows: int
+    pitch: int
 
 
 class SegmentBuilder:
@@ -19,10 +30,13 @@ class SegmentBuilder:
 
     def __init__(self, plan: Plan, table: LaunchTable, places: Places, addresses: Ints) -> None:
         self._plan, self._table, self._places, self._addresses = plan, table, places, addresses
-        self._graph = GraphBuilder()
-        self._graph.keep(table)
+        self.graph = GraphBuilder()
+        self.graph.keep(table)
         self._nodes: dict[int, list[Node]] = {}
         self._passed: set[int] = set()
+        self.kernels: list[tuple[int, Node]] = []
+        """Steps that are kernels, and their nodes."""
+        self.copies: list[Node] = []
 
     def add(self, index: int) -> None:
         """Step ``index`` after those of its dependencies that are in the graph."""
@@ -54,28 +68,37 @@ class SegmentBuilder:
 
     def instantiate(self) -> Graph:
         """The graph, ready to launch."""
-        return self._graph.instantiate()
+        return self.graph.instantiate()
 
     def _emit(self, index: int, step: Step, after: list[Node], early: list[Node]) -> list[Node]:
         table = self._table
         if step.kind == "kernel":
-            address, function = table.address[index], table.functions[index]
-            return [self._graph.add_prepared(address, function, after=after, programmatic=early)]
+            address, function = table.parameters[index].value, table.functions[index]
+            assert address is not None
+            node = self.graph.add_prepared(address, function, after=after, programmatic=early)
+            self.kernels.append((index, node))
+            return [node]
         assert not early
         return self._copy(step, after)
 
     def _copy(self, step: Step, after: list[Node]) -> list[Node]:
-        """The elements and nothing between them: a window's gaps hold other Values."""
-        place = self._places[step.reads[0]]
-        assert place is not None
-        rows = self._table.numbers.row_of
-        source, to = (int(self._addresses[rows[i]]) for i in (step.reads[0], step.writes[0]))
-        if not place.span:
+        found = copies(step, self._table, self._places, self._addresses)
+        if not found:
             return after  # nothing to copy: what waits for this step waits for its dependencies
-        return [
-            self._graph.add_copy(to + start, source + start, width, rows=count, pitch=pitch, after=after)
-            for start, width, count, pitch in _runs(place)
-        ]
+        nodes = [self.graph.add_copy(c.to, c.source, c.width, rows=c.rows, pitch=c.pitch, after=after) for c in found]
+        self.copies += nodes
+        return nodes
+
+
+def copies(step: Step, table: LaunchTable, places: Places, addresses: Ints) -> list[Copy]:
+    """What a copy step does: the elements and nothing between them, since a window's gaps hold other Values."""
+    place = places[step.reads[0]]
+    assert place is not None
+    rows = table.numbers.row_of
+    source, to = (int(addresses[rows[i]]) for i in (step.reads[0], step.writes[0]))
+    if not place.span:
+        return []
+    return [Copy(to + start, source + start, *rest) for start, *rest in _runs(place)]
 
 
 def _runs(place: Place) -> list[tuple[int, int, int, int]]:

@@ -15,6 +15,8 @@ class Stage:
     host: bool
     steps: tuple[int, ...]
     """In the plan's order. Host steps run one after another; device steps by their edges."""
+    copies: tuple[int, ...] = ()
+    """Those of the device's steps that are copies."""
 
 
 def stages(steps: Sequence[Step]) -> tuple[Stage, ...]:
@@ -36,7 +38,11 @@ def stages(steps: Sequence[Step]) -> tuple[Stage, ...]:
         if host:
             told |= dict.fromkeys(step.writes, earliest)
     rows = (
-        Stage(number % 2 == 1, tuple(i for i, at in enumerate(level) if at == number))
+        _stage(steps, number % 2 == 1, tuple(i for i, at in enumerate(level) if at == number))
         for number in range(max(level, default=-1) + 1)
     )
     return tuple(stage for stage in rows if stage.steps)
+
+
+def _stage(steps: Sequence[Step], host: bool, chosen: tuple[int, ...]) -> Stage:
+    return Stage(host, chosen, tuple(i for i in chosen if steps[i].kind == "copy"))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ingot.device.module import Function
-from ingot.device.tensor_map import ALIGN, BYTES, MapEncoder
+from ingot.device.tensor_map import BYTES
 from ingot.engine.numbers import Ints, PlanNumbers
 from ingot.plan.spec import Step
+from ingot.runtime.map_table import Bytes, MapTable
 from ingot.runtime.places import Base
 
 Functions = Callable[[Step], Function]
@@ -18,6 +21,15 @@ _PARAMETERS = 256
 """Bytes of CUgraphNodeParams (cuda.h, since CUDA 12.2): a type, then at byte 16 the parameters of that type."""
 _FUNCTION, _GRID, _BLOCK, _SHARED, _ARGUMENTS = 16, 24, 36, 48, 56
 """Bytes of CUDA_KERNEL_NODE_PARAMS_v3's fields in it. A kernel is type 0; other fields are zero."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What was in a table: arguments that are addresses or numbers, tensor maps, grids."""
+
+    words: Ints
+    maps: Bytes
+    grids: np.ndarray[Any, np.dtype[np.uint32]]
 
 
 class LaunchTable:
@@ -34,29 +46,22 @@ class LaunchTable:
         self._rows = np.array([numbers.row_of[a.index] for a in arguments if a.kind == "value"], np.int64)
         self._numbers = np.array([i for i, a in enumerate(arguments) if a.kind == "dim"], np.int64)
         # Each number has 8 bytes of its own; a 4-byte argument reads the low half (little-endian).
-        self._words = np.zeros(max(len(arguments), 1), np.int64)
-        encoder = MapEncoder()
-        maps = [(a.index, a.map) for a in arguments if a.map is not None]
-        self._maps = [encoder.prepare(item) for _, item in maps]
-        self._map_rows = np.array([numbers.row_of[index] for index, _ in maps], np.int64)
-        self._ranks = [len(item.dims) for _, item in maps]
-        self._filled: list[list[int]] = [[] for _ in maps]
-        """What each map was encoded from: those of weights are the same at all shapes."""
-        self._map_memory = np.zeros(len(self._maps) * BYTES + ALIGN, np.uint8)
-        start = self._map_memory.ctypes.data
-        self._map_at = start + -start % ALIGN
+        self._words = np.zeros(len(arguments) + 1, np.int64)
+        self._maps = MapTable(numbers)
         self._pointers = self._words.ctypes.data + 8 * np.arange(len(self._words), dtype=np.int64)
-        mapped = [i for i, a in enumerate(arguments) if a.map is not None]
-        self._pointers[mapped] = self._map_at + BYTES * np.arange(len(mapped))
+        self._mapped = np.array([i for i, a in enumerate(arguments) if a.map is not None], np.int64)
+        self._pointers[self._mapped] = self._maps.address + BYTES * np.arange(len(self._mapped))
         self._parameters = np.zeros((max(len(kernels), 1), _PARAMETERS), np.uint8)
         self._grids = self._parameters[:, _GRID:_BLOCK].view(np.uint32)[: len(kernels)]
-        first = 0
-        self.address: dict[int, int] = {}
-        """Address of a step's parameters."""
+        self.row = {index: row for row, (index, _) in enumerate(kernels)}
+        """Kernel of a step, counted."""
+        self.parameters = {
+            i: ctypes.c_void_p(self._parameters.ctypes.data + r * _PARAMETERS) for i, r in self.row.items()
+        }
+        """Where a step's ``CUgraphNodeParams`` lie."""
+        self._first = np.cumsum([0, *(len(step.arguments) for _, step in kernels)])[: len(kernels)]
         for row, (index, step) in enumerate(kernels):
-            self._fill(row, step, self.functions[index], self._pointers.ctypes.data + 8 * first)
-            self.address[index] = self._parameters.ctypes.data + row * _PARAMETERS
-            first += len(step.arguments)
+            self._fill(row, step, self.functions[index], self._pointers.ctypes.data + 8 * int(self._first[row]))
 
     def _fill(self, row: int, step: Step, function: Function, arguments: int) -> None:
         memory = self._parameters[row]
@@ -73,19 +78,20 @@ class LaunchTable:
         self._words[self._values] = addresses[self._rows]
         self._words[self._numbers] = found[self.numbers.numbers]
         self._grids[:] = found[self.numbers.grids]
-        self._encode(found[self.numbers.maps].tolist(), addresses[self._map_rows].tolist())
+        self._maps.fill(found, addresses)
 
-    def _encode(self, numbers: list[int], addresses: list[int]) -> None:
-        """The tensor maps that are not as they were."""
-        first, to = 0, self._map_at
-        for i, (rank, address) in enumerate(zip(self._ranks, addresses, strict=True)):
-            end = first + 2 * rank - 1
-            wanted = [address, *numbers[first:end]]
-            if wanted != self._filled[i]:
-                self._filled[i] = []
-                self._maps[i](to, address, wanted[1 : rank + 1], wanted[rank + 1 :])
-                self._filled[i] = wanted
-            first, to = end, to + BYTES
+    def state(self) -> State:
+        """What is in the table, for :meth:`changed`."""
+        return State(self._words.copy(), self._maps.bytes.copy(), self._grids.copy())
+
+    def changed(self, state: State) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether a kernel's parameters, by row, are others than in ``state``."""
+        differs = self._words != state.words
+        differs[self._mapped] = (self._maps.bytes != state.maps).any(1)
+        grids: np.ndarray[Any, np.dtype[np.bool_]] = (self._grids != state.grids).any(1)
+        if not len(grids):
+            return grids
+        return grids | np.logical_or.reduceat(differs, self._first)
 
     def addresses(self, found: Ints, bases: Mapping[Base, int]) -> Ints:
         """Device address of every Value, by row; 0 for those in memory that is not among ``bases``."""
