@@ -15,6 +15,7 @@ def test_device_tests_pass_on_the_stand_in_driver(tmp_path: Path) -> None:
         "runtime/test_profiled_context.py",
         "runtime/test_conditions.py",
         "runtime/test_open_program.py",
+        "runtime/test_segments.py",
         "runtime/test_switch.py",
         "device/test_device.py",
         "device/test_node_parameters.py",

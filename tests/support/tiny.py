@@ -48,6 +48,8 @@ KERNELS: dict[str, tuple[str, str]] = {
         "float* y, long long value, const void* unused",
         "if (i == 0) y[0] = unused ? -1.0f : (float)(value >> 20);",
     ),
+    # For the stand-in driver only, which puts a number first in a tensor map.
+    "mapped": ("float* y, const float* x, int n, long long map", "if (i < n) y[i] += map ? x[i] : 0;"),
     "shared": ("const float* x, float* y, int n", "SHARED if (i < n) { buf[TX] = x[i]; y[i] = buf[TX]; }"),
 }
 

@@ -1,0 +1,169 @@
+"""Graphs that are updated for new shapes, or made where that does not do. Runs on a GPU, and on the stand-in driver."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+import msgspec
+import numpy as np
+import pytest
+from support import tiny
+from support.branches import dynamic, on_gpu, vector
+from support.tiny import TinyPlan, number
+
+from ingot.device.graph import Graph
+from ingot.plan.spec import Argument, Profile, TensorMapDecl
+from ingot.runtime import device_context
+from ingot.runtime.device_context import DeviceContext
+from ingot.runtime.engine import Engine
+from ingot.runtime.program import Program
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not tiny.HAVE_GPU, reason="no GPU")]
+counted = pytest.mark.skipif(not tiny.FAKE, reason="only the stand-in driver counts calls")
+
+
+@pytest.fixture
+def two_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts that keep the graphs of two shapes."""
+    monkeypatch.setattr(device_context, "_PROGRAMS", 2)
+
+
+def count(what: str) -> int:
+    """Of the driver's calls so far; ``executables`` are those not destroyed."""
+    function = getattr(ctypes.CDLL("libcuda.so.1"), f"fake_{what}")
+    function.restype = ctypes.c_uint64
+    return int(function())
+
+
+def dump(graph: Graph) -> list[int]:
+    """What the stand-in driver holds of every node."""
+    words = (ctypes.c_uint64 * 4096)()
+    handle = ctypes.c_void_p(int(graph._handle))  # the driver's own name of it
+    return list(words[: ctypes.CDLL("libcuda.so.1").fake_dump(handle, words)])
+
+
+def built(program: Program) -> Graph:
+    """The graph of all steps made anew at the shapes of ``program``."""
+    builder = program.segment_builder()
+    for index in range(len(program.plan.steps)):
+        builder.add(index)
+    return builder.instantiate()
+
+
+def moving() -> Engine:
+    """a = x, copied; z = -a by a cluster of 2; y = z + a, and a kernel that reads a tensor map."""
+    p = TinyPlan(tiny.target(), (Profile("n", 4, 400, 4000),))
+    p.value("x", ["n"], "input")
+    p.value("y", ["n"], "output")
+    p.value("a", ["n"], offset=0, size=1 << 14)
+    p.value("z", ["n"], offset="16*n", size=1 << 14)
+    n = number("n")
+    first = p.copy("x", "a")
+    blocks = "2*ceil(n/256)"
+    second = p.kernel("scale", ["a", "z", n, number(-1)], "n", ["z"], after=[first], blocks=blocks, cluster=2)
+    third = p.kernel("add", ["a", "z", "y", n], "n", ["y"], after=[first, second])
+    tensor = TensorMapDecl("float32", ["4*floor(n/4)", 1], ["16*floor(n/4)"], [4, 1], 0)
+    p.kernel("mapped", ["y", "a", n, Argument("map", p.names["a"], map=tensor)], "n", ["y"], after=[third])
+    return p.engine(arena=1 << 17)
+
+
+def windows() -> Engine:
+    """y = -x, but x in the left half of every second row, which a copy moves: nothing, one run of bytes, or several."""
+    p = TinyPlan(tiny.target(), (Profile("n", 1, 10, 60),))
+    rows = "floor(n/2)"
+    p.value("x", ["n", 8], "input")
+    p.value("y", ["n", 8], "output")
+    p.value("source", [rows, 4], "input", strides=[16, 1], binding="x")
+    p.value("part", [rows, 4], "output", strides=[16, 1], binding="y")
+    for name in ("source", "part"):
+        value = p.values[p.names[name]]
+        memory = msgspec.structs.replace(value.memory, bytes=f"64*{rows}")
+        p.values[p.names[name]] = msgspec.structs.replace(value, memory=memory)
+    first = p.kernel("scale", ["x", "y", number("8*n"), number(-1)], "8*n", ["y"])
+    p.copy("source", "part", [first])
+    return p.engine()
+
+
+def halves(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """An input of :func:`windows`, and its result."""
+    x = vector(8 * n).reshape(n, 8)
+    y = -x
+    y[: 2 * (n // 2) : 2, :4] *= -1
+    return x, y
+
+
+@counted
+@pytest.mark.parametrize("order", [[400, 4, 5, 399, 4000, 4], [7, 4000, 8]])
+def test_updating_gives_what_building_gives(order: list[int], two_kept: None) -> None:
+    context = moving().context()
+    assert isinstance(context, DeviceContext)
+    for n in order:
+        context.bind({"x": (n,)})
+        program = context.bound
+        assert isinstance(program, Program)
+        (graph,) = program.parts
+        assert isinstance(graph, Graph)
+        assert dump(graph) == dump(built(program))
+
+
+@counted
+def test_a_new_shape_makes_no_graph() -> None:
+    context = dynamic().context()
+    for n in range(1, 40):
+        context.bind({"x": (n,)})
+    before, made, alive = count("updated"), count("instantiated"), count("executables")
+    for n in range(40, 80):
+        context.bind({"x": (n,)})
+    assert count("instantiated") == made and count("executables") == alive
+    assert count("updated") == before + 3 * 40
+
+
+@counted
+def test_only_nodes_that_differ_are_set(two_kept: None) -> None:
+    """At another address of the input, the kernel that reads it alone by none of its other numbers."""
+    context = dynamic().context()
+    assert np.array_equal(context.run({"x": vector(100)})["y"], 2 * vector(100) + 3 * vector(100))
+    before = count("updated")
+    more = vector(100) + 1
+    assert np.array_equal(context.run({"x": on_gpu(more)})["y"].numpy(), 2 * more + 3 * more)
+    assert count("updated") - before == 2
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 4, 1, 3, 60, 2, 9], [2, 1, 3, 8]])
+def test_other_nodes_are_another_graph(order: list[int], two_kept: None) -> None:
+    context = windows().context()
+    for n in order:
+        x, y = halves(n)
+        assert np.array_equal(context.run({"x": x})["y"], y)
+
+
+def test_switching_between_more_shapes_than_are_kept(two_kept: None) -> None:
+    context = dynamic().context()
+    for n in (5, 600, 17, 5, 4000, 600, 600, 1, 17, 5):
+        x = vector(n)
+        assert np.array_equal(context.run({"x": x})["y"], 2 * x + 3 * x)
+
+
+def test_a_graph_that_is_bound_stays_as_it_is(two_kept: None) -> None:
+    """Others are run until nothing but the binding holds it."""
+    context = dynamic().context()
+    context.bind({"x": (50,)})
+    for n in range(60, 70):
+        context.run({"x": vector(n)})
+    context.input("x").set(vector(50))
+    context.enqueue()
+    context.synchronize()
+    assert np.array_equal(context.output("y").numpy(), 2 * vector(50) + 3 * vector(50))
+
+
+@counted
+def test_executables_go_with_the_context(two_kept: None) -> None:
+    gc.collect()
+    before = count("executables")
+    context = dynamic().context()
+    for n in range(1, 30):
+        context.bind({"x": (n,)})
+    del context
+    gc.collect()
+    assert count("executables") == before
