@@ -13,10 +13,13 @@ from support.branches import dynamic, on_gpu, vector
 from support.tiny import TinyPlan, number
 
 from ingot.device.graph import Graph
+from ingot.device.memory import Buffer
+from ingot.device.tensor_map import encoded
 from ingot.plan.spec import Argument, Profile, TensorMapDecl
 from ingot.runtime import device_context
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.engine import Engine
+from ingot.runtime.map_table import MapTable
 from ingot.runtime.program import Program
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not tiny.HAVE_GPU, reason="no GPU")]
@@ -51,20 +54,24 @@ def built(program: Program) -> Graph:
     return builder.instantiate()
 
 
+MAP = TensorMapDecl("float32", ["4*floor(n/4)", 1], ["16*floor(n/4)"], [4, 1], 0)
+
+
 def moving() -> Engine:
-    """a = x, copied; z = -a by a cluster of 2; y = z + a, and a kernel that reads a tensor map."""
+    """a = x, copied; z = -a by clusters of 2; y = z + a; then kernels that differ in the grid or the tensor map alone."""
     p = TinyPlan(tiny.target(), (Profile("n", 4, 400, 4000),))
     p.value("x", ["n"], "input")
     p.value("y", ["n"], "output")
     p.value("a", ["n"], offset=0, size=1 << 14)
     p.value("z", ["n"], offset="16*n", size=1 << 14)
-    n = number("n")
-    first = p.copy("x", "a")
+    p.value("few", [4], offset=120000, size=16)
+    n, four = number("n"), number(4)
     blocks = "2*ceil(n/256)"
+    first = p.copy("x", "a")
     second = p.kernel("scale", ["a", "z", n, number(-1)], "n", ["z"], after=[first], blocks=blocks, cluster=2)
     third = p.kernel("add", ["a", "z", "y", n], "n", ["y"], after=[first, second])
-    tensor = TensorMapDecl("float32", ["4*floor(n/4)", 1], ["16*floor(n/4)"], [4, 1], 0)
-    p.kernel("mapped", ["y", "a", n, Argument("map", p.names["a"], map=tensor)], "n", ["y"], after=[third])
+    fourth = p.kernel("scale", ["a", "few", four, number(1)], 4, ["few"], after=[third], blocks="ceil(n/128)")
+    p.kernel("mapped", ["few", "a", four, Argument("map", p.names["a"], map=MAP)], 4, ["few"], after=[fourth])
     return p.engine(arena=1 << 17)
 
 
@@ -105,6 +112,20 @@ def test_updating_gives_what_building_gives(order: list[int], two_kept: None) ->
         (graph,) = program.parts
         assert isinstance(graph, Graph)
         assert dump(graph) == dump(built(program))
+
+
+def test_tensor_maps_are_those_of_the_shape_and_the_address() -> None:
+    engine = moving()
+    engine.open_device(0)
+    if engine.open_device(0).info.cc < 90:
+        pytest.skip("tensor maps exist from sm_90 on")
+    table, memory = MapTable(engine.numbers), [Buffer(1 << 14) for _ in range(2)]
+    addresses = np.zeros(len(engine.numbers.row_of), np.int64)
+    row = engine.numbers.row_of[next(i for i, value in enumerate(engine.plan.values) if value.name == "a")]
+    for n, buffer in ((4, 0), (400, 0), (401, 0), (401, 1), (4000, 0), (4000, 0)):
+        addresses[row] = memory[buffer].pointer
+        table.fill(engine.numbers.at({"n": n}), addresses)
+        assert table.bytes.tobytes() == encoded(MAP, memory[buffer].pointer, {"n": n})
 
 
 @counted
@@ -148,6 +169,7 @@ def test_switching_between_more_shapes_than_are_kept(two_kept: None) -> None:
 def test_a_graph_that_is_bound_stays_as_it_is(two_kept: None) -> None:
     """Others are run until nothing but the binding holds it."""
     context = dynamic().context()
+    context.bind({"x": (40,)})
     context.bind({"x": (50,)})
     for n in range(60, 70):
         context.run({"x": vector(n)})
