@@ -58,7 +58,7 @@ MAP = TensorMapDecl("float32", ["4*floor(n/4)", 1], ["16*floor(n/4)"], [4, 1], 0
 
 
 def moving() -> Engine:
-    """a = x, copied; z = -a by clusters of 2; y = z + a; then kernels that differ in the grid or the tensor map alone."""
+    """a = x, copied; z = -a by clusters of 2; y = z + a; then kernels of which only grid or tensor map differ."""
     p = TinyPlan(tiny.target(), (Profile("n", 4, 400, 4000),))
     p.value("x", ["n"], "input")
     p.value("y", ["n"], "output")
