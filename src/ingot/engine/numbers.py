@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,6 @@ from ingot.graph.dims import Bindings, Dim
 from ingot.plan.spec import Binding, Plan, ValueDecl
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-_SAFE = float(1 << 62)
-"""Products above this are not computed in 64 bits."""
 
 
 class _Slots:
@@ -53,6 +52,63 @@ class _Ends:
         self.shape, self.strides = slots.column(value.shape), slots.column(value.strides)
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """Positions of the numbers of some Values, and of some tensor maps with the Values that they read."""
+
+    shapes: Ints
+    strides: Ints
+    offsets: Ints
+    sizes: Ints
+    items: Ints
+    spaces: Ints
+    map_dims: Ints
+    map_steps: Ints
+    map_offsets: Ints
+    map_sizes: Ints
+    map_items: Ints
+
+    def but(
+        self, constant: np.ndarray[Any, np.dtype[np.bool_]], fixed: np.ndarray[Any, np.dtype[np.bool_]]
+    ) -> _Checked:
+        """Without those whose numbers are all ``constant``, by position, in memories that are ``fixed``."""
+        parts = (self.shapes, self.strides, self.offsets, self.sizes)
+        kept = ~(_all(constant, *parts) & fixed[self.spaces])
+        maps = (self.map_dims, self.map_steps, self.map_offsets, self.map_sizes)
+        live = ~_all(constant, *maps)
+        return _Checked(
+            *(part[kept] for part in (*parts, self.items, self.spaces)), *(m[live] for m in (*maps, self.map_items))
+        )
+
+    def sound(self, v: Ints, room: Ints) -> bool:
+        """Whether every Value lies within its memory, of ``room`` bytes, and no tensor map reaches past its Value."""
+        shape, strides, offset, size = v[self.shapes], v[self.strides], v[self.offsets], v[self.sizes]
+        if any(part.size and part.min() < 0 for part in (shape, strides, offset, size)):
+            return False
+        if size.size and (size.max() > MAX_BYTES or offset.max() > MAX_BYTES):
+            return False
+        if not _fits(shape, strides, self.items, size) or (offset % self.items).any():
+            return False
+        return bool((offset + size <= room[self.spaces]).all()) and self._mapped(v)
+
+    def _mapped(self, v: Ints) -> bool:
+        if not len(self.map_items):
+            return True
+        dims, strides = v[self.map_dims], v[self.map_steps]
+        if dims.min() < 1 or strides.min() < 0 or (strides % 16).any() or (v[self.map_offsets] % 16).any():
+            return False
+        reach = ((dims[:, 1:] - 1.0) * strides[:, : dims.shape[1] - 1]).sum(1) + dims[:, 0] * self.map_items
+        return bool((reach <= v[self.map_sizes]).all())
+
+
+def _all(constant: np.ndarray[Any, np.dtype[np.bool_]], *parts: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether all numbers of a row are constant."""
+    found = np.ones(len(parts[0]), np.bool_)
+    for part in parts:
+        found &= constant[part].all(axis=tuple(range(1, part.ndim)))
+    return found
+
+
 class PlanNumbers:
     """Where each number of a Plan is found in the array that :meth:`at` gives."""
 
@@ -67,8 +123,8 @@ class PlanNumbers:
         self.shapes = slots.table([v.shape for _, v in values], 1)
         self.strides = slots.table([v.strides for _, v in values], 0)
         self.offsets = slots.column([v.memory.offset for _, v in values])
-        self.sizes = slots.column([v.memory.bytes for _, v in values])
-        self.items = np.array([dtypes.itemsize(v.dtype) for _, v in values], np.int64)
+        sizes = slots.column([v.memory.bytes for _, v in values])
+        items = np.array([dtypes.itemsize(v.dtype) for _, v in values], np.int64)
         spaces = list(dict.fromkeys((v.memory.space, v.memory.binding) for _, v in values))
         self.spaces = spaces
         self.space_of = np.array([spaces.index((v.memory.space, v.memory.binding)) for _, v in values], np.int64)
@@ -83,10 +139,14 @@ class PlanNumbers:
         maps = [(a.index, a.map) for a in arguments if a.map is not None]
         self.maps = slots.column([dim for _, m in maps for dim in (*m.dims, *m.strides)])
         """Sizes and strides of tensor maps, one map after another."""
-        self._map_items = np.array([dtypes.itemsize(m.dtype) for _, m in maps], np.int64)
-        self._map_values = np.array([self.row_of[index] for index, _ in maps], np.int64)
-        self._map_shape = slots.table([m.dims for _, m in maps], 1)
-        self._map_steps = slots.table([m.strides for _, m in maps], 0)
+        of = np.array([self.row_of[index] for index, _ in maps], np.int64)
+        self._every = _Checked(
+            self.shapes, self.strides, self.offsets, sizes, items, self.space_of,
+            slots.table([m.dims for _, m in maps], 1), slots.table([m.strides for _, m in maps], 0),
+            self.offsets[of], sizes[of], np.array([dtypes.itemsize(m.dtype) for _, m in maps], np.int64),
+        )  # fmt: skip
+        self._unchecked = self._every
+        """Once all were found sound, only what depends on shapes is checked again."""
         self._ends = [
             _Ends(space, b, plan.values[b.value], slots)
             for space, rows in (("input", plan.inputs), ("output", plan.outputs))
@@ -123,20 +183,15 @@ class PlanNumbers:
         return found
 
     def _sound(self, v: Ints) -> bool:
-        shape, strides, offset, size = v[self.shapes], v[self.strides], v[self.offsets], v[self.sizes]
-        if any(part.size and part.min() < 0 for part in (shape, strides, offset, size)):
-            return False
-        if size.size and (size.max() > MAX_BYTES or offset.max() > MAX_BYTES):
-            return False
-        if not _fits(shape, strides, self.items, size) or (offset % self.items).any():
-            return False
         room = self._capacities(v)
-        return (
-            room is not None
-            and bool((offset + size <= room[self.space_of]).all())
-            and self._launchable(v)
-            and self._mapped(v, offset, size)
-        )
+        if room is None or not self._unchecked.sound(v, room) or not self._launchable(v):
+            return False
+        if self._unchecked is self._every:
+            constant = np.ones(len(v), np.bool_)
+            constant[self._symbolic] = False
+            fixed = np.array([space not in ("input", "output") for space, _ in self.spaces], np.bool_)
+            self._unchecked = self._every.but(constant, fixed)
+        return True
 
     def _capacities(self, v: Ints) -> Ints | None:
         """Bytes of every memory in ``spaces``; None where an input or output is not dense or too large."""
@@ -156,22 +211,9 @@ class PlanNumbers:
         numbers = v[self.numbers]
         return bool((numbers <= self._limits).all() and (numbers >= -self._limits - 1).all())
 
-    def _mapped(self, v: Ints, offset: Ints, size: Ints) -> bool:
-        """Whether no tensor map reaches past its Value."""
-        if not len(self._map_values):
-            return True
-        dims, strides = v[self._map_shape], v[self._map_steps]
-        if dims.min() < 1 or strides.min() < 0 or (strides % 16).any() or (offset[self._map_values] % 16).any():
-            return False
-        reach = ((dims[:, 1:] - 1.0) * strides[:, : dims.shape[1] - 1]).sum(1) + dims[:, 0] * self._map_items
-        return bool((reach <= size[self._map_values]).all())
-
 
 def _fits(shape: Ints, strides: Ints, items: Ints, size: Ints) -> bool:
-    """Whether the elements of every Value fit in its bytes; in floating point first, where nothing overflows."""
-    about = ((shape - 1.0) * strides).sum(1)
-    if about.size and about.max() > _SAFE / 16:
-        return False
-    extents = ((shape - 1) * strides).sum(1) + 1
+    """Whether the elements of every Value fit in its bytes. Floating point is exact as far as memory reaches."""
+    extents = ((shape - 1.0) * strides).sum(1) + 1
     extents[(shape == 0).any(1)] = 0
     return bool((extents * items <= size).all())
