@@ -128,3 +128,15 @@ def test_a_reason_is_that_of_the_slow_check() -> None:
     tree["steps"][0]["arguments"][1]["dim"] = "1000000000*n*t"
     with pytest.raises(IngotError, match="does not fit in 4 bytes"):
         quick(msgspec.convert(tree, Plan), POINTS[2])
+
+
+def test_a_fixed_part_of_an_input_is_checked_at_every_shape() -> None:
+    tree = tree_of(plan_engine(symbolic()).plan)
+    whole = tree["values"][tree["inputs"][0]["value"]]
+    memory = {**whole["memory"], "offset": 0, "bytes": 512}
+    tree["values"].append({**whole, "name": "part", "shape": [128], "strides": [1], "memory": memory})
+    plan = msgspec.convert(tree, Plan)
+    numbers = PlanNumbers(plan)
+    numbers.at(POINTS[-1])
+    with pytest.raises(IngotError):
+        numbers.at(POINTS[0])
