@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 from support import tiny
-from support.branches import dynamic, on_gpu, vector
+from support.branches import branches, dynamic, on_gpu, vector
 from support.tiny import TinyPlan, number
 
-from ingot.device.graph import Graph
+from ingot.device.graph import Executable, Graph, GraphBuilder
 from ingot.device.memory import Buffer
 from ingot.device.tensor_map import encoded
+from ingot.errors import IngotError
 from ingot.plan.spec import Argument, Profile, TensorMapDecl
 from ingot.runtime import device_context
 from ingot.runtime.device_context import DeviceContext
@@ -138,6 +139,49 @@ def test_a_new_shape_makes_no_graph() -> None:
         context.bind({"x": (n,)})
     assert count("instantiated") == made and count("executables") == alive
     assert count("updated") == before + 3 * 40
+
+
+@counted
+def test_the_next_executable_is_made_while_the_device_works() -> None:
+    context = dynamic().context()
+    for n in range(1, 5):
+        before = count("instantiated")
+        context.bind({"x": (n,)})
+        assert count("instantiated") - before == (1 if n == 1 else 0)
+        context.enqueue()
+        context.synchronize()
+        assert count("instantiated") - before == (2 if n == 1 else 1)
+    before = count("instantiated")
+    context.run({"x": vector(77)})
+    assert count("instantiated") == before + 1
+    context.run({"x": vector(77)})
+    assert count("instantiated") == before + 1
+
+
+@counted
+def test_one_shape_needs_one_executable() -> None:
+    context = branches().context()
+    before = count("instantiated")
+    for _ in range(3):
+        context.run({"x": vector()})
+    assert count("instantiated") == before + 1
+
+
+def test_no_room_for_the_next_executable(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = dynamic().context()
+    x = vector(9)
+    for n in (5, 9):  # both built before the device is full
+        context.run({"x": vector(n)})
+
+    def full(self: GraphBuilder) -> Executable:
+        raise IngotError("no room")
+
+    monkeypatch.setattr(GraphBuilder, "executable", full)
+    for _ in range(2):
+        assert np.array_equal(context.run({"x": x + 1})["y"], 2 * (x + 1) + 3 * (x + 1))
+    with pytest.raises(IngotError, match="no room"):
+        for n in range(10, 14):
+            context.run({"x": vector(n)})
 
 
 @counted

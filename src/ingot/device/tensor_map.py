@@ -70,7 +70,8 @@ def encoded(item: MapLike, address: int, bindings: Bindings) -> bytes:
     sizes = (ctypes.c_uint64 * rank)(*(evaluate(dim, bindings) for dim in item.dims))
     gaps = (ctypes.c_uint64 * max(rank - 1, 1))(*(evaluate(stride, bindings) for stride in item.strides))
     to = ctypes.addressof(memory) + start
-    MapEncoder().prepare(item, to, _WORD(address), ctypes.addressof(sizes), ctypes.addressof(gaps))()
+    encode = MapEncoder().prepare(item, to, _WORD(address), ctypes.addressof(sizes), ctypes.addressof(gaps))
+    check_encoded(encode(), rank)
     return memory.raw[start : start + BYTES]
 
 
@@ -87,11 +88,11 @@ class MapEncoder:
             _INT(int(driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)),
         )
 
-    def prepare(self, item: MapLike, to: int, tensor: ctypes.c_void_p, sizes: int, strides: int) -> Callable[[], None]:
+    def prepare(self, item: MapLike, to: int, tensor: ctypes.c_void_p, sizes: int, strides: int) -> Callable[[], int]:
         """What writes the 128 bytes of ``item`` to the address ``to`` (a multiple of 64), each time for what is then
         the address in ``tensor``, and the 64-bit numbers at ``sizes``, innermost first, and at ``strides``, in bytes.
 
-        It raises IngotError when the driver refuses.
+        It gives the driver's code, for :func:`check_encoded`.
         """
         kind = int(getattr(self._types, f"CU_TENSOR_MAP_DATA_TYPE_{_TYPES.get(item.dtype, 'UINT8')}"))
         none = "NONE" if item.swizzle == 0 else f"{item.swizzle}B"
@@ -103,14 +104,13 @@ class MapEncoder:
             corners = (_ints(item.lower), _ints(item.upper), *map(_INT, item.box))
         call = _encode_im2col() if item.lower else _encode_tiled()
         start = (_WORD(to), _INT(kind), _INT(rank), tensor, _WORD(sizes), _WORD(strides))
-        encode = partial(call, *start, *corners, steps, self._plain, _INT(swizzle), *self._tail)
+        return partial(call, *start, *corners, steps, self._plain, _INT(swizzle), *self._tail)
 
-        def write() -> None:
-            code = encode()
-            if code:
-                check((code,), f"encoding a tensor map of {rank} axes")
 
-        return write
+def check_encoded(code: int, rank: int) -> None:
+    """Raises IngotError when the driver refused a map of ``rank`` axes."""
+    if code:
+        check((code,), f"encoding a tensor map of {rank} axes")
 
 
 def _ints(numbers: Sequence[int]) -> Any:

@@ -189,7 +189,7 @@ class PlanNumbers:
         if self._unchecked is self._every:
             constant = np.ones(len(v), np.bool_)
             constant[self._symbolic] = False
-            fixed = np.array([True for space, _ in self.spaces], np.bool_)
+            fixed = np.array([space not in ("input", "output") for space, _ in self.spaces], np.bool_)
             self._unchecked = self._every.but(constant, fixed)
         return True
 

@@ -11,7 +11,7 @@ from ingot.device.stream import Stream
 from ingot.engine.bounds import corner
 from ingot.errors import IngotError
 from ingot.graph.dtypes import numpy_dtype
-from ingot.plan.spec import Binding, conditions
+from ingot.plan.spec import Binding
 from ingot.runtime import shapes as dims
 from ingot.runtime.array import DeviceArray
 from ingot.runtime.context import Context, Shapes
@@ -133,6 +133,7 @@ class DeviceContext(Context):
     def get(self, job: Job) -> dict[str, Any]:
         """Copy the results to where they belong, and wait for them."""
         pending = self.download(job)
+        self._make_ready()
         self._slots.settle()
         return self._results(job, pending)
 
@@ -242,6 +243,7 @@ class DeviceContext(Context):
     def synchronize(self) -> None:
         """See :meth:`Context.synchronize`; the stream is that of the last run or ``enqueue``."""
         self._device.activate()
+        self._make_ready()
         self._lane.last.synchronize()
 
     def input(self, name: str) -> DeviceArray | Array:
@@ -294,12 +296,17 @@ class DeviceContext(Context):
             if self._segments is None:
                 self._segments = Segments(LaunchTable(engine.numbers, engine.function))
             weights = memoryview(engine.file.weights)
-            kind = OpenProgram if plan.data or conditions(plan.steps) else Program
+            kind = OpenProgram if plan.data or self._segments.conditions else Program
             program = kind(
                 self._segments, engine.schedule, bindings, bases, engine.models, engine.calls, weights, self._ordinal
             )
             self._programs.put(key, program)
         return program
+
+    def _make_ready(self) -> None:
+        """While the device works: what the next shape will need."""
+        if self._segments is not None:
+            self._segments.make_ready()
 
     # Outputs that the caller owns.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ingot.device.tensor_map import ALIGN, BYTES, MapEncoder
+from ingot.device.tensor_map import ALIGN, BYTES, MapEncoder, check_encoded
 from ingot.engine.numbers import Ints, PlanNumbers
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -28,8 +28,8 @@ class MapTable:
         self._addresses = np.zeros(count, np.int64)
         self._valid = np.zeros(count, np.bool_)
         """Maps that were encoded from the numbers and addresses above: those of weights are the same at all shapes."""
-        ranks = np.array([len(item.dims) for _, item in maps], np.int64)
-        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(2 * ranks - 1)])[:count]
+        self._ranks = np.array([len(item.dims) for _, item in maps], np.int64)
+        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(2 * self._ranks - 1)])[:count]
         encoder = MapEncoder()
         at = [self._numbers.ctypes.data + 8 * first for first in self._first.tolist()]
         self._encode = [
@@ -58,5 +58,7 @@ class MapTable:
         self._numbers[:], self._addresses[:] = numbers, at
         self._valid[stale] = False
         for i in np.flatnonzero(stale).tolist():
-            self._encode[i]()
+            code = self._encode[i]()
+            if code:
+                check_encoded(code, int(self._ranks[i]))
         self._valid[stale] = True

@@ -11,7 +11,7 @@ import numpy as np
 from ingot.device.graph import Graph
 from ingot.device.stream import Stream
 from ingot.graph.dims import Bindings
-from ingot.plan.spec import Plan, Step, conditions
+from ingot.plan.spec import Plan, Step
 from ingot.runtime.hostmodel import HostFunction
 from ingot.runtime.island import HostArrays, Island, Shapes, as_bound, host_constants
 from ingot.runtime.places import Base, Places
@@ -64,7 +64,7 @@ class Program:
         self.hosted: dict[int, Island | StreamCall] = {}
         """Those parts that are host steps, by step."""
         table.fill(self.found, self._addresses)
-        kept = conditions(plan.steps)
+        kept = segments.conditions
         for stage in schedule:
             if not stage.host:
                 if not idle.issuperset(stage.steps):

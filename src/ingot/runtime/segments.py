@@ -9,20 +9,23 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections import deque
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from ingot.device.graph import Executable, Graph, copy_parameters
 from ingot.engine.numbers import Ints
+from ingot.errors import IngotError
+from ingot.plan.spec import conditions
 from ingot.runtime.places import Places
 from ingot.runtime.recent import Recent
 from ingot.runtime.segment import Copy, SegmentBuilder, copies
 from ingot.runtime.stages import Stage
 from ingot.runtime.table import LaunchTable, State
 
-SPARES = 4
-"""Executables of one topology that nobody uses and that are kept for the next shape."""
+_SPARES = 2
+"""Executables of one topology that nobody uses and that are kept for the next shape. One takes up to 2 MB."""
 _TOPOLOGIES = 64
 """Kept per Context, least recently used out first: one for each stage, and each course that data takes through it."""
 _Key = tuple[Stage, frozenset[int], tuple[int, ...]]
@@ -40,15 +43,15 @@ class Topology:
         self._nodes = [ctypes.c_void_p(node) for _, node in kernels]
         self._parameters = [table.parameters[index] for index, _ in kernels]
         self._copies = [ctypes.c_void_p(node) for node in builder.copies]
-        self._free: deque[tuple[Executable, State]] = deque(maxlen=SPARES)
+        self._free: deque[tuple[Executable, State]] = deque(maxlen=_SPARES)
 
     def first(self) -> Graph:
         """The graph as it was built."""
         return self._graph(self._builder.executable(), self._state)
 
-    def stock(self) -> None:
-        """Makes the executables for shapes to come."""
-        while len(self._free) < SPARES:
+    def make_ready(self) -> None:
+        """Makes the executable for a shape to come, if none is free. Raises IngotError when the device has no room."""
+        if not self._free:
             self._free.append((self._builder.executable(), self._state))
 
     def bound(self, wanted: list[Copy]) -> Graph | None:
@@ -75,8 +78,13 @@ class Segments:
     """Makes the graphs of stages, for shapes and addresses that are in the launch table."""
 
     def __init__(self, table: LaunchTable) -> None:
+        plan = table.numbers.plan
         self.table = table
+        self.conditions = conditions(plan.steps)
         self._topologies = Recent[_Key, Topology](_TOPOLOGIES)
+        self._switches = bool(plan.data) or any(p.min < p.max for p in plan.profiles)
+        self._used: list[Topology] = []
+        """Those of graphs that were made since :meth:`make_ready`."""
 
     def builder(self, places: Places, addresses: Ints) -> SegmentBuilder:
         """An empty graph, for any steps of the plan."""
@@ -99,7 +107,18 @@ class Segments:
             topology = Topology(self._built(stage, idle, places, addresses), self.table)
             self._topologies.put(key, topology)
             graph = topology.first()
+        if self._switches and topology is not None:
+            self._used.append(topology)
         return graph
+
+    def make_ready(self) -> None:
+        """So that the next new shape need not wait for an executable: one more, where the last one is in use.
+
+        To be called when the host would wait for the device anyway. Without room on the device there is none.
+        """
+        while self._used:
+            with suppress(IngotError):
+                self._used.pop().make_ready()
 
     def _built(self, stage: Stage, idle: frozenset[int], places: Places, addresses: Ints) -> SegmentBuilder:
         builder = self.builder(places, addresses)
