@@ -83,7 +83,7 @@ class Segments:
         self.conditions = conditions(plan.steps)
         self._topologies = Recent[_Key, Topology](_TOPOLOGIES)
         self._switches = bool(plan.data) or any(p.min < p.max for p in plan.profiles)
-        self._used: list[Topology] = []
+        self._used: set[Topology] = set()
         """Those of graphs that were made since :meth:`make_ready`."""
 
     def builder(self, places: Places, addresses: Ints) -> SegmentBuilder:
@@ -108,7 +108,7 @@ class Segments:
             self._topologies.put(key, topology)
             graph = topology.first()
         if self._switches and topology is not None:
-            self._used.append(topology)
+            self._used.add(topology)
         return graph
 
     def make_ready(self) -> None:
