@@ -8,6 +8,7 @@ import pytest
 from onnx import parser
 
 from ingot.builder.api import build_engine, build_hollow
+from ingot.errors import IngotError
 from ingot.importer.load import import_model
 from ingot.measure.reference import Reference
 from ingot.options import BuildOptions
@@ -104,3 +105,14 @@ def test_a_branch_that_is_a_constant_is_no_reason_to_warn(caplog: pytest.LogCapt
     feeds = feeds_of(model)
     assert np.array_equal(Simulator(engine).run(feeds)["z"], np.array([2, 4, 6], np.float32))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("op", ["MatMulNBits <K = 3, N = 4, bits = 4, block_size = 32>", "FusedMatMul"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_op_of_another_domain_without_its_inputs_is_an_error_that_names_it(op: str, inside: bool) -> None:
+    text = CONSTANT_BRANCH.replace("Add (two, two)", f"com.microsoft.{op} (two)")
+    if not inside:
+        text = text.replace("z = If", f"w = com.microsoft.{op} (x)  z = If").replace("=> (z)", "=> (z, w)")
+    text = text.replace('["" : 17]', '["" : 17, "com.microsoft" : 1]')
+    with pytest.raises(IngotError, match="then_branch" if inside else op.split()[0]):
+        build_hollow(parser.parse_model(text), BuildOptions("sm_90"))

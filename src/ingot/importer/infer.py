@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceError, infer_symbolic_shapes
+from onnx_shape_inference import SYM_DATA_KEY, OpUsageError, ShapeInferenceError, infer_symbolic_shapes
 
 from ingot.errors import IngotError
 from ingot.graph.control import keep_promise
@@ -34,8 +34,8 @@ def infer_shapes(model: ir.Model) -> None:
             _infer(model)
     except IngotError:  # a plugin's rule
         raise
-    except ShapeInferenceError as error:
-        raise IngotError(f"its shape cannot be inferred: {first_line(error)}", node=error.node_name or "") from None
+    except (ShapeInferenceError, OpUsageError) as error:
+        raise IngotError(f"its shape cannot be inferred: {first_line(error)}", node=_at(error)) from None
     except Exception as error:  # rules index into inputs and attributes that a damaged model lacks
         raise IngotError(f"shapes cannot be inferred: {type(error).__name__}: {error}") from None
     finally:
@@ -67,8 +67,9 @@ def _infer(model: ir.Model) -> None:
             try:
                 infer_symbolic_shapes(model)
                 return
-            except ShapeInferenceError as error:
-                holder = next((n for n in model.graph if _holds(n, error.node_name)), None)
+            except (ShapeInferenceError, OpUsageError) as error:
+                name = _at(error)
+                holder = next((n for n in model.graph if _holds(n, name)), None)
                 if holder is None:
                     raise
                 hidden.append((holder, dict(holder.attributes)))
@@ -81,7 +82,13 @@ def _infer(model: ir.Model) -> None:
             node.domain = ""
 
 
-def _holds(node: ir.Node, name: str | None) -> bool:
+def _at(error: ShapeInferenceError | OpUsageError) -> str:
+    """The name of the node that an error is about."""
+    name = error.node_name if isinstance(error, ShapeInferenceError) else error.node.name
+    return name or ""
+
+
+def _holds(node: ir.Node, name: str) -> bool:
     """Whether a node called ``name`` is inside a graph of ``node``."""
     graphs = (a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH)
     return node.domain == "" and any(inner.name == name for graph in graphs for inner in graph.all_nodes())
