@@ -115,6 +115,33 @@ def test_concat_is_written_in_place() -> None:
     check_lowered(model, lowered, {"x": normal(1, 8, 6, 6)})
 
 
+def test_feature_maps_are_written_as_pixels_of_a_concat() -> None:
+    """The head of YOLOv8: maps of several sizes, one behind the other, whose channels are then read in groups."""
+    model = graph(
+        "g (float[2, 8, 6, 4] x, float[2, 8, 3, 2] z) => (float[2, 4, 2, 30] y)"
+        " { a = Conv(x, w) b = Conv(z, w) s = Reshape(a, flat) t = Reshape(b, flat) c = Concat <axis = 2> (s, t)"
+        " d = Reshape(c, groups) e = Transpose <perm = [0, 2, 1, 3]> (d) y = Softmax <axis = 1> (e) }",
+        w=normal(8, 8, 1, 1), flat=np.array([0, 0, -1]), groups=np.array([2, 2, 4, 30]),
+    )  # fmt: skip
+    lowered = lowered_of(model)
+    assert lowered.windows["a"].parent == lowered.windows["b"].parent == "c"
+    assert lowered.values["c"].strides == (240, 1, 8) and lowered.values["b"].strides == (240, 1, 16, 8)
+    assert lowered.windows["b"].offset == 24 * 8
+    assert all("Concat" not in names for names in ops(lowered, Kind.MAP))
+    check_lowered(model, lowered, {"x": normal(2, 8, 6, 4), "z": normal(2, 8, 3, 2)})
+
+
+def test_pixels_beside_other_rows_or_of_an_output_are_copied() -> None:
+    model = graph(
+        "g (float[2, 8, 6, 4] x, float[2, 8, 5] z) => (float[2, 8, 29] y)"
+        " { a = Conv(x, w) s = Reshape(a, flat) t = Exp(z) y = Concat <axis = 2> (s, t) }",
+        w=normal(8, 8, 1, 1), flat=np.array([0, 0, -1]),
+    )  # fmt: skip
+    lowered = lowered_of(model)
+    assert lowered.values["y"].strides == (232, 29, 1)
+    check_lowered(model, lowered, {"x": normal(2, 8, 6, 4), "z": normal(2, 8, 5)})
+
+
 def test_split_and_concat_of_the_same_tensor_share_memory() -> None:
     """The block of YOLOv8: both halves of a tensor and what is made of one of them, side by side."""
     model = graph(

@@ -17,6 +17,7 @@ from ingot.graph.region import ANCHORS, CONVOLUTIONS, WEIGHTED, BodyOp, Kind, Li
 from ingot.graph.scalar_ops import is_scalar_op
 from ingot.graph.tensor import Order, TensorSpec, channels_last, row_major, spec
 from ingot.passes.flatten import FlatGraph
+from ingot.passes.orders import among_pixels, flattens_pixels, weight_order
 from ingot.passes.partition import Group
 from ingot.passes.recurrent import swapped_behind
 from ingot.passes.views import RESHAPES, view_of
@@ -69,6 +70,7 @@ class _Assigner:
         """(concat, part) where the part needs no copy."""
         self.in_place: set[int] = set()
         """Groups whose work their producers do."""
+        self.pixels: set[str] = set()  # feature maps to be written as pixels of a concat of such
 
     def run(self) -> Layout:
         for name in (*self.flat.inputs, *self.flat.constants):
@@ -104,7 +106,15 @@ class _Assigner:
             follows |= self.flat.ops[group.ops[0]].layout is PluginLayout.ANY
             if follows and any(n in spatial and rank[n] == rank[outputs[0]] for n in inputs):
                 spatial.update(n for n in outputs if rank[n] >= 3)
+            if self._is_concat(group) and all(self._flattened(name) in spatial for name in inputs):
+                spatial.update(outputs)
         return spatial
+
+    def _flattened(self, name: str) -> str:
+        """The feature map that is ``name`` with its pixels in one dimension; empty where it is none."""
+        maker = self.maker.get(name)
+        op = self.flat.ops[maker.ops[0]].body if maker is not None and maker.kind is Kind.VIEW else None
+        return op.inputs[0] if op is not None and flattens_pixels(op, self.flat) else ""
 
     def _ends(self, group: Group) -> tuple[list[str], list[str]]:
         inside = set(group.ops)
@@ -127,7 +137,7 @@ class _Assigner:
                 op = self.flat.ops[index].body
                 if op.op in _WEIGHTED_OPS and op.inputs[1] in self.flat.constants:
                     weight = self.out.values[op.inputs[1]]
-                    self.out.values[op.inputs[1]] = weight.ordered(_weight_order(group.kind, op, weight))
+                    self.out.values[op.inputs[1]] = weight.ordered(weight_order(group.kind, op, weight))
 
     def _free_to_place(self, name: str) -> bool:
         """Whether a device Region makes this Value in memory of its own."""
@@ -166,7 +176,9 @@ class _Assigner:
             return
         wholes = {n: self._whole_split(op, position, axis) for position, n in enumerate(op.inputs)}
         free = [self._free_to_place(n) and op.inputs.count(n) == 1 for n in op.inputs]
-        if not any(free) and not any(wholes.values()):
+        inner = axis == 2 and whole.strides[1] == 1
+        maps = {n: x for n in op.inputs if inner and (x := self._flattened(n)) and self._free_to_place(x)}
+        if not any(free) and not any(wholes.values()) and not maps:
             return
         self.in_place.add(group.ident)
         for name, window, ok in zip(op.inputs, windows, free, strict=True):
@@ -176,6 +188,10 @@ class _Assigner:
                 self.inside.update((op.outputs[0], part) for part in split.outputs)
             elif ok and name not in self.placed:  # a split of it may have placed it since
                 self.placed[name] = window
+                self.inside.add((op.outputs[0], name))
+            elif name in maps and maps[name] not in self.placed:
+                self.placed[maps[name]] = window
+                self.pixels.add(maps[name])
                 self.inside.add((op.outputs[0], name))
 
     def _whole_split(self, concat: BodyOp, position: int, axis: int) -> BodyOp | None:
@@ -202,12 +218,12 @@ class _Assigner:
             return known
         value = self.flat.values[name]
         if name in self.placed:
-            window = self.placed[name]
-            parent = self._own_spec(window.parent)
-            if parent.rank == value.rank:
-                align = parent.part_align(window.offset)
-                if self.maker[window.parent].ident in self.in_place and self._is_concat(self.maker[window.parent]):
-                    return TensorSpec(value.dtype, value.shape, parent.strides, align)
+            window, parent = self.placed[name], self._own_spec(self.placed[name].parent)
+            maker, pixels = self.maker[window.parent], name in self.pixels
+            part = parent.rank == value.rank and maker.ident in self.in_place and self._is_concat(maker)
+            if part or pixels:
+                strides = among_pixels(value, parent) if pixels else parent.strides
+                return TensorSpec(value.dtype, value.shape, strides, parent.part_align(window.offset))
             return value
         return value.ordered(self._order(name))
 
@@ -382,19 +398,3 @@ class _Assigner:
             tuple(literals.items()),
             flat.opset,
         )
-
-
-def _weight_order(kind: Kind, op: BodyOp, weight: TensorSpec) -> Order:
-    """Convolution weights: output channel outermost, input channel innermost.
-
-    Depthwise: channel innermost; of a stem: output channel innermost. Matrices of one-byte elements: the depth
-    innermost, as tensor cores ask for it.
-    """
-    rank = weight.rank
-    if kind is Kind.GEMM:
-        turned = rank >= 2 and dtypes.itemsize(weight.dtype) == 1 and not op.attr("transB", 0)
-        return (*range(rank - 2), rank - 1, rank - 2) if turned else row_major(rank)
-    if kind is Kind.STEM:
-        return (*range(2, rank), 1, 0)
-    depthwise = op.op != "ConvTranspose" and weight.shape[1] == 1 and int(op.attr("group", 1)) > 1  # type: ignore[arg-type]
-    return (1, *range(2, rank), 0) if depthwise or op.op == "ConvTranspose" else channels_last(rank)
