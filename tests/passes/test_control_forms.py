@@ -116,3 +116,9 @@ def test_an_op_of_another_domain_without_its_inputs_is_an_error_that_names_it(op
     text = text.replace('["" : 17]', '["" : 17, "com.microsoft" : 1]')
     with pytest.raises(IngotError, match="then_branch" if inside else op.split()[0]):
         build_hollow(parser.parse_model(text), BuildOptions("sm_90"))
+
+
+def test_a_scan_along_an_axis_that_is_not_there_stays_and_says_so() -> None:
+    text = SCAN_AROUND_LOOP.replace("num_scan_inputs = 1", "num_scan_inputs = 1, scan_input_axes = [2]")
+    engine = build_hollow(parser.parse_model(text), BuildOptions("sm_90"))
+    assert any("an axis that it reads along is not there" in reason for reason in engine.plan.reasons)

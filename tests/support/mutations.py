@@ -6,6 +6,7 @@ prints what is neither a model nor an IngotError.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import signal
@@ -26,11 +27,16 @@ from ingot.options import BuildOptions
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a program, by its path
 
+from support.any_graphs import model_of
+from support.any_ops import seeded
 from support.old_ops import old_ops
 from support.onnx_text import one_node
 
 WRITTEN = 5
-"""Models written out here; the rest is one node each."""
+"""Models written out here."""
+GROWN = 5
+"""Random graphs with control flow, which follow; the rest is one node each."""
+_CONTROL = {"If", "Loop", "Scan"}
 SECONDS = 20
 """Longest time that one small file may take."""
 HEAD = '<ir_version: {}, opset_import: ["" : {}, "f" : 1, "com.acme" : 1]>\n'
@@ -92,6 +98,8 @@ def originals() -> list[onnx.ModelProto]:
                 dims = [dim.dim_value for dim in declared[name].type.tensor_type.shape.dim]
                 size = 4 * math.prod(dims)
                 model.graph.initializer.add(name=name, data_type=1, dims=dims, raw_data=bytes(size))
+    grown = (model_of([seeded(seed, 8, "g_")]) for seed in itertools.count())
+    models += itertools.islice((m for m in grown if {n.op_type for n in m.graph.node} & _CONTROL), GROWN)
     for case in old_ops():
         models.append(one_node(case.op, case.first, case.inputs, case.attributes, case.constants, case.outputs)[0])
     return models
@@ -183,8 +191,8 @@ def mutated(seed: int, number: int, models: list[onnx.ModelProto]) -> bytes:
     """File ``number`` of the series ``seed``: always the same."""
     random_ = random.Random(f"{seed}/{number}")
     model = onnx.ModelProto()
-    # Half of the files come from the models that are written out above.
-    model.CopyFrom(random_.choice(models[:WRITTEN] if random_.random() < 0.5 else models))
+    # Half of the files come from the models that are written out above, and those that are grown.
+    model.CopyFrom(random_.choice(models[: WRITTEN + GROWN] if random_.random() < 0.5 else models))
     if random_.random() < 0.3:
         return scramble(random_, model.SerializeToString())
     for _ in range(random_.choice((1, 1, 1, 2, 3, 6))):

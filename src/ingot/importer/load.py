@@ -12,10 +12,10 @@ from onnx_ir.passes import common
 
 from ingot.errors import IngotError
 from ingot.graph.lowered import SymbolRange
+from ingot.importer.bodies import check_bodies, complete_loops
 from ingot.importer.dims import Shapes, settle_dims
 from ingot.importer.external import load_external
 from ingot.importer.infer import infer_noting_outputs, without_shape
-from ingot.importer.loops import complete_loops
 from ingot.importer.maps import hide_maps
 from ingot.importer.messages import first_line
 from ingot.importer.names import make_names_unique
@@ -62,6 +62,8 @@ def import_model(
     notes = _simplify(model)
     check_nodes(model)
     check_plugin_nodes(model)
+    check_bodies(model)
+    complete_loops(model)
     ranges, more = settle_dims(model.graph, shapes, any_size=any_size)
     notes += more + infer_noting_outputs(model)
     if not any_size:
@@ -115,7 +117,6 @@ def _simplify(model: ir.Model) -> list[str]:
         except Exception as error:
             reason = f"functions cannot be inlined: {first_line(error)}"
             raise IngotError(reason, fix="export without functions") from None
-    complete_loops(model)
     _tidy(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     return notes

@@ -256,6 +256,8 @@ def _scan(turns: _Turns) -> Results:
     states, tensors = inputs[: len(inputs) - read], inputs[len(inputs) - read :]
     axes, backwards = _axes(node, "scan_input_axes", read), _axes(node, "scan_input_directions", read)
     shapes = [shape_of(tensor) for tensor in tensors]
+    if any(shape and not -len(shape) <= axis < len(shape) for shape, axis in zip(shapes, axes, strict=True)):
+        return No("an axis that it reads along is not there")
     lengths = {shape[axis] if shape else None for shape, axis in zip(shapes, axes, strict=True)}
     length = lengths.pop() if len(lengths) == 1 else None
     if not isinstance(length, int):
