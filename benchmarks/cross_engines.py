@@ -2,11 +2,12 @@
 
     python benchmarks/cross_engines.py --json benchmarks/results/h200/cross_engines.json [NAME ...]
 
-For each network three engines: *shipped*, as a machine without a GPU builds it (``--opt-level 2`` with the times that
-Ingot ships), *model*, by the cost model alone (``--opt-level 1``), and *tuned* (``--opt-level 3``). The first two are
-made in a process that sees no GPU, and no times of this machine. The engines run in turns; every one's results
-are compared with ONNX Runtime's. ``--timing-db`` keeps what the tuned ones measured: ``cross_build.py --truth`` says
-layer by layer what was chosen wrongly.
+NAME is an architecture, or ``NAME:BATCH``. For each three engines: *shipped*, as a machine without a GPU builds it
+(``--opt-level 2`` with the times that Ingot ships), *model*, by the cost model alone (``--opt-level 1``), and *tuned*
+(``--opt-level 3``; with ``--measured FILE`` from the times that an earlier build measured, which takes the same
+variants). All but a measuring one are made in a process that sees no GPU, and no times of this machine. The engines
+run in turns; every one's results are compared with ONNX Runtime's. ``--timing-db`` keeps what the tuned ones measured:
+``cross_build.py --truth`` says layer by layer what was chosen wrongly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -89,27 +89,30 @@ def options_of(name: str, batch: int, target: str, level: int, timing_db: Path) 
     return BuildOptions(target=target, fp16=True, shapes=shapes, opt_level=level, timing_db=timing_db)
 
 
-def cross(name: str, batch: int, target: str, folder: Path, jobs: int) -> dict[str, float]:
+def cross(name: str, batch: int, target: str, folder: Path, jobs: int, measured: Path | None) -> dict[str, float]:
     """Builds the engines that need no GPU, in a process that has none; returns the seconds by way."""
     os.environ["CUDA_VISIBLE_DEVICES"], os.environ["INGOT_JOBS"] = "", str(jobs)
     found = {}
-    for way, level in LEVELS.items():
+    nothing = folder / "empty.json"
+    ways = {way: (level, nothing) for way, level in LEVELS.items()}
+    if measured is not None:
+        ways["tuned"] = 2, measured
+    for way, (level, times) in ways.items():
         start = time.perf_counter()
-        nothing = folder / "empty.json"
-        build_engine(architectures.build(name), options_of(name, batch, target, level, nothing)).write(
-            folder / f"{name}-{way}.ingot"
-        )
+        engine = build_engine(architectures.build(name), options_of(name, batch, target, level, times))
+        engine.write(folder / f"{name}-{batch}-{way}.ingot")
         found[way] = time.perf_counter() - start
     return found
 
 
 def measured(name: str, batch: int, folder: Path, timing_db: Path, seconds: dict[str, float], info: DeviceInfo) -> Row:
-    """Builds the tuned engine, and runs all three. Raises IngotError where one cannot be built or run."""
+    """Builds the tuned engine if it is not there, and runs all. Raises IngotError where one cannot be built or run."""
     start = time.perf_counter()
     model = architectures.build(name)
-    build_engine(model, options_of(name, batch, "cuda", 3, timing_db)).write(folder / f"{name}-tuned.ingot")
-    seconds = {"tuned": time.perf_counter() - start, **seconds}
-    paths = {way: folder / f"{name}-{way}.ingot" for way in seconds}
+    if "tuned" not in seconds:
+        build_engine(model, options_of(name, batch, "cuda", 3, timing_db)).write(folder / f"{name}-{batch}-tuned.ingot")
+        seconds = {"tuned": time.perf_counter() - start, **seconds}
+    paths = {way: folder / f"{name}-{batch}-{way}.ingot" for way in seconds}
     files = {way: EngineFile.read(path) for way, path in paths.items()}
     feeds = architectures.sample_inputs(model, batch)
     wanted = Reference(model).run(feeds)
@@ -143,31 +146,33 @@ def _others(file: EngineFile, tuned: EngineFile) -> list[str]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("names", nargs="*", default=NETWORKS, help="architectures")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("names", nargs="*", default=NETWORKS, help="architectures, with :BATCH where it is not 1")
     parser.add_argument("--timing-db", type=Path, default=Path("cross_engines_times.json"))
+    parser.add_argument("--measured", type=Path, help="times of an earlier build that measured")
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args()
     info = choose_target("cuda").device
     assert info is not None
     with tempfile.TemporaryDirectory() as place:
         try:
-            _all(flags.names, flags.batch, Path(place), flags.timing_db, flags.json, info.info)
+            _all(flags, Path(place), info.info)
         except IngotError as error:
             sys.exit(f"error: {error}")
 
 
-def _all(names: Sequence[str], batch: int, folder: Path, timing_db: Path, json: Path | None, info: DeviceInfo) -> None:
+def _all(flags: argparse.Namespace, folder: Path, info: DeviceInfo) -> None:
+    parts = [text.partition(":") for text in flags.names]
+    wanted = [(name, int(batch or 1)) for name, _, batch in parts]
     results = Results(environment(info), [])
-    jobs = max(2, env.compile_jobs() // len(names))
-    work = [(name, batch, info.target, folder, jobs) for name in names]
+    jobs = max(2, env.compile_jobs() // len(wanted))
+    work = [(name, batch, info.target, folder, jobs, flags.measured) for name, batch in wanted]
     with closing(call_each(f"{Path(__file__).stem}:cross", work, jobs=len(work), timeout=_CROSS_SECONDS)) as answers:
-        seconds = dict(zip(names, answers, strict=True))
-    for name in names:
-        took = seconds[name]
+        seconds = dict(zip(wanted, answers, strict=True))
+    json: Path | None = flags.json
+    for (name, batch), took in seconds.items():
         if isinstance(took, No):
             raise IngotError(took.reason, node=name)
-        results.rows.append(measured(name, batch, folder, timing_db, took, info))
+        results.rows.append(measured(name, batch, folder, flags.timing_db, took, info))
         print(_line(results.rows[-1]), flush=True)
         if json is not None:
             json.parent.mkdir(parents=True, exist_ok=True)
