@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ingot.measure.conformance.cases import load_case
-from ingot.measure.conformance.ledger import Ledger, column, page
+from ingot.measure.conformance.ledger import Ledger, column, page, renewed
 from ingot.measure.conformance.parameters import with_constants
 from ingot.measure.conformance.run import run_case, run_cases
 from ingot.measure.conformance.verdict import Outcome, distance, share
@@ -121,3 +121,22 @@ def test_page() -> None:
     assert "| `sm_90` | 3 | 1 | 0 | 1 | 0 | 1 | 2 |" in text
     assert "| light/test_c | wrong | &lt;lambda> |" in text and "| node/test_b | island | B: why \\| how |" in text
     assert "1 of the 3 op names" in text and "inputs as in the suite: B." in text
+
+
+def test_some_cases_again() -> None:
+    old = column(
+        "cuda",
+        [
+            Outcome("node/test_a", "pass", ops=["A"]),
+            Outcome("node/test_b", "island", "B: why", ["A", "B"], True),
+            Outcome("node/test_d", "wrong", "far off", ["D"]),
+            Outcome("light/test_c", "wrong", "far off", ["C"]),
+        ],
+    )
+    again = [Outcome("node/test_b", "pass", ops=["A", "B"]), Outcome("light/test_c", "refused", "too large", ["C"])]
+    one = renewed(old, again, "a card")
+    assert (
+        one.counts == column("cuda", [Outcome("node/test_a", "pass"), Outcome("node/test_d", "wrong"), *again]).counts
+    )
+    assert one.native == ["A", "B"] and one.constants == [] and one.machine == "a card"
+    assert [(o.case, o.kind) for o in one.remarks] == [("node/test_d", "wrong"), ("light/test_c", "refused")]

@@ -58,6 +58,22 @@ def column(target: str, outcomes: Sequence[Outcome], machine: str = "") -> Colum
     return Column(target, counts, sorted(native), ops, remarks, sorted(fixed), machine)
 
 
+def renewed(old: Column, outcomes: Sequence[Outcome], machine: str = "") -> Column:
+    """``old`` with the cases of ``outcomes``, which must be among its remarks, as they came out in a later run."""
+    before = {o.case: o for o in old.remarks}
+    counts = {group: dict(of_group) for group, of_group in old.counts.items()}
+    for outcome in outcomes:
+        of_group = counts[outcome.case.partition("/")[0]]
+        of_group[before[outcome.case].kind] -= 1
+        of_group[outcome.kind] += 1
+    new = column(old.target, outcomes, machine)
+    done = {outcome.case for outcome in outcomes}
+    kept = [o for o in old.remarks if o.case not in done]
+    native = {*old.native, *new.native}
+    constants = {*new.constants, *(old.constants if any(o.as_constants for o in kept) else ())} - native
+    return Column(old.target, counts, sorted(native), old.ops, [*kept, *new.remarks], sorted(constants), machine)
+
+
 def page(ledger: Ledger) -> str:
     """The ledger as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in ledger.versions.items())
