@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from ingot.errors import Answer, No
-from ingot.graph.dims import Bindings, Dim, ceildiv, divisible, evaluate, mul
+from ingot.graph.dims import Bindings, ceildiv, evaluate
 from ingot.graph.region import Kind, Region
-from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
+from ingot.kernels.cuda.depthwise.floats import FloatTactic
+from ingot.kernels.cuda.depthwise.pixels import Pixels, pixels
 from ingot.kernels.cuda.epilogue import WIDTH, EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, constants, template
-from ingot.kernels.triton.geometry import Geometry, geometry
-from ingot.kernels.triton.indexing import Axis
-from ingot.kernels.triton.normal import Normal, normal_conv
 
 ENTRY = "ingot_depthwise"
 _BYTES = ("int8", "uint8")
@@ -28,37 +25,9 @@ _WIDE = 2
 """Pixels along the width that a thread makes."""
 _ROWS = (1, 2, 4)
 _BLOCKS = (64, 128, 256)
-_MOST_ELEMENTS = 1 << 30
-"""Pixels, and elements of one image, above which offsets would not fit an int."""
 _CLOCK = 1.7e9
 _START = 2.2e-6
 """Seconds from the first load to the last store of one thread."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The convolution as a product whose rows are pixels and whose columns are channels: see ``Product``."""
-
-    normal: Normal
-    geometry: Geometry
-    row_axes: tuple[Axis, ...]
-    col_axis: int | None = 1
-    batch_axes: tuple[Axis, ...] = ()
-
-    @property
-    def cols(self) -> int:
-        """Channels of the result."""
-        return self.geometry.groups * self.geometry.out_channels
-
-    @property
-    def output(self) -> tuple[Dim, Dim]:
-        """Height and width of the result."""
-        return self.geometry.output[0], self.geometry.output[1]
-
-    @property
-    def rows(self) -> Dim:
-        """Pixels of the result."""
-        return mul(self.geometry.batch, *self.geometry.output)
 
 
 class DepthwiseTactic:
@@ -92,7 +61,7 @@ class DepthwiseTactic:
         """Predicted seconds: the slower of memory and issue."""
         o, rows = _read(region), variant["rows"]
         g = o.geometry
-        threads = evaluate(_threads(o, rows), bindings)
+        threads = evaluate(o.threads(rows, _WIDE, WIDTH), bindings)
         lines = (rows - 1) * g.stride[0] + g.kernel[0]
         turned = 16 if g.stride[1] == 1 else 32
         products = 16 * rows * g.kernel[0]
@@ -108,30 +77,10 @@ def _pixels(region: Region) -> Pixels | No:
     op = region.ops[0]
     if op is not region.anchor or op.op != "ConvInteger" or any(op.inputs[2:]):
         return No("not a convolution of bytes without zero points")
-    g = geometry(region)
-    if isinstance(g, No):
-        return g
-    if not g.depthwise or g.out_channels != 1 or len(g.kernel) != 2 or g.dilation != (1, 1):
-        return No("not depthwise in two dimensions, without dilation")
-    if max(g.kernel) > _TAPS or not set(g.stride) <= {1, 2}:
-        return No(f"a kernel above {_TAPS} x {_TAPS}, or a stride above 2")
-    if g.x.dtype not in _BYTES or g.w.dtype != "int8" or not g.w.constant:
-        return No(f"{g.x.dtype} by {g.w.dtype}, or weights that are not constant")
-    if not all(isinstance(d, int) for d in (*g.input, *g.output)):
-        return No("symbolic image size")
-    if not _in_eights(g.x, 1, g.groups) or not _in_eights(g.w, 0, g.groups):
-        return No("channels that are not innermost in multiples of eight")
-    if any(int(size) * int(step) > _MOST_ELEMENTS for size, step in zip(g.input, g.x.strides[2:], strict=True)):
-        return No("too large an image")
-    axes = tuple(Axis(axis, size) for axis, size in ((0, g.batch), (2, g.output[0]), (3, g.output[1])))
-    return Pixels(normal_conv(region), g, axes)
-
-
-def _in_eights(tensor: TensorSpec, axis: int, channels: int) -> bool:
-    """Whether eight channels lie in one aligned piece everywhere."""
-    others = [step for i, step in enumerate(tensor.strides) if i != axis and tensor.shape[i] != 1]
-    aligned = channels % WIDTH == 0 and tensor.strides[axis] == 1 and tensor.align % WIDTH == 0
-    return aligned and all(divisible(step, WIDTH) for step in others) and all(isinstance(s, int) for s in others[-2:])
+    x, w = (region.spec_of[name].dtype if name in region.spec_of else "" for name in op.inputs[:2])
+    if x not in _BYTES or w != "int8":
+        return No(f"{x} by {w}")
+    return pixels(region, WIDTH, _TAPS)
 
 
 def _read(region: Region) -> Pixels:
@@ -140,17 +89,12 @@ def _read(region: Region) -> Pixels:
     return found
 
 
-def _threads(o: Pixels, rows: int) -> Dim:
-    lines, pairs = (ceildiv(size, step) for size, step in zip(o.output, (rows, _WIDE), strict=True))
-    return mul(o.geometry.batch, lines, pairs, o.cols // WIDTH)
-
-
 def _generate(o: Pixels, rows: int, block: int) -> Source:
     g, region = o.geometry, o.normal.region
     epilogue = EpilogueText(o, WIDTH, o.rows)
     struct, value, out = epilogue.text(), epilogue.value(), epilogue.out
     x, w = (out.input(name) for name in region.ops[0].inputs[:2])
-    step, threads = out.number(g.x.strides[0], 8), out.number(_threads(o, rows))
+    step, threads = out.number(g.x.strides[0], 8), out.number(o.threads(rows, _WIDE, WIDTH))
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({out.declared}) {{
   const Epilogue epilogue = {value};
@@ -160,7 +104,7 @@ extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({out.declared}) {{
     kind = "signed char" if g.x.dtype == "int8" else "unsigned char"
     kinds = f"typedef int sum_t;\ntypedef {kind} byte_t;\nconstexpr bool kSigned = {str(g.x.dtype == 'int8').lower()};"
     parts = [HELPERS, kinds, _constants(o, rows, block), struct, template("depthwise/depthwise.cuh"), kernel]
-    return Source("\n".join(parts), ceildiv(_threads(o, rows), block), out.arguments)
+    return Source("\n".join(parts), ceildiv(o.threads(rows, _WIDE, WIDTH), block), out.arguments)
 
 
 def _constants(o: Pixels, rows: int, block: int) -> str:
@@ -176,4 +120,4 @@ def _constants(o: Pixels, rows: int, block: int) -> str:
     return constants(values)
 
 
-TACTICS: tuple[DepthwiseTactic, ...] = (DepthwiseTactic(),)
+TACTICS: tuple[DepthwiseTactic | FloatTactic, ...] = (DepthwiseTactic(), FloatTactic())

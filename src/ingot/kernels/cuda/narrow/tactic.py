@@ -16,7 +16,7 @@ from ingot.graph.region import Kind, Region
 from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
-from ingot.kernels.cuda.depthwise.tactic import Pixels
+from ingot.kernels.cuda.depthwise.pixels import Pixels
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue, quick_division
