@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import parser
 from support.rewrites import Net, kinds, rewritten
 
+from ingot.importer.load import import_model
 from ingot.passes.fold import fold
 
 
@@ -122,3 +124,11 @@ def test_a_node_that_cannot_be_folded_stays() -> None:
     parts = net.op("SplitToSequence", net.input("x", [3, 6]), net.const([2, 4], "int64"), axis=1, keepdims=1)
     net.output(net.op("SequenceAt", parts, net.const(0, "int64")))
     rewritten(net, fold)
+
+
+def test_a_node_that_a_rule_trips_over_stays() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[3, 6] x) => (y) <int64[1] a = {-1}, int64 scalar = {0}> { f = Reshape (x, a) y = Reshape (f, scalar) }"""
+    model = import_model(parser.parse_model(text)).model
+    fold(model)
+    assert {node.op_type for node in model.graph} == {"Reshape"}

@@ -192,3 +192,16 @@ def test_what_has_no_kernel_is_an_island() -> None:
     assert not recurrent(found)
     assert any("float64" in reason for reason in found.reasons), found.reasons
     assert [region.ops[0].op for region in found.regions if region.kind is Kind.HOST] == ["RNN"]
+
+
+@pytest.mark.parametrize("name", ["W", "R", "B", "initial_h", "P"])
+def test_operands_of_other_shapes_keep_a_layer_on_the_host(name: str) -> None:
+    known = ("W", "R", "B", "initial_h", "initial_c", "P")
+    model, _ = layer("LSTM", known=known)
+    assert recurrent(lowered(model))
+    wrong = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor = numpy_helper.to_array(wrong)
+    wrong.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(np.repeat(tensor, 2, axis=0)), name))
+    found = lowered(model)
+    assert not recurrent(found)
+    assert any(f"{name} has shape" in reason for reason in found.reasons), found.reasons

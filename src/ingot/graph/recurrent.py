@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingot.errors import No
+from ingot.graph.dims import Dim
 from ingot.graph.region import BodyOp
 
 DOMAIN = "ingot"
@@ -111,6 +112,15 @@ def recurrence_of(op: BodyOp, hidden: int) -> Recurrence | No:
         bool(op.attr("linear_before_reset", 0)),
         bool(op.attr("input_forget", 0)),
     )
+
+
+def operand_shapes(form: Recurrence, x: Sequence[Dim]) -> tuple[tuple[Dim, ...], ...]:
+    """What shapes ONNX's operands X to P must have, where X has shape ``x``."""
+    batch, features = x[0 if form.batch_first else 1], x[2]
+    gates, hidden, directions = form.gates * form.hidden, form.hidden, form.directions
+    state = (batch, directions, hidden) if form.batch_first else (directions, batch, hidden)
+    weights = (directions, gates, features), (directions, gates, hidden), (directions, 2 * gates)
+    return (tuple(x), *weights, (batch,), state, state, (directions, 3 * hidden))
 
 
 def _floats(op: BodyOp, name: str) -> list[float]:

@@ -125,7 +125,7 @@ def _round(model: ir.Model) -> bool:
     with _pinned_outputs(model):
         modified = _fold_constants(model)
         rules = _rules_for({node.op_type for node in model.graph.all_nodes()})
-        modified |= bool(rules and RewritePass(rules)(model).modified)
+        modified |= _rewrite(model, rules)
         modified |= _no_ops(model)
         modified |= _settle_reshapes(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -158,6 +158,15 @@ def _fold_constants(model: ir.Model) -> bool:
     except Exception as error:
         # It works node by node, so what it did before it met a node that it cannot fold stands.
         _log.info("constant folding stopped: %s", error)
+        return False
+
+
+def _rewrite(model: ir.Model, rules: tuple[RewriteRule, ...]) -> bool:
+    """Applies rules of the library; whether one did something."""
+    try:
+        return bool(rules and RewritePass(rules)(model).modified)
+    except Exception as error:  # a rule looks at a damaged node before it changes anything
+        _log.info("rewriting stopped: %s", error)
         return False
 
 

@@ -12,7 +12,21 @@ from typing import Any
 import numpy as np
 
 from ingot.errors import No
-from ingot.graph.recurrent import BATCH_FIRST, C0, DOMAIN, H0, LENGTHS, SWAPPED, R, Recurrence, W, X, recurrence_of
+from ingot.graph.dims import Dim
+from ingot.graph.recurrent import (
+    BATCH_FIRST,
+    C0,
+    DOMAIN,
+    H0,
+    LENGTHS,
+    SWAPPED,
+    R,
+    Recurrence,
+    W,
+    X,
+    operand_shapes,
+    recurrence_of,
+)
 from ingot.graph.region import BodyOp, Kind, Literal
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.passes.flatten import FlatGraph, FlatOp, without_dead_ops
@@ -48,6 +62,14 @@ def swapped_behind(flat: FlatGraph, name: str, readers: Mapping[str, Sequence[tu
     return bool(behind) and turned and squeezed not in flat.outputs
 
 
+def _fits(shape: Sequence[Dim], wanted: Sequence[Dim]) -> bool:
+    """Whether ``shape`` may be ``wanted``: sizes that are not numbers may be any."""
+    if len(shape) != len(wanted):
+        return False
+    pairs = zip(shape, wanted, strict=True)
+    return all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in pairs)
+
+
 def _on_host(op: FlatOp, reason: No) -> FlatOp:
     return replace(op, kind=Kind.HOST, reason=replace(reason, node=op.name))
 
@@ -75,8 +97,11 @@ class _Splitter:
         form = recurrence_of(body, hidden)
         if isinstance(form, No):
             return [_on_host(op, form)]
-        if x.rank != 3 or weight.shape[:2] != (form.directions, form.gates * hidden):
-            return [_on_host(op, No(f"W has shape {weight.shape}"))]
+        if x.rank != 3:
+            return [_on_host(op, No(f"X has shape {x.shape}"))]
+        for name, wanted in zip(body.inputs[1:], operand_shapes(form, x.shape)[1:], strict=False):
+            if name and not _fits(self.values[name].shape, wanted):
+                return [_on_host(op, No(f"{name} has shape {self.values[name].shape}, not {wanted}"))]
         made, parts = self._product(op, form)
         outputs = body.outputs
         if not outputs[0]:  # results have a shape by the first
