@@ -23,6 +23,7 @@ from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.lazy import Laziness, decide, guards
 from ingot.passes.partition import Group, partition
 from ingot.passes.quantized import write_out_products
+from ingot.passes.quantized_siblings import join_quantized_siblings
 from ingot.passes.quantized_sums import join_quantized_sums
 from ingot.passes.recurrent import split_recurrences
 from ingot.passes.stem import mark_stems, widen_stems
@@ -107,6 +108,8 @@ def _cut(
         flat = replace(flat, notes={name: f"as it was written: {reason}" for name, reason in plain.items()})
         flat = split_recurrences(flat, frozenset(plain))
         flat = write_out_products(flat, frozenset(plain))
+        if not lazy.conditions:  # they know ops by name
+            flat = join_quantized_siblings(flat)
         flat = widen_stems(mark_stems(flat, frozenset(plain)), frozenset(plain))
         flat = replace(flat, guards=guards(flat, lazy.conditions))
         flat = mark_excites(flat, frozenset(plain))
