@@ -20,8 +20,13 @@ from ingot.builder.targets import gpu_target
 from ingot.errors import No
 from ingot.kernels.table import TACTICS
 from ingot.tune.database import Database, recorded
-from ingot.tune.regret import Regret, regret
+from ingot.tune.regret import Layer, Regret, regret
 from ingot.zoo import standard
+
+_MOST_WRONG = 8
+"""Wrongly chosen layers that are named, those that cost most first."""
+_SLOWER = 0.002
+"""Share of the network's time that a wrong choice costs at least to be named."""
 
 
 def rows(truth: Database, shipped: Database, arch: str, setups: tuple[standard.Setup, ...]) -> Iterator[dict[str, Any]]:
@@ -39,7 +44,7 @@ def rows(truth: Database, shipped: Database, arch: str, setups: tuple[standard.S
 
 
 def _figures(made: Regret) -> dict[str, Any]:
-    worst = max((layer for layer in made.layers if layer.ratio), key=lambda layer: layer.ratio or 0, default=None)
+    timed = sorted((layer for layer in made.layers if layer.ratio), key=_lost, reverse=True)
     return {
         "layers": len(made.layers),
         "untimed": made.untimed,
@@ -48,8 +53,17 @@ def _figures(made: Regret) -> dict[str, Any]:
         "chosen_us": round(made.chosen, 1),
         "ratio": round(made.chosen / made.best, 3) if made.best else None,
         "unknown": round(made.unknown, 3),
-        "worst": f"{worst.label} {worst.variant} {worst.ratio:.2f}" if worst and worst.ratio else "",
+        "wrong": [
+            f"{layer.count}x {layer.label}: {layer.variant} {layer.micros:.2f} us, {layer.fastest} {layer.best:.2f} us"
+            for layer in timed[:_MOST_WRONG]
+            if _lost(layer) > _SLOWER * made.best
+        ],
     }
+
+
+def _lost(layer: Layer) -> float:
+    """Microseconds that a better choice would save in the whole network."""
+    return 0.0 if layer.micros is None else layer.count * (layer.micros - layer.best)
 
 
 def main() -> None:
@@ -70,7 +84,7 @@ def main() -> None:
         made.append(row)
         parts = [
             f"{way} {row[way]['ratio']} (of {row[way]['layers']} timed layers, {row[way]['untimed']} without times, "
-            f"{100 * row[way]['unknown']:.0f} % never measured; worst {row[way]['worst']})"
+            f"{100 * row[way]['unknown']:.0f} % never measured)"
             for way in ("shipped", "model")
         ]
         print(f"{row['network']}: " + "; ".join(parts), flush=True)

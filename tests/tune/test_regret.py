@@ -29,3 +29,5 @@ def test_databases_choose_the_best_and_the_cost_model_what_it_thinks() -> None:
     assert (half.best, half.chosen) == (8.0, 8.0) and [layer.recorded for layer in half.layers].count(True) == 1
     whole = regret(graph, TARGET, [Fake()], truth, truth)
     assert whole.best == whole.chosen == 9.0 and whole.unknown == 0
+    named = {layer.label: (layer.variant, layer.fastest) for layer in whole.layers}
+    assert named == {"map a": ("fake[x=0]",) * 2, "map c": ("fake[x=2]",) * 2}

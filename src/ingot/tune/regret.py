@@ -28,6 +28,8 @@ class Layer:
     """The variant's measured time; None where it was never measured."""
     best: float
     """The time of the fastest measured variant."""
+    fastest: str
+    """That variant."""
 
     @property
     def ratio(self) -> float | None:
@@ -80,7 +82,9 @@ def regret(
         hints = known.hints(key)[0] if known is not None else {}
         job = Job(region.canonical, region.name, key, found, hints, truth.refusals(key))
         chosen = job.order(1 if known is None else 2)[0].text
+        fastest = min(times, key=lambda text: (times[text], text))
+        label = f"{region.kind.value} {region.name}"
         layers.append(
-            Layer(region.kind.value, counts[signature], chosen, chosen in hints, times.get(chosen), min(times.values()))
+            Layer(label, counts[signature], chosen, chosen in hints, times.get(chosen), times[fastest], fastest)
         )
     return Regret(tuple(layers), untimed)
