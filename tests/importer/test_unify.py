@@ -75,3 +75,8 @@ def test_chains_end_in_one_symbol() -> None:
     }"""
     imported = sized(text, x=(N,), z=(N,), w=(N,), v=(N,))
     assert len(imported.ranges) == 1 and len(set(shapes(imported))) == 1
+
+
+def test_scalars_that_are_joined_have_no_dimensions() -> None:
+    text = """g (float x, float z) => (y) { y = Concat <axis = 0> (x, z) }"""
+    assert sized(text).ranges == ()

@@ -78,7 +78,7 @@ def _equal_dims(node: ir.Node) -> Iterator[_Pair]:
     elif node.op_type == "Gemm" and all(len(shape) == 2 for shape in shapes[:2]):
         flags = [node.attributes[name].as_int() if name in node.attributes else 0 for name in ("transA", "transB")]
         yield shapes[0][0 if flags[0] else 1], shapes[1][1 if flags[1] else 0]
-    elif node.op_type == "Concat" and len({len(shape) for shape in shapes}) == 1:
+    elif node.op_type == "Concat" and len(shapes[0]) and len({len(shape) for shape in shapes}) == 1:
         axis = node.attributes["axis"].as_int() % len(shapes[0])
         yield from _aligned([[*shape[:axis], 1, *shape[axis + 1 :]] for shape in shapes])
 
