@@ -19,7 +19,7 @@ from ingot.kernels.cuda.mma.source import ENTRY
 from ingot.kernels.cuda.mma.tactic import MmaTactic, candidates, read
 from ingot.kernels.cuda.mma.tile import MmaTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import quick_division
+from ingot.kernels.cuda.product import quick_math
 from ingot.kernels.table import TACTICS
 from ingot.tune.candidates import candidates as offered
 
@@ -130,7 +130,7 @@ def test_machine_code_for_every_target(target: Target) -> None:
 def test_main_tiles_of_sm_75_do_not_spill(m: int, n: int, depth: int) -> None:
     tiles = candidates(product_shape(operands_of(BODY), {}), SM75)
     tile = next(t for t in tiles if (t.m, t.n, t.depth) == (m, n, depth))
-    made = compile_cuda(MMA.source(BODY, tile.variant(MMA.name), SM75).text, ENTRY, SM75, options=quick_division(BODY))
+    made = compile_cuda(MMA.source(BODY, tile.variant(MMA.name), SM75).text, ENTRY, SM75, options=quick_math(BODY))
     assert made.spills <= 32 and made.registers * tile.threads <= 65536
 
 

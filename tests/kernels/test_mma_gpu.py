@@ -19,7 +19,7 @@ from ingot.kernels.cuda.mma.source import ENTRY
 from ingot.kernels.cuda.mma.tactic import MmaTactic, candidates, read
 from ingot.kernels.cuda.mma.tile import MmaTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import quick_division
+from ingot.kernels.cuda.product import quick_math
 
 pytestmark = [pytest.mark.gpu]
 MMA = MmaTactic()
@@ -39,7 +39,7 @@ def made_for(case: Case, tile: MmaTile, form: int, target: Target) -> Program:
     """The kernel as ``form`` has it, compiled for the device."""
     variant = tile.variant(MMA.name)
     text = MMA.source(case.region, variant, replace(target, cc=form)).text
-    cubin = compile_cuda(text, ENTRY, target, options=quick_division(case.region)).cubin
+    cubin = compile_cuda(text, ENTRY, target, options=quick_math(case.region)).cubin
     return MMA.program(case.region, variant, target, cubin)
 
 

@@ -24,7 +24,7 @@ from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.map import TACTICS as MAPS
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.pool import TACTICS as POOLS
-from ingot.kernels.cuda.product import quick_division
+from ingot.kernels.cuda.product import quick_math
 from ingot.kernels.cuda.stem.tactic import TACTICS as STEMS
 from ingot.kernels.cuda.stem.tile import StemTile
 from ingot.kernels.triton.conv import ConvTactic
@@ -257,8 +257,13 @@ def test_stems_quantize_their_results(dtype: str, pooled: bool) -> None:
         assert off.max() <= 1 and np.mean(off) < 0.03
 
 
-def test_division_is_quick_where_bytes_are_made_of_it() -> None:
+def test_arithmetic_is_quick_where_bytes_are_made_of_it() -> None:
     region = quantized_conv((1, 64, 8, 8), (64, 64, 1, 1))
-    assert quick_division(region) and quick_division(quantized_conv((1, 64, 8, 8), (64, 64, 1, 1), out="float16"))
-    assert not quick_division(quantized_conv((1, 64, 8, 8), (64, 64, 1, 1), out="float32"))
-    assert not quick_division(replace(region, outputs=("sums", *region.outputs)))
+    assert "--ftz=true" in quick_math(region)
+    halves = quantized_conv((1, 64, 8, 8), (64, 64, 1, 1), out="float16")
+    (result,) = halves.outputs
+    assert quick_math(halves) == quick_math(region)
+    wide = halves.with_specs({result: replace(halves.spec_of[result], dtype="bfloat16")})
+    assert quick_math(wide) == ("--prec-div=false",), "its least numbers are float32's"
+    assert not quick_math(quantized_conv((1, 64, 8, 8), (64, 64, 1, 1), out="float32"))
+    assert not quick_math(replace(region, outputs=("sums", *region.outputs)))

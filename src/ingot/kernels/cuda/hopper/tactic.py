@@ -23,7 +23,7 @@ from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tile import DEALT, WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import check_epilogue, quick_division
+from ingot.kernels.cuda.product import check_epilogue, quick_math
 from ingot.kernels.cuda.source import Source
 
 _LIMIT = 40
@@ -80,7 +80,7 @@ class HopperTactic:
         """Machine code of a variant."""
         o, tile = _read(region), HopperTile.of(variant)
         source = generate(o, tile, target)
-        cubin = compile_cuda(source.text, ENTRY, target, options=quick_division(region), specific=True).cubin
+        cubin = compile_cuda(source.text, ENTRY, target, options=quick_math(region), specific=True).cubin
         shared = tile.shared(itemsize(o.a.dtype))
         grid, blocks = (source.grid, 1, 1), tile.cluster * tile.split
         kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, blocks)

@@ -23,7 +23,7 @@ from ingot.kernels.cuda.mma.operands import MmaOperands, operands, type_refusal
 from ingot.kernels.cuda.mma.source import ENTRY, generate
 from ingot.kernels.cuda.mma.tile import MmaTile, stages_of
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import check_epilogue, quick_division
+from ingot.kernels.cuda.product import check_epilogue, quick_math
 from ingot.kernels.cuda.source import Source
 
 _LEAST_CC = 75
@@ -75,9 +75,7 @@ class MmaTactic:
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
-        cubin = compile_cuda(
-            self.source(region, variant, target).text, ENTRY, target, options=quick_division(region)
-        ).cubin
+        cubin = compile_cuda(self.source(region, variant, target).text, ENTRY, target, options=quick_math(region)).cubin
         return self.program(region, variant, target, cubin)
 
     def program(self, region: Region, variant: Variant, target: Target, cubin: bytes) -> Program:

@@ -19,7 +19,7 @@ from ingot.kernels.cost import LAUNCH, region_bytes
 from ingot.kernels.cuda.depthwise.pixels import Pixels
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import check_epilogue, quick_division
+from ingot.kernels.cuda.product import check_epilogue, quick_math
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, constants, template
 from ingot.kernels.triton.geometry import Geometry, geometry
@@ -84,7 +84,7 @@ class NarrowTactic:
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
         source = self.source(region, variant)
-        cubin = compile_cuda(source.text, ENTRY, target, options=quick_division(region)).cubin
+        cubin = compile_cuda(source.text, ENTRY, target, options=quick_math(region)).cubin
         shared = _shared(_read(region).geometry, variant["rows"], variant["wide"])
         pdl = Pdl.TRIGGERS if target.pdl else Pdl.NONE
         block = 32 * variant["warps"]

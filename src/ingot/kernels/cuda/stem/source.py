@@ -7,7 +7,7 @@ from ingot.graph.dims import Dim, mul
 from ingot.graph.scalar_quantize import LIMITS
 from ingot.kernels.api import Target
 from ingot.kernels.cuda.hopper.wgmma import wgmma
-from ingot.kernels.cuda.product import quick_division
+from ingot.kernels.cuda.product import quick_math
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, constants, template
 from ingot.kernels.cuda.stem.tensors import StemText, store_width
@@ -43,8 +43,8 @@ extern "C" __global__ void __launch_bounds__({form.tile.threads}, {resident}) {E
 
 
 def options(form: Form) -> tuple[str, ...]:
-    """For the compiler: division to two units in the last place of a float32."""
-    return ("--prec-div=false",) if form.plan.result.dtype == "float32" else quick_division(form.plan.region)
+    """For the compiler: see :func:`quick_math`; a float32 is divided to two units in the last place."""
+    return ("--prec-div=false",) if form.plan.result.dtype == "float32" else quick_math(form.plan.region)
 
 
 def _types(form: Form) -> str:
