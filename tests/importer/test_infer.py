@@ -179,3 +179,10 @@ def test_a_node_without_its_inputs_is_refused() -> None:
 def test_import_notes_what_inference_cannot_do() -> None:
     imported = import_model(model("g (float[2,3] x) => (y) { y = MatMul (x, x) }"))
     assert any("no shapes" in note for note in imported.notes)
+
+
+def test_a_type_that_a_file_leaves_undefined_is_inferred() -> None:
+    proto = model("g (float[2] x) => (y) { a = Identity (x) y = Sin (a) }")
+    proto.graph.value_info.add(name="a").type.tensor_type.elem_type = 0
+    first = import_model(proto).model.graph[0]
+    assert first.op_type == "Identity" and first.outputs[0].dtype == ir.DataType.FLOAT

@@ -264,3 +264,10 @@ def test_scalar_constants_keep_their_rank_in_islands() -> None:
     lowered = lowered_of(model)
     for flag in (True, False):
         check_lowered(model, lowered, {"x": normal(2, 4), "flag": np.asarray(flag)})
+
+
+@pytest.mark.parametrize("indices", [np.array([[1]]), np.array([[[2]]]), np.array([[1, -1]])])
+def test_the_rank_of_indices_is_a_part_of_the_results(indices: np.ndarray) -> None:
+    text = "g (float[3, 4, 5] x) => (y) { s = Sin (x) r = Gather <axis = 1> (s, i) y = Exp (r) }"
+    model = onnx.shape_inference.infer_shapes(graph(text, i=indices))
+    check_lowered(model, lowered_of(model), {"x": normal(3, 4, 5)})

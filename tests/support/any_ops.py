@@ -277,11 +277,11 @@ def _pad(g: AnyGraph) -> None:
 def _gather(g: AnyGraph) -> None:
     if (v := g.value("float32", "int64", least=1)) is None:
         return
-    axis, count = g.choose(len(v.shape)), g.choose(3)
+    axis, shape = g.choose(len(v.shape)), g.pick(((), (1,), (2,), (1, 1), (2, 1)))
     size = v.shape[axis]
-    indices = [g.choose(2 * size) - size for _ in range(max(count, 1))]
-    picked = g.constant(np.array(indices if count else indices[0], np.int64))
-    g.like("Gather", [v, picked], v, (*v.shape[:axis], *([count] if count else []), *v.shape[axis + 1 :]), axis=axis)
+    indices = [g.choose(2 * size) - size for _ in range(math.prod(shape))]
+    picked = g.constant(np.array(indices, np.int64).reshape(shape))
+    g.like("Gather", [v, picked], v, (*v.shape[:axis], *shape, *v.shape[axis + 1 :]), axis=axis)
 
 
 def _tile(g: AnyGraph) -> None:

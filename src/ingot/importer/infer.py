@@ -139,6 +139,8 @@ def _forget_outputs(node: ir.Node) -> None:
         value.metadata_props.pop(SYM_DATA_KEY, None)
         if node.domain == "" and (value.type is None or isinstance(value.type, ir.TensorType)):
             value.shape = None
+            if value.dtype == ir.DataType.UNDEFINED:  # files declare that, too
+                value.type = None
 
 
 def _numbers(shape: ir.Shape | None) -> ir.Shape | None:

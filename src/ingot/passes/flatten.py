@@ -91,6 +91,9 @@ class FlatGraph:
             return literal is not None
         if position in WEIGHTS.get(op.op, ()) or not (is_scalar_op(op.op) or (op.op, position) == ("Gather", 1)):
             return False
+        known = self.constants.get(op.inputs[position])
+        if op.op == "Gather" and known is not None and known.ndim > 1:  # its rank is a part of the result's
+            return False
         number = literal[0] if isinstance(literal, tuple) and len(literal) == 1 else literal
         return isinstance(number, bool | int | float)
 
