@@ -12,7 +12,8 @@ from ingot.graph.lowered import Lowered, SymbolRange
 from ingot.graph.region import Kind
 from ingot.kernels.api import Target
 from ingot.options import BuildOptions
-from ingot.tune.api import NoKernel, decide
+from ingot.tune import api
+from ingot.tune.api import NoKernel, decide, time_layers
 from ingot.tune.choice import Choice
 from ingot.tune.compilers import compilers
 from ingot.tune.database import Database, Entry, Key
@@ -199,3 +200,25 @@ def test_a_damaged_database_is_an_error_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text("{")
     with pytest.raises(IngotError, match="damaged"):
         run(lowered(doubling(4)), 3, [Fake()], Pretence({}), tmp_path / "t.json")
+
+
+def test_layers_are_timed_without_building_and_those_that_are_shipped_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graph, path = lowered(doubling(4), doubling(4, name="same"), doubling(5)), tmp_path / "t.json"
+    options = BuildOptions(opt_level=3, timing_db=path)
+    times = {f"fake[x={x}]": micros for x, micros in enumerate((3e-6, 2e-6, 4e-6))}
+    here = Pretence(times)
+    assert time_layers(graph, TARGET, options, [Fake()], measurer=here, jobs=1) == [2.0, 2.0]
+    assert sorted(here.asked) == sorted([*times] * 2)
+    kept = Database.load(path)
+    assert [entry.best for entry in kept] == ["fake[x=1]"] * 2
+    again = Pretence(times)
+    assert time_layers(graph, TARGET, options, [Fake()], measurer=again, jobs=1) == [2.0, 2.0] and not again.asked
+    key = Key.of(doubling(5), TARGET, {}, here.device, "older")
+    monkeypatch.setattr(api, "recorded", lambda target: Database([Entry(key, "map", {"fake[x=2]": 1.0})]))
+    rest, other = Pretence(times), Pretence(times, device="another")
+    options = replace(options, timing_db=tmp_path / "new.json")
+    assert time_layers(graph, TARGET, options, [Fake()], measurer=rest, missing=True, jobs=1) == [2.0]
+    assert sorted(rest.asked) == sorted(times)
+    assert time_layers(graph, TARGET, options, [Fake()], measurer=other, missing=True, jobs=1) == [2.0, 2.0]

@@ -68,11 +68,19 @@ def library_record(
         Path | None, typer.Option("--publish", help="Merge the fastest variants into this database.", dir_okay=False)
     ] = None,
     keep: Annotated[int, typer.Option("--keep", min=1, help="Variants of each layer that are published.")] = 8,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only layers without a time in the database that Ingot ships.")
+    ] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Build the networks, with contests between whole engines.")
+    ] = False,
 ) -> None:
     """Measure the layers of standard networks on this GPU, for builds without one."""
     from ingot.cli.record import RecordFlags, record
 
-    flags = RecordFlags(tuple(names or ()), tuple(batch or ()), fp32, opt_level, timing_db, limit, publish, keep)
+    flags = RecordFlags(
+        tuple(names or ()), tuple(batch or ()), fp32, opt_level, timing_db, limit, publish, keep, missing, whole
+    )
     if not record(flags):
         raise typer.Exit(1)
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.cli import render
-from ingot.errors import IngotError
+from ingot.errors import IngotError, No
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ingot.options import BuildOptions
     from ingot.zoo.standard import Setup
 
 
@@ -30,10 +33,14 @@ class RecordFlags:
     publish: Path | None = None
     """A database to ship: the fastest variants are merged into it."""
     keep: int = 8
+    missing: bool = False
+    """Only layers without a time in the database that Ingot ships."""
+    whole: bool = False
+    """Also the contests between whole engines, for what they decide."""
 
 
 def record(flags: RecordFlags) -> bool:
-    """Builds the networks one after another for their times; false when one failed.
+    """Measures the layers of one network after another; false when one failed.
 
     What is in the database already is not measured again. Raises IngotError without a GPU.
     """
@@ -42,6 +49,8 @@ def record(flags: RecordFlags) -> bool:
     from ingot.tune.database import publish, user_path
     from ingot.zoo import standard
 
+    if flags.missing and flags.whole:
+        raise IngotError("a whole engine needs the times of all its layers", fix="leave --missing or --whole out")
     target = choose_target("cuda").target
     assert target is not None
     path = user_path(target, flags.timing_db)
@@ -60,23 +69,48 @@ def record(flags: RecordFlags) -> bool:
 
 
 def _one(setup: Setup, flags: RecordFlags, path: Path, place: str) -> bool:
-    from ingot.builder.api import build_engine
     from ingot.zoo import standard
 
     start = time.monotonic()
     try:
         model, shapes = standard.model_of(setup)
         options = replace(standard.options_of(setup, "cuda", shapes, flags.opt_level), timing_db=path, bodies=False)
-        plan = build_engine(model, options).plan
+        fastest = (_built if flags.whole else _timed)(model, options, flags.missing)
     except IngotError as error:
         print(f"{place} {setup}: failed: {render.shorten(str(error), 200)}", file=sys.stderr, flush=True)
         return False
-    micros = sum(region.micros for region in plan.regions)
-    measured = sum(region.measured for region in plan.regions if region.micros)
-    working = sum(1 for region in plan.regions if region.micros)
+    known = [micros for micros in fastest if micros is not None]
     print(
-        f"{place} {setup}: {measured} of {working} layers measured, {micros / 1000:.3f} ms in sum, "
+        f"{place} {setup}: {len(known)} of {len(fastest)} layers measured, {sum(known) / 1000:.3f} ms in sum, "
         f"{time.monotonic() - start:.1f} s",
         file=sys.stderr, flush=True,
     )  # fmt: skip
     return True
+
+
+def _timed(model: ModelProto, options: BuildOptions, missing: bool) -> list[float | None]:
+    """Microseconds of each distinct layer, None where it has no time; nothing is built."""
+    from ingot.builder.api import lower_model
+    from ingot.builder.targets import choose_target
+    from ingot.kernels.table import TACTICS
+    from ingot.tune.api import measurer_for, time_layers
+
+    chosen = choose_target("cuda", tf32=options.tf32)
+    assert chosen.target is not None and chosen.device is not None
+    lowered = lower_model(model, chosen.target, options)
+    if isinstance(lowered, No):
+        raise IngotError(f"nothing of it runs on a GPU: {lowered.reason}")
+    measurer = measurer_for(lowered, chosen.target, chosen.device)
+    try:
+        return time_layers(lowered, chosen.target, options, TACTICS, measurer=measurer, missing=missing)
+    finally:
+        measurer.close()
+
+
+def _built(model: ModelProto, options: BuildOptions, missing: bool) -> list[float | None]:
+    """The same of every layer, after a build with its contests."""
+    from ingot.builder.api import build_engine
+
+    assert not missing
+    regions = [region for region in build_engine(model, options).plan.regions if region.micros]
+    return [region.micros if region.measured else None for region in regions]

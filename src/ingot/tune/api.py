@@ -13,7 +13,7 @@ from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program, Tactic, Target
 from ingot.options import BuildOptions
-from ingot.progress import Progress
+from ingot.progress import Progress, silent
 from ingot.tune.candidates import Candidate, candidates
 from ingot.tune.choice import Choice
 from ingot.tune.compile_pool import Task
@@ -26,7 +26,7 @@ from ingot.tune.measure import DeviceMeasurer, Measurer
 from ingot.tune.reuse import distances
 from ingot.tune.setting import Setting, Timing
 
-__all__ = ["NoKernel", "Progress", "choose", "decide"]
+__all__ = ["NoKernel", "Progress", "choose", "decide", "measurer_for", "time_layers"]
 
 _MEASURES_FROM = 3
 
@@ -50,7 +50,7 @@ def choose(
     """
     measurer: Measurer | None = None
     if device is not None and options.opt_level >= _MEASURES_FROM:
-        measurer = DeviceMeasurer(device.info.name, Setting(device.ordinal, target.tf32, lowered.constant_bytes))
+        measurer = measurer_for(lowered, target, device)
     try:
         return decide(lowered, target, options, tactics, progress=progress, measurer=measurer, judge=judge)
     finally:
@@ -75,7 +75,62 @@ def decide(
     user = Database.load(path) if options.opt_level >= 2 else Database()
     shipped = recorded(target) if options.opt_level >= 2 else Database()
     bindings = lowered.bindings()
+    work = _jobs(lowered, target, tactics, measurer, user, shipped, progress)
+    with Compiler(target, jobs=jobs) as compiler:
+        tuner = _Tuner(compiler, bindings, options.opt_level, progress, user, measurer)
+        if measurer is not None and options.opt_level >= _MEASURES_FROM:
+            tuner.measure_and_keep(list(work.values()), path)
+        chosen = tuner.settle(work)
+        if options.opt_level >= 2:
+            whole = _Whole(lowered, work, chosen, tuner, shipped)
+            chosen |= whole.decided(target, options.opt_level, measurer, judge, path)
+    return in_order(lowered, chosen)
+
+
+def time_layers(
+    lowered: Lowered,
+    target: Target,
+    options: BuildOptions,
+    tactics: Sequence[Tactic],
+    *,
+    measurer: Measurer,
+    missing: bool = False,
+    progress: Progress = silent,
+    jobs: int | None = None,
+) -> list[float | None]:
+    """Measures the distinct Regions of ``lowered`` for the user's timing database, and builds nothing.
+
+    ``missing``: only those without a time on this device in the database that Ingot ships, by whatever compilers.
+    Returns of each Region that was asked about the fastest variant's microseconds; None where none could be measured.
+    Raises NoKernel for a Region that nothing can run, and IngotError for a damaged database.
+    """
+    path = user_path(target, options.timing_db)
+    user, shipped = Database.load(path), recorded(target)
+    work = _jobs(lowered, target, tactics, measurer, user, shipped, progress)
+    wanted = [job for job in work.values() if not (missing and shipped.hints(job.key)[1] == measurer.device)]
+    with Compiler(target, jobs=jobs) as compiler:
+        tuner = _Tuner(compiler, lowered.bindings(), options.opt_level, progress, user, measurer)
+        tuner.measure_and_keep(wanted, path)
+    return [min(entry.micros.values(), default=None) if (entry := user.get(job.key)) else None for job in wanted]
+
+
+def measurer_for(lowered: Lowered, target: Target, device: Device) -> Measurer:
+    """What measures Regions of ``lowered`` on ``device``; to be closed."""
+    return DeviceMeasurer(device.info.name, Setting(device.ordinal, target.tf32, lowered.constant_bytes))
+
+
+def _jobs(
+    lowered: Lowered,
+    target: Target,
+    tactics: Sequence[Tactic],
+    measurer: Measurer | None,
+    user: Database,
+    shipped: Database,
+    progress: Progress,
+) -> dict[str, Job]:
+    """A Job for every distinct Region that does work, by signature."""
     work: dict[str, Job] = {}
+    bindings = lowered.bindings()
     ages = distances(lowered, bindings) if measurer is not None else {}
     distinct = {r.signature: r for r in reversed(lowered.regions) if r.kind not in (Kind.VIEW, Kind.HOST)}
     for done, (signature, region) in enumerate(sorted(distinct.items())):
@@ -83,19 +138,7 @@ def decide(
         work[signature] = _job(region, target, bindings, tactics, measurer, user, shipped)
         work[signature].ages = ages.get(region.likeness, ())
     progress("tactics", len(distinct), len(distinct))
-    with Compiler(target, jobs=jobs) as compiler:
-        tuner = _Tuner(compiler, bindings, options.opt_level, progress, user, measurer)
-        try:
-            if measurer is not None and options.opt_level >= _MEASURES_FROM:
-                tuner.measure(list(work.values()))
-        finally:
-            if tuner.fresh:
-                record_merge(path, tuner.fresh)
-        chosen = tuner.settle(work)
-        if options.opt_level >= 2:
-            whole = _Whole(lowered, work, chosen, tuner, shipped)
-            chosen |= whole.decided(target, options.opt_level, measurer, judge, path)
-    return in_order(lowered, chosen)
+    return work
 
 
 @dataclass
@@ -196,6 +239,14 @@ class _Tuner:
         self.user, self._measurer = user, measurer
         self.fresh: list[Entry] = []
         """What was measured here and is not in the database's file yet."""
+
+    def measure_and_keep(self, work: Sequence[Job], path: Path) -> None:
+        """:meth:`measure`; what came of it is merged into the file at ``path``, also when it is interrupted."""
+        try:
+            self.measure(work)
+        finally:
+            if self.fresh:
+                record_merge(path, self.fresh)
 
     def measure(self, work: Sequence[Job]) -> None:
         """Compile and measure shortlists until every Job has a measured variant, or none left to try.
