@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from ingot.errors import Answer, No
 from ingot.graph import dtypes
-from ingot.graph.dims import Bindings, ceildiv, evaluate
+from ingot.graph.dims import Bindings, Dim, ceildiv, evaluate
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
@@ -26,22 +28,28 @@ _ACCESS = 16
 _TAPS = 7
 _ROWS = (1, 2, 4)
 _WIDE = (1, 2, 4)
-_BLOCKS = (64, 128, 256)
-_LIMIT = 8
+_WORDS = (4, 2, 1)
+"""Words of four bytes that a thread takes at once: few where there are more threads than work."""
+_BLOCKS = (64, 128)
+_PER_WIDTH = 4
+"""Most variants of one number of words."""
 _HELD_TAPS = 25
 """Taps up to which a thread keeps all of them in registers."""
-_REGISTERS = 160
-"""Of sums, pixels of one row, and taps: more would spill."""
+_REGISTERS = 170
+"""Of sums, pixels, and taps: more would spill."""
+_WORKING = 40
+"""Registers beside them."""
+_FILE = 65536
 _CLOCK = 1.7e9
 _SETUP = 0.3e-6
 _WAY = 0.6e-6
 """Seconds from the first load to the last store of one thread, beside its instructions."""
-_BESIDE = 0.15
-"""Share of the shorter of work and traffic that nothing hides."""
 _MEMORY = 0.85
 """Share of the memory's bandwidth that is reached."""
-_EACH_LOAD = 6
-"""Instructions beside one access: its address, whether it is inside, its share of waiting."""
+_BESIDE = 0.15
+"""Share of the shorter of work and traffic that nothing hides."""
+_EACH_LOAD = 5
+"""Instructions beside one access: its address, whether it is inside."""
 _EACH_RESULT = 6
 """Instructions of the epilogue for a result."""
 
@@ -58,18 +66,17 @@ class FloatTactic:
         return found if isinstance(found, No) else check_epilogue(found)
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
-        """Rows and columns of a thread by threads of a block, likeliest first."""
+        """Rows, columns and channels of a thread by threads of a block, likeliest first."""
         o = _read(region)
-        shapes = [(rows, wide) for rows, wide in itertools.product(_ROWS, _WIDE) if _fits(o, rows, wide)]
-        found = [
-            Variant(self.name, (("rows", rows), ("wide", wide), ("block", block)))
-            for (rows, wide), block in itertools.product(shapes, _BLOCKS)
-        ]
-        return sorted(found, key=lambda v: (self.estimate(region, v, target, bindings), str(v)))[:_LIMIT]
+        every = [Work(o, *sizes) for sizes in itertools.product(_ROWS, _WIDE, _WORDS)]
+        found = [work.variant(self.name, block) for work in every if work.fits for block in _BLOCKS]
+        found.sort(key=lambda v: (self.estimate(region, v, target, bindings), str(v)))
+        likeliest = {words: [v for v in found if v["words"] == words][:_PER_WIDTH] for words in _WORDS}
+        return [v for v in found if v in likeliest[v["words"]]]
 
     def source(self, region: Region, variant: Variant) -> Source:
         """CUDA C++ of a variant."""
-        return _generate(_read(region), variant["rows"], variant["wide"], variant["block"])
+        return _generate(_work(region, variant), variant["block"])
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
@@ -79,40 +86,81 @@ class FloatTactic:
         return Program((Kernel(ENTRY, cubin, (source.grid, 1, 1), variant["block"], 0, source.arguments, pdl),))
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
-        """Predicted seconds: the slower of memory and issue, and the way of a thread."""
-        o, rows, wide = _read(region), variant["rows"], variant["wide"]
-        g, vector = o.geometry, vector_of(o)
-        blocks = -(-evaluate(o.threads(rows, wide, vector), bindings) // variant["block"])
-        lines, span = _seen(o, rows, wide)
-        loads = lines * span + (g.taps if g.taps <= _HELD_TAPS else g.taps * rows)
-        products = rows * wide * vector * g.taps
-        slots = loads * (vector + _EACH_LOAD) + products + rows * wide * vector * _EACH_RESULT + 100
-        share = -(-blocks // target.sms)
-        issue = share * variant["block"] / 32 * slots / (4 * _CLOCK)
-        alone = slots * 2 / _CLOCK  # a thread's own instructions do not wait for each other perfectly
+        """Predicted seconds: the slower of memory and issue, and the way of the threads that follow each other."""
+        work, block = _work(region, variant), variant["block"]
+        warps = -(-evaluate(work.threads, bindings) // block // target.sms) * block // 32
+        resident = max(1, _FILE // (32 * (work.registers + _WORKING)))
+        issue = warps * work.instructions / (4 * _CLOCK)
+        alone = 2 * work.instructions / _CLOCK  # a thread's own instructions wait for each other
+        busy = max(1.2 * issue, alone) + _WAY * (0.5 + 0.5 * math.ceil(warps / min(resident, 64)))
         traffic = region_bytes(region, bindings) / (target.bandwidth * _MEMORY)
-        work = max(1.2 * issue, alone) + _WAY
-        return LAUNCH + _SETUP + max(work, traffic) + _BESIDE * min(work, traffic)
+        return LAUNCH + _SETUP + max(busy, traffic) + _BESIDE * min(busy, traffic)
 
 
-def vector_of(o: Pixels) -> int:
-    """Channels of a thread."""
-    return _ACCESS // dtypes.itemsize(o.geometry.x.dtype)
+@dataclass(frozen=True)
+class Work:
+    """What one thread of a variant does."""
+
+    o: Pixels
+    rows: int
+    wide: int
+    words: int
+
+    def variant(self, tactic: str, block: int) -> Variant:
+        """Its parameters."""
+        return Variant(tactic, (("rows", self.rows), ("wide", self.wide), ("words", self.words), ("block", block)))
+
+    @property
+    def item(self) -> int:
+        """Bytes of an element."""
+        return dtypes.itemsize(self.o.geometry.x.dtype)
+
+    @property
+    def vector(self) -> int:
+        """Channels."""
+        return 4 * self.words // self.item
+
+    @property
+    def threads(self) -> Dim:
+        """All of them."""
+        return self.o.threads(self.rows, self.wide, self.vector)
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Rows and columns of the image that its results see."""
+        g = self.o.geometry
+        return (self.rows - 1) * g.stride[0] + g.kernel[0], (self.wide - 1) * g.stride[1] + g.kernel[1]
+
+    @property
+    def hold(self) -> bool:
+        """Whether it keeps all taps in registers."""
+        return self.o.geometry.taps <= _HELD_TAPS
+
+    @property
+    def registers(self) -> int:
+        """For sums, all pixels, and taps."""
+        lines, span = self.seen
+        taps = self.o.geometry.taps if self.hold else 1
+        return self.rows * self.wide * self.vector + (lines * span + taps) * self.words
+
+    @property
+    def instructions(self) -> int:
+        """Roughly."""
+        lines, span = self.seen
+        taps, results = self.o.geometry.taps, self.rows * self.wide * self.vector
+        loads = lines * span + taps * (1 if self.hold else self.rows)
+        unpacked = (lines * span + taps * self.rows) * self.vector + lines * span * self.words
+        return loads * _EACH_LOAD + unpacked + results * (taps + _EACH_RESULT) + 80
+
+    @property
+    def fits(self) -> bool:
+        """Whether the result is not smaller and registers are enough."""
+        small = all(n == 1 or n <= int(size) for n, size in zip((self.rows, self.wide), self.o.output, strict=True))
+        return small and self.vector > 1 and self.registers <= _REGISTERS
 
 
-def _seen(o: Pixels, rows: int, wide: int) -> tuple[int, int]:
-    """Rows and columns of the image that a thread's results see."""
-    g = o.geometry
-    return (rows - 1) * g.stride[0] + g.kernel[0], (wide - 1) * g.stride[1] + g.kernel[1]
-
-
-def _fits(o: Pixels, rows: int, wide: int) -> bool:
-    """Whether the result is not smaller and registers are enough."""
-    g, vector = o.geometry, vector_of(o)
-    taps = g.taps * _ACCESS // 4 if g.taps <= _HELD_TAPS else 0
-    registers = rows * wide * vector + taps + _seen(o, rows, wide)[1] * _ACCESS // 4
-    small = all(step <= 1 or step <= int(size) for step, size in zip((rows, wide), o.output, strict=True))
-    return small and registers <= _REGISTERS
+def _work(region: Region, variant: Variant) -> Work:
+    return Work(_read(region), variant["rows"], variant["wide"], variant["words"])
 
 
 @lru_cache(maxsize=256)
@@ -136,13 +184,13 @@ def _read(region: Region) -> Pixels:
     return found
 
 
-def _generate(o: Pixels, rows: int, wide: int, block: int) -> Source:
-    g, region, vector = o.geometry, o.normal.region, vector_of(o)
+def _generate(work: Work, block: int) -> Source:
+    o, vector = work.o, work.vector
+    g, region = o.geometry, o.normal.region
     epilogue = EpilogueText(o, vector, o.rows, lane=vector)
     struct, value, out = epilogue.text(), epilogue.value(), epilogue.out
     x, w = (out.input(name) for name in region.ops[0].inputs[:2])
-    threads = o.threads(rows, wide, vector)
-    step, total = out.number(g.x.strides[0], 8), out.number(threads)
+    step, total = out.number(g.x.strides[0], 8), out.number(work.threads)
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({out.declared}) {{
   const Epilogue epilogue = {value};
@@ -150,18 +198,19 @@ extern "C" __global__ void __launch_bounds__({block}) {ENTRY}({out.declared}) {{
 }}
 """
     kinds = f"typedef float sum_t;\ntypedef {dtypes.TABLE[g.x.dtype].cuda} element_t;"
-    parts = [HELPERS, kinds, _constants(o, rows, wide, block), struct, template("depthwise/floats.cuh"), kernel]
-    return Source("\n".join(parts), ceildiv(threads, block), out.arguments)
+    parts = [HELPERS, kinds, _constants(work, block), struct, template("depthwise/floats.cuh"), kernel]
+    return Source("\n".join(parts), ceildiv(work.threads, block), out.arguments)
 
 
-def _constants(o: Pixels, rows: int, wide: int, block: int) -> str:
-    g, vector = o.geometry, vector_of(o)
+def _constants(work: Work, block: int) -> str:
+    o, g = work.o, work.o.geometry
     height, width = int(o.output[0]), int(o.output[1])
     values = {
-        "Rows": rows, "Wide": wide, "Block": block, "Vector": vector, "TapsH": g.kernel[0], "TapsW": g.kernel[1],
-        "StrideH": g.stride[0], "StrideW": g.stride[1], "PadH": g.pad[0], "PadW": g.pad[1], "Height": g.input[0],
-        "Width": g.input[1], "OutHeight": height, "OutWidth": width, "Groups": o.cols // vector,
-        "Lines": -(-height // rows), "Parts": -(-width // wide), "RowStep": g.x.strides[2],
-        "ColumnStep": g.x.strides[3], "WeightH": g.w.strides[2], "WeightW": g.w.strides[3],
+        "Rows": work.rows, "Wide": work.wide, "Block": block, "Vector": work.vector, "Item": work.item,
+        "TapsH": g.kernel[0], "TapsW": g.kernel[1], "StrideH": g.stride[0], "StrideW": g.stride[1], "PadH": g.pad[0],
+        "PadW": g.pad[1], "Height": g.input[0], "Width": g.input[1], "OutHeight": height, "OutWidth": width,
+        "Groups": o.cols // work.vector, "Lines": -(-height // work.rows), "Parts": -(-width // work.wide),
+        "RowStep": g.x.strides[2], "ColumnStep": g.x.strides[3], "WeightH": g.w.strides[2],
+        "WeightW": g.w.strides[3],
     }  # fmt: skip
-    return constants(values, {"Hold": g.taps <= _HELD_TAPS})
+    return constants(values, {"Hold": work.hold, "Half": g.x.dtype == "float16"})
