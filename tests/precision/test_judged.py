@@ -61,19 +61,19 @@ def test_other_outputs_are_judged_themselves() -> None:
 def test_masked_and_shifted_scores_count_as_their_probabilities() -> None:
     scores = np.array([[3.0, 1.0, -1e9, 2.0], [-np.inf, 5.0, 5.0, 1e3]], np.float32)
     found = levelled(scores, -1)
-    assert np.isfinite(found).all() and np.abs(found).max() < 31
+    assert np.isfinite(found).all() and np.abs(found).max() < 89
     np.testing.assert_allclose(levelled(scores + 700, 1)[0], found[0], atol=1e-4)
     np.testing.assert_allclose(found[0, [0, 1, 3]] - found[0, 0], [0, -2, -1], atol=1e-5)
     assert np.isfinite(levelled(np.full((2, 3), -np.inf, np.float32), -1)).all()
-    np.testing.assert_array_equal(levelled(np.array([-np.inf, 2.0, 99.0]), None), [-30, 2, 30])
+    np.testing.assert_array_equal(levelled(np.array([-np.inf, 2.0, 99.0]), None), [-88, 2, 88])
 
 
 def test_what_sure_classes_lose_is_seen() -> None:
-    """Probabilities that are all but 0 and 1 are more alike than the scores that made them."""
-    net = _classifier("Softmax", sharpness=60.0)
+    """Probabilities that are all but 0 and 1 hardly move when their scores do."""
+    net = _classifier("Softmax", sharpness=120.0)
     made, _, report = ingot.quantize(net.proto(), SAMPLES, accuracy_budget=0.5)
     wanted, got = (_only(run_ort(p, {"x": SAMPLES})) for p in (net.proto(), made))
-    assert report.loss is not None and report.loss > 2 * (1 - cosine(wanted, got))
+    assert report.loss is not None and report.loss > 20 * (1 - cosine(wanted, got))
     left, right = (_only(JudgedRuns(ir.from_proto(p)).run({"x": SAMPLES})) for p in (net.proto(), made))
     assert report.loss == pytest.approx(1 - cosine(left, right), rel=0.05)  # the mean over batches
 

@@ -17,8 +17,8 @@ from ingot.precision.inputs import Array, Feeds
 
 _MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _PROBABILITIES = ("LogSoftmax", "Sigmoid", "Softmax")
-_FAR = 30.0
-"""Scores farther away count as this far: a probability of e^-30 is none, and masks are of any size."""
+_FAR = 88.0
+"""Scores farther away count as this far: e^-88 is no normal float32 any more, and masks are of any size."""
 
 
 class Scores(NamedTuple):
