@@ -103,7 +103,7 @@ def _join(a: Value, b: Value) -> Made:
 
 def if_(g: AnyGraph) -> None:
     """Both branches make results of one type; of one shape where the condition is data."""
-    if g.depth >= _DEEPEST:
+    if g.depth >= _DEEPEST or not g.small():
         return
     known = g.choose(3) == 0
     which = g.choose(2)
@@ -130,7 +130,7 @@ def if_(g: AnyGraph) -> None:
 def _states(g: AnyGraph, most: int) -> list[Value]:
     """What a loop carries: floats are inexact and up to 8 above what they begin with."""
     found = [v for v in (g.value("float32", "float32", "int64") for _ in range(1 + g.choose(most))) if v is not None]
-    return [v for v in found if v.bound <= 64]
+    return [v for v in found if v.bound <= 64 and v in g.small()]
 
 
 def _carried(states: Sequence[Value]) -> list[Value]:
@@ -205,7 +205,7 @@ def _sum_up(g: AnyGraph, piles: Sequence[Value], turns: int) -> None:
 def scan(g: AnyGraph) -> None:
     """Over an axis of one value, or of two that have one size there; forwards or backwards."""
     first = g.value(least=1)
-    if g.depth >= _DEEPEST or first is None:
+    if g.depth >= _DEEPEST or first is None or not g.small():
         return
     states = _states(g, 2) if g.choose(3) else []
     tensors, axes = [first], [g.choose(len(first.shape))]

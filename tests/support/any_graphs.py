@@ -108,10 +108,14 @@ class AnyGraph:
         """A node that only moves the elements of ``of``."""
         return self.add(op, inputs, (of.dtype, shape, of.exact, of.bound), **attrs)
 
+    def small(self) -> list[Value]:
+        """The values that a node may make anew: inputs may be larger."""
+        return [v for v in self.values if math.prod(v.shape) <= _MOST]
+
     def body(self, own: Sequence[Value], steps: int) -> AnyGraph:
         """A graph for the body of a node of this one: it reads ``own`` and some Values of this graph."""
         self.bodies += 1
-        around = [self.pick(self.values) for _ in range(1 + self.choose(3))]
+        around = [self.pick(self.small()) for _ in range(1 + self.choose(3))]
         prefix = self._fresh("b", self.bodies) + "_"
         named = [Value(prefix + v.name, v.dtype, v.shape, v.exact, v.bound) for v in own]
         return AnyGraph(self.choose, self.makers, steps, prefix, [*named, *dict.fromkeys(around)], self.depth + 1)
