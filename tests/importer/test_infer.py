@@ -186,3 +186,13 @@ def test_a_type_that_a_file_leaves_undefined_is_inferred() -> None:
     proto.graph.value_info.add(name="a").type.tensor_type.elem_type = 0
     first = import_model(proto).model.graph[0]
     assert first.op_type == "Identity" and first.outputs[0].dtype == ir.DataType.FLOAT
+
+
+def test_a_rank_that_a_file_declares_in_a_scan_gives_way_to_the_inferred_one() -> None:
+    proto = model(
+        "g (float[3] x) => (y) { y = Scan <num_scan_inputs: int = 1,"
+        " body = b (float s) => (float[2,2] r) { r = Sin (s) }> (x) }"
+    )
+    (sin,) = (node for node in import_model(proto).model.graph.all_nodes() if node.op_type == "Sin")
+    shape = sin.outputs[0].shape
+    assert shape is not None and shape.rank() == 0

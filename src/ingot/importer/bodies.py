@@ -11,6 +11,8 @@ from ingot.errors import IngotError
 
 _NAME = "ingot/goes_on"
 _FIX = "export the model again; onnx.checker.check_model with full_check shows what is wrong"
+_SCAN = 9
+"""The opset from which a Scan has no batch of its own."""
 
 
 def check_bodies(model: ir.Model) -> None:
@@ -25,10 +27,6 @@ def check_bodies(model: ir.Model) -> None:
         reason = check(node)
         if reason:
             raise IngotError(reason, node=node.name or node.op_type, fix=_FIX)
-
-
-_SCAN = 9
-"""The opset from which a Scan has no batch of its own."""
 
 
 def _if(node: ir.Node) -> str:

@@ -39,7 +39,7 @@ def infer_shapes(model: ir.Model) -> None:
     except Exception as error:  # rules index into inputs and attributes that a damaged model lacks
         raise IngotError(f"shapes cannot be inferred: {type(error).__name__}: {error}") from None
     finally:
-        made = {value: value.shape or shape for value, shape in scanned.items()}
+        made = {value: shape if value.shape is None else value.shape for value, shape in scanned.items()}
         for graph in model.graph.subgraphs():
             for node in graph:
                 _forget_outputs(node)
