@@ -141,6 +141,14 @@ def test_inspect_profiles_the_steps(folder: Path) -> None:
     assert len(found["profile"]) == 1 and found["profile"][0]["micros"] > 0
 
 
+def test_inspect_describes_the_engine_at_the_inputs_that_are_profiled(folder: Path, tmp_path: Path) -> None:
+    path, shape = tmp_path / "e.ingot", "input=1x3x32x32:2x3x32x32:4x3x32x32"
+    good("build", folder / "resnet.onnx", "-o", path, "--target", "cpu", "--opt-level", 0, "--shapes", shape)
+    np.savez(tmp_path / "in.npz", input=np.zeros((4, 3, 32, 32), np.float32))
+    found = json.loads(good("inspect", path, "--input", tmp_path / "in.npz", "--profile", "--json", "-"))
+    assert found["description"]["inputs"][0]["at"] == [4, 3, 32, 32]
+
+
 def test_compare_every_value_in_the_simulator(folder: Path) -> None:
     words = ("compare", folder / "gpu.ingot", folder / "resnet.onnx", "--simulate", "--values", "all", "--json", "-")
     found = json.loads(good(*words))

@@ -17,6 +17,7 @@ from ingot.options import parse_shapes
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ingot.graph.dims import Bindings
     from ingot.kernels.api import Target
     from ingot.plan.spec import Plan
     from ingot.runtime.profile import StepTime
@@ -46,10 +47,11 @@ def inspect(
     if feeds is not None and not profile:
         raise IngotError("--input goes with --profile: nothing else runs the engine", fix="add --profile")
     plan = plan_for(file.plans, parse_shapes(shapes))
+    bindings = _bindings(plan, shapes)
     times: list[StepTime] = []
     if profile:
-        plan, times = _profile(file, engine, feeds, shapes, seed)
-    description = describe(file, _bindings(plan, shapes), plan)
+        plan, bindings, times = _profile(file, engine, feeds, shapes, seed)
+    description = describe(file, bindings, plan)
     if json is not None:
         built: dict[str, object] = {"description": description}
         if profile:
@@ -70,7 +72,7 @@ def inspect(
             screen.print(f"note: {reason}", markup=False)
 
 
-def _bindings(plan: Plan, shapes: list[str]) -> dict[str, int] | None:
+def _bindings(plan: Plan, shapes: list[str]) -> Bindings | None:
     """The symbolic dimensions at the shapes asked for; None for the optimum."""
     from ingot.measure.inputs import declared
     from ingot.runtime.shapes import solve
@@ -83,20 +85,23 @@ def _bindings(plan: Plan, shapes: list[str]) -> dict[str, int] | None:
 
 def _profile(
     file: EngineFile, engine: Path, given: Path | None, shapes: list[str], seed: int
-) -> tuple[Plan, list[StepTime]]:
-    """The plan that takes the inputs, and the time of its steps."""
+) -> tuple[Plan, Bindings, list[StepTime]]:
+    """The plan that takes the inputs, its symbolic dimensions at them, and the time of its steps."""
     from ingot.cli.build import Flags
     from ingot.cli.subject import inputs_for, subject
     from ingot.measure.inputs import plan_of
     from ingot.runtime.engine import load
+    from ingot.runtime.feeds import shape_of
     from ingot.runtime.profile import profile
+    from ingot.runtime.shapes import solve
 
     with subject(str(engine), Flags(shapes=tuple(shapes))) as found:
         feeds = inputs_for(file, found, given, seed)
     plan = plan_of(file.plans, feeds)
     context = load(engine).context(profile=plan.name)
     context.run(feeds)
-    return plan, profile(context, feeds)
+    bindings = solve(plan, {name: shape_of(value) for name, value in feeds.items()})
+    return plan, bindings, profile(context, feeds)
 
 
 def _head(screen: Console, path: Path, description: Description) -> None:
