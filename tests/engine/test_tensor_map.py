@@ -77,3 +77,15 @@ def test_value_of_another_step() -> None:
     stray = msgspec.structs.replace(good.steps[0], reads=[], arguments=[Argument("map", 0, map=PLAIN)])
     with pytest.raises(IngotError, match="neither read nor written"):
         verify(msgspec.structs.replace(good, steps=[stray]), SIZES)
+
+
+def test_only_an_argument_of_a_kernel_that_is_a_map_has_one() -> None:
+    made = plan(PLAIN)
+    (step,) = made.steps
+    other = Argument("value", 1, map=PLAIN)
+    for wrong, why in (
+        (msgspec.structs.replace(step, arguments=[*step.arguments, other]), "an argument that is none"),
+        (msgspec.structs.replace(step, kind="copy"), "no kernel"),
+    ):
+        with pytest.raises(IngotError, match=why):
+            verify(msgspec.structs.replace(made, steps=[wrong]), SIZES)

@@ -128,8 +128,6 @@ class GraphBuilder:
         self._call = _add_node()
         self._made = ctypes.c_void_p()
         self._made_at = ctypes.addressof(self._made)
-        self.nodes: list[Node] = []
-        """In the order in which they were added."""
 
     def add_kernel(
         self,
@@ -213,10 +211,8 @@ class GraphBuilder:
         code = self._call(self._made_at, self._handle, before, edges, count, parameters)
         if code:
             check((code,), f"adding {what}")
-        node = self._made.value
-        assert node is not None
-        self.nodes.append(node)
-        return node
+        assert self._made.value is not None
+        return self._made.value
 
     def _set_attributes(self, node: Node, function: Function) -> None:
         if function.cluster > 1:

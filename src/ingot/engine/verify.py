@@ -219,6 +219,7 @@ def _check_step(plan: Plan, index: int, step: Step) -> None:
             _check_copy(plan, step, where)
         case _:
             raise _refuse(f"unknown kind of step {step.kind[:40]!r}", where)
+    _require(step.kind == "kernel" or not step.arguments, "arguments of a step that is no kernel", where)
     _check_programmatic(plan, step, where)
 
 
@@ -249,6 +250,7 @@ def _check_kernel(plan: Plan, step: Step, where: str) -> None:
         _require(dtypes.on_device(plan.values[i].dtype), f"type {plan.values[i].dtype[:80]} on the device", where)
         _require(plan.values[i].memory.space != "host", f"touches {plan.values[i].name[:80]!r} in host memory", where)
     for argument in step.arguments:
+        _require(argument.kind == "map" or argument.map is None, "a tensor map of an argument that is none", where)
         match argument.kind:
             case "value":
                 _require(argument.index in touched, "an argument is neither read nor written", where)

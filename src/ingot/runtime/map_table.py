@@ -14,10 +14,11 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class MapTable:
-    """Tensor maps in the order of the arguments, at fixed addresses."""
+    """Tensor maps in the order of the arguments of all kernels, at fixed addresses."""
 
     def __init__(self, numbers: PlanNumbers) -> None:
-        maps = [(a.index, a.map) for step in numbers.plan.steps for a in step.arguments if a.map is not None]
+        kernels = [step for step in numbers.plan.steps if step.kind == "kernel"]
+        maps = [(a.index, a.map) for step in kernels for a in step.arguments if a.map is not None]
         self._plan_numbers = numbers.maps
         self._rows = np.array([numbers.row_of[index] for index, _ in maps], np.int64)
         count = len(maps)
@@ -55,8 +56,8 @@ class MapTable:
         numbers, at = found[self._plan_numbers], addresses[self._rows]
         differs = np.logical_or.reduceat(numbers != self._numbers, self._first) | (at != self._addresses)
         stale = differs | ~self._valid
-        self._numbers[:], self._addresses[:] = numbers, at
         self._valid[stale] = False
+        self._numbers[:], self._addresses[:] = numbers, at
         for i in np.flatnonzero(stale).tolist():
             code = self._encode[i]()
             if code:

@@ -45,7 +45,8 @@ class LaunchTable:
         self._values = np.array([i for i, a in enumerate(arguments) if a.kind == "value"], np.int64)
         self._rows = np.array([numbers.row_of[a.index] for a in arguments if a.kind == "value"], np.int64)
         self._numbers = np.array([i for i, a in enumerate(arguments) if a.kind == "dim"], np.int64)
-        # Each number has 8 bytes of its own; a 4-byte argument reads the low half (little-endian).
+        # Each number has 8 bytes of its own; a 4-byte argument reads the low half (little-endian). One word more, so
+        # that the arguments of a last kernel without any begin within the array.
         self._words = np.zeros(len(arguments) + 1, np.int64)
         self._maps = MapTable(numbers)
         self._pointers = self._words.ctypes.data + 8 * np.arange(len(self._words), dtype=np.int64)
