@@ -17,7 +17,7 @@ from ingot.device.memory import Buffer
 from ingot.device.tensor_map import encoded
 from ingot.errors import IngotError
 from ingot.plan.spec import Argument, Profile, TensorMapDecl
-from ingot.runtime import device_context
+from ingot.runtime import device_context, segments
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.engine import Engine
 from ingot.runtime.map_table import MapTable
@@ -117,7 +117,6 @@ def test_updating_gives_what_building_gives(order: list[int], two_kept: None) ->
 
 def test_tensor_maps_are_those_of_the_shape_and_the_address() -> None:
     engine = moving()
-    engine.open_device(0)
     if engine.open_device(0).info.cc < 90:
         pytest.skip("tensor maps exist from sm_90 on")
     table, memory = MapTable(engine.numbers), [Buffer(1 << 14) for _ in range(2)]
@@ -221,6 +220,21 @@ def test_a_graph_that_is_bound_stays_as_it_is(two_kept: None) -> None:
     context.enqueue()
     context.synchronize()
     assert np.array_equal(context.output("y").numpy(), 2 * vector(50) + 3 * vector(50))
+
+
+@counted
+def test_graphs_that_are_not_kept_go_though_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_context, "_PROGRAMS", 1)
+    monkeypatch.setattr(segments, "_TOPOLOGIES", 1)
+    context = windows().context()
+    for n in (1, 2):
+        context.bind({"x": (n, 8)})
+    before = count("executables")
+    for n in (1, 2) * 5:
+        context.bind({"x": (n, 8)})
+        context.enqueue()
+    assert count("executables") == before
+    context.synchronize()
 
 
 @counted

@@ -11,6 +11,7 @@ import itertools
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from weakref import WeakSet
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from ingot.runtime.stages import Stage
 from ingot.runtime.table import LaunchTable, State
 
 _SPARES = 2
-"""Executables of one topology that nobody uses and that are kept for the next shape. One takes up to 2 MB."""
+"""Executables of one topology that nobody uses and that are kept for the next shape; they take device memory."""
 _TOPOLOGIES = 64
 """Kept per Context, least recently used out first: one for each stage, and each course that data takes through it."""
 _Key = tuple[Stage, frozenset[int], tuple[int, ...]]
@@ -83,8 +84,8 @@ class Segments:
         self.conditions = conditions(plan.steps)
         self._topologies = Recent[_Key, Topology](_TOPOLOGIES)
         self._switches = bool(plan.data) or any(p.min < p.max for p in plan.profiles)
-        self._used: set[Topology] = set()
-        """Those of graphs that were made since :meth:`make_ready`."""
+        self._used = WeakSet[Topology]()
+        """Those of graphs that were made since :meth:`make_ready`, as long as something else holds them."""
 
     def builder(self, places: Places, addresses: Ints) -> SegmentBuilder:
         """An empty graph, for any steps of the plan."""
@@ -116,9 +117,12 @@ class Segments:
 
         To be called when the host would wait for the device anyway. Without room on the device there is none.
         """
-        while self._used:
+        if not self._used:
+            return
+        for topology in list(self._used):
             with suppress(IngotError):
-                self._used.pop().make_ready()
+                topology.make_ready()
+        self._used.clear()
 
     def _built(self, stage: Stage, idle: frozenset[int], places: Places, addresses: Ints) -> SegmentBuilder:
         builder = self.builder(places, addresses)
