@@ -250,8 +250,7 @@ def test_library_holds_what_builds_take(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (again,) = json.loads(record.read_text())
     assert again["compiled"] == 0 and again["variants"] == again["present"] == again["asked"] > 5
     assert sum(again["families"].values()) == again["variants"] and again["stored"] > 0 == len(again["failed"])
-    good(*words, "--per-layer", 1, "--dry-run", "--json", record)
-    (one,) = json.loads(record.read_text())
+    (one,) = json.loads(good(*words, "--per-layer", 1, "--dry-run", "--json", "-"))
     assert one["asked"] == one["layers"] == again["layers"] and "compiled" not in one
     groups = json.loads(good("library", "list", "--json", "-"))
     assert sum(group["variants"] for group in groups) > 5

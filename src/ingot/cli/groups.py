@@ -37,7 +37,9 @@ def library_build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be compiled.")] = False,
     per_layer: Annotated[
         int | None,
-        typer.Option("--per-layer", min=1, help="The likeliest of each layer: 3 of the standard networks', or all."),
+        typer.Option(
+            "--per-layer", min=1, help="Only the likeliest so many of each layer; without it 3 of standard networks'."
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that builds would measure.")] = False,
     json: Json = None,

@@ -63,7 +63,10 @@ class LibraryFlags:
 
 
 def build(flags: LibraryFlags) -> None:
-    """Compiles what builds of the models would measure; prints what there is then, for each architecture."""
+    """Compiles what builds of the models would measure; prints what there is then, for each architecture.
+
+    With JSON on standard output nothing else is printed there.
+    """
     from ingot.tune import library
 
     targets = _targets(flags)
@@ -83,7 +86,8 @@ def build(flags: LibraryFlags) -> None:
             made = None
             if not flags.dry_run:
                 made = library.build(work, target, jobs=flags.jobs, limit=flags.limit_s, progress=progress)
-        _tell(record, made)
+        if flags.json != "-":
+            _tell(record, made)
         records.append(record | (_made_record(made) if made else {}))
     if flags.json is not None:
         write_text(flags.json, msgspec.json.format(msgspec.json.encode(records), indent=1) + b"\n")
