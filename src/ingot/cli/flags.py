@@ -65,6 +65,12 @@ Pixels = Annotated[
     str | None, typer.Option("--pixels", help="Pictures become numbers as: unit, signed, raw, raw_bgr or imagenet.")
 ]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Calibration samples to use at most.")]
+LayerReport = Annotated[
+    str | None,
+    typer.Option(
+        "--report", help="Every layer and reason, times and memory: to this file (JSON if *.json), or printed."
+    ),
+]
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="A node that is not quantized. Repeatable.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="8-bit layers in FP8 (E4M3).")]

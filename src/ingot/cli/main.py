@@ -28,6 +28,7 @@ from ingot.cli.flags import (
     Int8,
     Json,
     Keep,
+    LayerReport,
     Method,
     Metric,
     Model,
@@ -128,12 +129,7 @@ def build(
     rounding: Rounding = "nearest",
     pixels: Pixels = None,
     samples: Samples = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            "--report", help="Every layer and reason, times and memory: to this file (JSON if *.json), or printed."
-        ),
-    ] = None,
+    report: LayerReport = None,
     dump_after: Annotated[
         list[str] | None, typer.Option("--dump-after", help="Write the graph after this pass, or all. Repeatable.")
     ] = None,
