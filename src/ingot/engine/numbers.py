@@ -136,9 +136,10 @@ class PlanNumbers:
         self.numbers = slots.column([a.dim for a in numbers])
         """Arguments that are numbers, in the order of the kernels."""
         self._limits = np.array([(1 << (8 * a.bytes - 1)) - 1 for a in numbers], np.int64)
-        maps = [(a.index, a.map) for a in arguments if a.map is not None]
+        maps = self.tensor_maps = [(a.index, a.map) for a in arguments if a.map is not None]
+        """Value and tensor map of every argument that is one, in the order of the kernels."""
         self.maps = slots.column([dim for _, m in maps for dim in (*m.dims, *m.strides)])
-        """Sizes and strides of tensor maps, one map after another."""
+        """Sizes and strides of these, one map after another."""
         of = np.array([self.row_of[index] for index, _ in maps], np.int64)
         self._every = _Checked(
             self.shapes, self.strides, self.offsets, sizes, items, self.space_of,

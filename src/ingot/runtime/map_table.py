@@ -14,11 +14,10 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class MapTable:
-    """Tensor maps in the order of the arguments of all kernels, at fixed addresses."""
+    """Tensor maps in the order of :attr:`PlanNumbers.tensor_maps`, at fixed addresses."""
 
     def __init__(self, numbers: PlanNumbers) -> None:
-        kernels = [step for step in numbers.plan.steps if step.kind == "kernel"]
-        maps = [(a.index, a.map) for step in kernels for a in step.arguments if a.map is not None]
+        maps = numbers.tensor_maps
         self._plan_numbers = numbers.maps
         self._rows = np.array([numbers.row_of[index] for index, _ in maps], np.int64)
         count = len(maps)
