@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import itertools
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -12,6 +15,7 @@ from support import tiny
 from support.branches import branches, dynamic, on_gpu, vector
 from support.tiny import TinyPlan, number
 
+from ingot.device import graph as device_graph
 from ingot.device.graph import Executable, Graph, GraphBuilder
 from ingot.device.memory import Buffer
 from ingot.device.tensor_map import encoded
@@ -205,6 +209,40 @@ def test_other_nodes_are_another_graph(order: list[int], two_kept: None) -> None
 def test_switching_between_more_shapes_than_are_kept(two_kept: None) -> None:
     context = dynamic().context()
     for n in (5, 600, 17, 5, 4000, 600, 600, 1, 17, 5):
+        x = vector(n)
+        assert np.array_equal(context.run({"x": x})["y"], 2 * x + 3 * x)
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["refused", "interrupted"])
+def test_an_executable_that_was_updated_in_part_is_not_used(
+    raises: bool, two_kept: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the three nodes of a graph two are set, then the driver refuses, or the user interrupts."""
+    setter, failed = device_graph._set_parameters(), list[bool]()
+
+    def fails_at_the_third() -> Callable[..., int]:
+        calls = itertools.count(1)
+
+        def set_one(*words: object) -> int:
+            if next(calls) < 3:
+                return int(setter(*words))
+            failed.append(True)
+            if raises:
+                raise KeyboardInterrupt
+            return 1
+
+        return set_one
+
+    context = dynamic().context()
+    for n in (5, 600, 17):
+        context.bind({"x": (n,)})
+    monkeypatch.setattr(device_graph, "_set_parameters", fails_at_the_third)
+    for n in (40, 41, 42):
+        with pytest.raises(KeyboardInterrupt) if raises else contextlib.nullcontext():
+            context.bind({"x": (n,)})
+    assert len(failed) == 3
+    monkeypatch.undo()
+    for n in (5, 600, 40, 17, 42, 5, 41):
         x = vector(n)
         assert np.array_equal(context.run({"x": x})["y"], 2 * x + 3 * x)
 
