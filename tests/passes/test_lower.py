@@ -142,6 +142,18 @@ def test_pixels_beside_other_rows_or_of_an_output_are_copied() -> None:
     check_lowered(model, lowered, {"x": normal(2, 8, 6, 4), "z": normal(2, 8, 5)})
 
 
+def test_pixels_that_stand_in_a_concat_twice_are_copied() -> None:
+    model = graph(
+        "g (float[2, 8, 6, 4] x) => (float[2, 4, 2, 48] y)"
+        " { a = Conv(x, w) s = Reshape(a, flat) c = Concat <axis = 2> (s, s) d = Reshape(c, groups)"
+        " e = Transpose <perm = [0, 2, 1, 3]> (d) y = Softmax <axis = 1> (e) }",
+        w=normal(8, 8, 1, 1), flat=np.array([0, 0, -1]), groups=np.array([2, 2, 4, 48]),
+    )  # fmt: skip
+    lowered = lowered_of(model)
+    assert lowered.values["c"].strides == (384, 1, 8) and "a" not in lowered.windows
+    check_lowered(model, lowered, {"x": normal(2, 8, 6, 4)})
+
+
 def test_split_and_concat_of_the_same_tensor_share_memory() -> None:
     """The block of YOLOv8: both halves of a tensor and what is made of one of them, side by side."""
     model = graph(

@@ -163,7 +163,6 @@ class _Assigner:
         op = self.flat.ops[group.ops[0]].body
         whole = self._own_spec(op.outputs[0])
         axis = int(op.attr("axis", 0)) % whole.rank  # type: ignore[arg-type]
-        size = dtypes.itemsize(whole.dtype)
         start: Dim = 0
         windows: list[Window] = []
         for name in op.inputs:
@@ -171,13 +170,14 @@ class _Assigner:
             windows.append(Window(op.outputs[0], offset))
             start = add(start, self.flat.values[name].shape[axis])
         rows = [s for s, d in zip(whole.strides, whole.shape, strict=True) if s != 1 and d != 1]
-        aligned = all(divisible(mul(x, size), _VECTOR) for x in (*rows, *(w.offset for w in windows)))
-        if not aligned:
+        steps = (mul(x, dtypes.itemsize(whole.dtype)) for x in (*rows, *(w.offset for w in windows)))
+        if not all(divisible(step, _VECTOR) for step in steps):
             return
         wholes = {n: self._whole_split(op, position, axis) for position, n in enumerate(op.inputs)}
-        free = [self._free_to_place(n) and op.inputs.count(n) == 1 for n in op.inputs]
-        inner = axis == 2 and whole.strides[1] == 1
-        maps = {n: x for n in op.inputs if inner and (x := self._flattened(n)) and self._free_to_place(x)}
+        once = [n for n in op.inputs if op.inputs.count(n) == 1]
+        free = [self._free_to_place(n) and n in once for n in op.inputs]
+        inner = once if axis == 2 and whole.strides[1] == 1 else []
+        maps = {n: x for n in inner if (x := self._flattened(n)) and self._free_to_place(x)}
         if not any(free) and not any(wholes.values()) and not maps:
             return
         self.in_place.add(group.ident)
