@@ -32,6 +32,7 @@ g (float[3,2] x, bool c, int64 n) => (y, z, u, us) {
         ("num_scan_inputs = 1", "num_scan_inputs = 3", "2 inputs, of which it reads 3"),
         ("num_scan_inputs = 1", "num_scan_inputs = 2", "scan_input_axes has 1 numbers instead of 2"),
         ("directions = [1]", "directions = [1, 0]", "scan_output_directions has 2 numbers instead of 1"),
+        ("directions = [1]", "directions = [2]", "scan_output_directions has other numbers than 0"),
         ("s (k, e)", "s (k, e, f)", "3 inputs and 2 outputs, where it needs 2 and 2"),
     ],
 )

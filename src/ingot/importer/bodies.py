@@ -50,8 +50,11 @@ def _scan(node: ir.Node) -> str:
     piled = len(node.outputs) - states
     for side, count in (("input", read), ("output", piled)):
         for name in (f"scan_{side}_axes", f"scan_{side}_directions"):
-            if name in node.attributes and len(node.attributes[name].as_ints()) != count:
-                return f"{name} has {len(node.attributes[name].as_ints())} numbers instead of {count}"
+            numbers = node.attributes.get_ints(name, [0] * count)
+            if len(numbers) != count:
+                return f"{name} has {len(numbers)} numbers instead of {count}"
+            if name.endswith("directions") and not {0, 1}.issuperset(numbers):
+                return f"{name} has other numbers than 0 (forwards) and 1 (backwards)"
     return _unlike(node.attributes["body"].as_graph(), len(node.inputs), len(node.outputs))
 
 
