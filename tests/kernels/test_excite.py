@@ -99,6 +99,9 @@ def test_refusals() -> None:
     assert "gaps" in reason(excite_region((1, 16, 8, 8), 4, source=gaps))
     other = excite_region((1, 16, 8, 8), 4, act=(Op("Mul", ("h", "b1"), "ha"),))
     assert "another tensor" in reason(other)
+    plain = CASES["efficientnet"]
+    computed = plain.with_specs({"b2": replace(plain.spec_of["b2"], constant=False)})
+    assert "not constant" in reason(computed), "biases are read before the kernel waits"
     assert "into float32" in reason(excite_region((1, 16, 8, 8), 4, result=spec("float32", (1, 16, 8, 8), NHWC)))
 
 

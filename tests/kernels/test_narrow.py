@@ -73,6 +73,14 @@ def test_refusals() -> None:
     assert "bytes" in reason(replace(halves, ops=(replace(halves.ops[0], op="Conv"), *halves.ops[1:])))
 
 
+def test_what_columns_are_read_with_is_no_other_kernels_result() -> None:
+    """They are read before the kernel waits."""
+    plain, added = CASES["signed"], CASES["residual"]
+    computed = plain.with_specs({"scale": replace(plain.spec_of["scale"], constant=False)})
+    assert "'scale'" in refused(TACTIC, computed, SM90)
+    assert TACTIC.accepts(added, SM90) and not all(s.constant for s in added.input_specs[1:])
+
+
 @pytest.mark.parametrize("cc", [80, 90, 120])
 @pytest.mark.parametrize("name", ["signed", "32 channels", "residual"])
 def test_machine_code(name: str, cc: int) -> None:

@@ -14,7 +14,7 @@ from ingot.graph.dims import Bindings, Dim, ceildiv, evaluate
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
-from ingot.kernels.cuda.depthwise.pixels import Pixels, pixels
+from ingot.kernels.cuda.depthwise.pixels import Pixels, depthwise_pixels
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
@@ -175,7 +175,7 @@ def _pixels(region: Region) -> Pixels | No:
     bias = op.inputs[2] if len(op.inputs) > 2 else ""
     if bias and any(bias in other.inputs for other in region.ops[1:]):
         return No("the bias is read again by the epilogue")
-    return pixels(region, _ACCESS // dtypes.itemsize(x), _TAPS)
+    return depthwise_pixels(region, _ACCESS // dtypes.itemsize(x), _TAPS)
 
 
 def _read(region: Region) -> Pixels:

@@ -1,4 +1,4 @@
-"""A depthwise convolution as its kernels see it: pixels of vectors of channels."""
+"""A convolution of channels-last images as its kernels see it: pixels of vectors of channels, no dilation."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Pixels:
         return mul(self.geometry.batch, lines, parts, self.cols // vector)
 
 
-def pixels(region: Region, vector: int, taps: int) -> Pixels | No:
-    """The Region's convolution, or why a kernel for ``vector`` channels and up to ``taps`` squared taps cannot."""
+def depthwise_pixels(region: Region, vector: int, taps: int) -> Pixels | No:
+    """The Region's depthwise convolution, or why a kernel for ``vector`` channels and ``taps`` squared taps cannot."""
     g = geometry(region)
     if isinstance(g, No):
         return g
@@ -57,11 +57,18 @@ def pixels(region: Region, vector: int, taps: int) -> Pixels | No:
         return No("not depthwise in two dimensions, without dilation")
     if max(g.kernel) > taps or not set(g.stride) <= {1, 2}:
         return No(f"a kernel above {taps} x {taps}, or a stride above 2")
+    if not in_vectors(g.w, 0, vector):
+        return No(f"weights whose channels are not innermost in multiples of {vector}")
+    return pixels(region, g, vector)
+
+
+def pixels(region: Region, g: Geometry, vector: int) -> Pixels | No:
+    """The Region's convolution, whose geometry is ``g``, or why a kernel for ``vector`` channels cannot."""
     if not g.w.constant:
         return No("weights that are not constant")
     if not all(isinstance(d, int) for d in (*g.input, *g.output)):
         return No("symbolic image size")
-    if not _in_vectors(g.x, 1, g.groups, vector) or not _in_vectors(g.w, 0, g.groups, vector):
+    if not in_vectors(g.x, 1, vector):
         return No(f"channels that are not innermost in multiples of {vector}")
     if any(int(size) * int(step) > _MOST_ELEMENTS for size, step in zip(g.input, g.x.strides[2:], strict=True)):
         return No("too large an image")
@@ -69,10 +76,9 @@ def pixels(region: Region, vector: int, taps: int) -> Pixels | No:
     return Pixels(normal_conv(region), g, axes)
 
 
-def _in_vectors(tensor: TensorSpec, axis: int, channels: int, vector: int) -> bool:
-    """Whether so many channels lie in one aligned piece everywhere."""
+def in_vectors(tensor: TensorSpec, axis: int, vector: int) -> bool:
+    """Whether so many elements along ``axis`` lie in one aligned piece everywhere."""
     others = [step for i, step in enumerate(tensor.strides) if i != axis and tensor.shape[i] != 1]
-    aligned = (
-        channels % vector == 0 and tensor.strides[axis] == 1 and tensor.align % (vector * itemsize(tensor.dtype)) == 0
-    )
+    whole = tensor.strides[axis] == 1 and divisible(tensor.shape[axis], vector)
+    aligned = whole and tensor.align % (vector * itemsize(tensor.dtype)) == 0
     return aligned and all(divisible(step, vector) for step in others) and all(isinstance(s, int) for s in others[-2:])

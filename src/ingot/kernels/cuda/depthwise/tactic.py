@@ -11,7 +11,7 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
 from ingot.kernels.cuda.depthwise.floats import FloatTactic
-from ingot.kernels.cuda.depthwise.pixels import Pixels, pixels
+from ingot.kernels.cuda.depthwise.pixels import Pixels, depthwise_pixels
 from ingot.kernels.cuda.epilogue import WIDTH, EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue
@@ -80,7 +80,7 @@ def _pixels(region: Region) -> Pixels | No:
     x, w = (region.spec_of[name].dtype if name in region.spec_of else "" for name in op.inputs[:2])
     if x not in _BYTES or w != "int8":
         return No(f"{x} by {w}")
-    return pixels(region, WIDTH, _TAPS)
+    return depthwise_pixels(region, WIDTH, _TAPS)
 
 
 def _read(region: Region) -> Pixels:

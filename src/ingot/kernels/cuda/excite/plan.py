@@ -136,6 +136,7 @@ def _unfit(region: Region, x: TensorSpec, y: TensorSpec, convs: list[BodyOp]) ->
             return No("weights of another type or layout")
         if weight.align % _VECTOR:
             return No("weights that do not start at 16 bytes")
-        if len(op.inputs) > 2 and op.inputs[2] and region.spec_of[op.inputs[2]].dtype != x.dtype:
-            return No("a bias of another type")
+        bias = region.spec_of[op.inputs[2]] if len(op.inputs) > 2 and op.inputs[2] else weight
+        if bias.dtype != x.dtype or not bias.constant:
+            return No("a bias of another type, or one that is not constant")
     return None

@@ -120,9 +120,8 @@ def generate(form: Form) -> Source:
         _function(plan, "gate_of", plan.second.outputs[0], plan.gate_ops, plan.gate),
     ]
     constants = _constants(form)
-    declared = ", ".join(f"{kind} {name}" for name, (kind, _) in out.parameters.items())
     kernel = f"""
-extern "C" __global__ void __launch_bounds__({form.threads}) {ENTRY}({declared}) {{
+extern "C" __global__ void __launch_bounds__({form.threads}) {ENTRY}({out.declared}) {{
   run_excite({", ".join(operands)});
 }}
 """

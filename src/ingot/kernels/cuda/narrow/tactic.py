@@ -10,21 +10,19 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from ingot.errors import Answer, No
-from ingot.graph.dims import Bindings, Dim, ceildiv, divisible, evaluate, mul
+from ingot.errors import YES, Answer, No
+from ingot.graph.dims import Bindings, Dim, ceildiv, evaluate, mul
 from ingot.graph.region import Kind, Region
-from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cost import LAUNCH, region_bytes
-from ingot.kernels.cuda.depthwise.pixels import Pixels
+from ingot.kernels.cuda.depthwise.pixels import Pixels, in_vectors, pixels
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.product import check_epilogue, quick_math
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, constants, template
 from ingot.kernels.triton.geometry import Geometry, geometry
-from ingot.kernels.triton.indexing import Axis
-from ingot.kernels.triton.normal import normal_conv
+from ingot.kernels.triton.indexing import broadcast_strides
 
 ENTRY = "ingot_narrow"
 _TYPES = {"int8": ("signed char", "s8"), "uint8": ("unsigned char", "u8")}
@@ -32,6 +30,8 @@ _CHANNELS = (16, 32, 64)
 _OUTPUTS = (16, 32, 64)
 _PIECE = 16
 """Bytes of a pixel that a row of a matrix has."""
+_WORD = 4
+"""Bytes of the weights that one access takes."""
 _RESULTS = 16
 """Results side by side that a warp makes at a time."""
 _WORDS = 80
@@ -42,7 +42,6 @@ _PARTS = (1, 2, 3, 4, 6)
 """Blocks that share a row of results."""
 _SHARED = 96 << 10
 """Most bytes of an image in shared memory: two blocks on an SM that has 228 KB."""
-_MOST_PIXELS = 1 << 30
 _CLOCK = 1.7e9
 _START = 2.4e-6
 """Seconds of one block beside its instructions: weights, then the image, then results on their way out."""
@@ -60,7 +59,8 @@ class NarrowTactic:
         if target.cc < 80:
             return No(f"{target.name} has no mma.sync of 32 bytes")
         found = _pixels(region)
-        return found if isinstance(found, No) else check_epilogue(found)
+        answer = found if isinstance(found, No) else check_epilogue(found)
+        return _columns_are_constant(_read(region)) if answer else answer
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """Warps, rows of results and sixteens of results in a row of a block, likeliest first."""
@@ -125,23 +125,23 @@ def _pixels(region: Region) -> Pixels | No:
         return No("other than 16, 32 or 64 channels on either side, or a window of one pixel")
     if _steps(g) * g.out_channels // 4 > _WORDS:
         return No("weights that do not stay in registers")
-    if not all(isinstance(d, int) for d in (*g.input, *g.output)):
-        return No("symbolic image size")
-    if not _in_pieces(g.x, _PIECE) or not _in_pieces(g.w, 4):
-        return No("channels that are not innermost, or not aligned")
-    if any(int(size) * int(step) > _MOST_PIXELS for size, step in zip(g.input, g.x.strides[2:], strict=True)):
-        return No("too large an image")
+    if not in_vectors(g.w, 1, _WORD):
+        return No("weights whose channels are not innermost, or not aligned")
     if _shared(g, 1, 1) > _SHARED:
         return No("too large a window")
-    axes = tuple(Axis(axis, size) for axis, size in ((0, g.batch), (2, g.output[0]), (3, g.output[1])))
-    return Pixels(normal_conv(region), g, axes)
+    return pixels(region, g, _PIECE)
 
 
-def _in_pieces(tensor: TensorSpec, width: int) -> bool:
-    """Whether channels are innermost, and all that lies outside of them starts at multiples of ``width``."""
-    others = [step for i, step in enumerate(tensor.strides) if i != 1 and tensor.shape[i] != 1]
-    aligned = tensor.strides[1] == 1 and tensor.align % width == 0 and all(isinstance(s, int) for s in others[-2:])
-    return aligned and all(divisible(step, width) for step in others)
+def _columns_are_constant(o: Pixels) -> Answer:
+    """Whether no tensor of one number a channel is another kernel's result: these are read before the kernel waits."""
+    region = o.normal.region
+    shape = region.shape(o.normal.product.outputs[0])
+    for name in (n for op in o.normal.epilogue for n in op.inputs if n in region.inputs):
+        tensor = region.spec_of[name]
+        strides = broadcast_strides(tensor, shape)
+        if not tensor.constant and all(strides[axis.axis] == 0 for axis in o.row_axes):
+            return No(f"{name!r}, the same for all pixels, is not constant")
+    return YES
 
 
 def _read(region: Region) -> Pixels:
