@@ -76,9 +76,10 @@ def test_only_the_rounding_of_the_branch_goes(stride: int, fp16: bool) -> None:
         blocks(taps=3),
         blocks(output=True),
         blocks(zero=np.int8(3)),
+        blocks(zero=np.uint8(0)),
         blocks(small=1e-9),
     ],
-    ids=["a window", "read elsewhere", "zero points", "sums beyond int32"],
+    ids=["a window", "read elsewhere", "zero points", "no numbers below zero", "sums beyond int32"],
 )
 def test_what_stays_apart(model: onnx.ModelProto) -> None:
     assert Kind.SUM not in kinds(lowered_of(model, accepts=accepted))

@@ -2,8 +2,9 @@
 
 Where a residual block's other branch has a convolution of its own, a quantized model stores that one's result as
 bytes, for the kernel of the sum to read. As one product of both depths (:mod:`ingot.kernels.cuda.hopper.sums`) the
-sum needs no such tensor, and so no quantization of it: what is left out is its rounding alone. If no tactic takes
-the sum, the model's own form comes back.
+sum needs no such tensor, and so no quantization of it: what is left out is its rounding, and its bounds, which a
+range of both signs has for outliers. One that ends at zero is a Relu's and stays. If no tactic takes the sum, the
+model's own form comes back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ingot.graph.region import Kind
+from ingot.graph.region import BodyOp, Kind
+from ingot.graph.scalar_quantize import LIMITS
 from ingot.passes.flatten import FlatGraph
 from ingot.passes.partition import Apart, Group, Partition
 
@@ -77,13 +79,20 @@ def _found(parts: Partition, main: Group) -> _Sum | None:
         readers = parts.readers[made]
         alone = parts.readers[quantize.outputs[0]] == [index] and len(readers) == 1
         inner = not {made, *quantize.inputs[:1], *quantize.outputs} & set(parts.flat.outputs)
-        same = quantize.op == "QuantizeLinear" and quantize.inputs[1:] == body.inputs[1:]
+        same = quantize.inputs[1:] == body.inputs[1:] and _of_both_signs(parts.flat, quantize)
         if not (alone and inner and same) or beside is main or ops[readers[0]].body.op != "Add":
             continue
         lone = parts.readers[quantize.inputs[0]] == [source] and beside.ops[-1] == source
         if lone and readers[0] in main.ops and _pointwise(parts.flat, beside):
             return _Sum(beside, main, readers[0], (source, index), made, quantize.inputs[0])
     return None
+
+
+def _of_both_signs(flat: FlatGraph, op: BodyOp) -> bool:
+    """Whether it quantizes to integers on both sides of its zero point."""
+    zero = flat.literals.get(op.inputs[2]) if len(op.inputs) > 2 and op.inputs[2] else 0
+    low, high = LIMITS.get(flat.values[op.outputs[0]].dtype, (0, 0))
+    return op.op == "QuantizeLinear" and isinstance(zero, int | float) and low < zero < high
 
 
 def _pointwise(flat: FlatGraph, group: Group) -> bool:
