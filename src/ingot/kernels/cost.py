@@ -36,8 +36,7 @@ _SHARED_PER_SM = {75: 64, 80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228,
 _PEAK = {1: 2.0, 4: 0.5}
 """Rate of the tensor cores by the bytes of an operand, relative to two."""
 _OF_BYTES = 1.8
-"""How much longer products of one-byte elements take than the model says, relative to others (H200, INT8: in the middle
-of 110 measured variants 2.2, from 1.0 to 8)."""
+"""How much longer products of one-byte elements take than the model says, relative to others (H200, INT8)."""
 _SCALAR = 0.5
 """Share of the FP32 rate that products of converted 16-bit floats reach without tensor cores."""
 _REGISTERS = 65536

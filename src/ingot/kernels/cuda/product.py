@@ -73,7 +73,7 @@ def quick_math(region: Region) -> tuple[str, ...]:
     """For the compiler: arithmetic of a few units in the last place of a float32, where results are rounded to less.
 
     Results of 16-bit floats allow quick division; of float16 and of bytes also the quick exponential, and no
-    denormals, which a third of the instructions behind a product with SiLU go to. A byte that lies on a half may be
+    denormals, which many of the instructions behind a product with SiLU go to. A byte that lies on a half may be
     either of its neighbours then.
     """
     maker = region.producer

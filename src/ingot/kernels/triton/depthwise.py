@@ -94,8 +94,7 @@ class DepthwiseTactic:
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
         """Predicted seconds: the slower of memory and of what an SM's blocks do, and one thread's results in turn.
 
-        The constants were fitted to the times of MobileNetV2's layers at batch 1 and 32 on an H200. Of 12 variants of
-        each, the likeliest is 9 % slower than the fastest on average; of EfficientNet-B0's, which took no part, 14 %.
+        The constants were fitted to the times of MobileNetV2's layers at batch 1 and 32 on an H200.
         """
         g = geometry(region)
         assert isinstance(g, Geometry)

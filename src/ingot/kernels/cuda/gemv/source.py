@@ -6,8 +6,8 @@ from ingot.graph import dtypes
 from ingot.graph.dims import mul
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.gemv.tile import GemvTile
-from ingot.kernels.cuda.mma.operands import MmaOperands, Side
-from ingot.kernels.cuda.product import flat_offset
+from ingot.kernels.cuda.mma.operands import MmaOperands
+from ingot.kernels.cuda.mma.source import line_address
 from ingot.kernels.cuda.rows.text import HELPERS, CudaText
 from ingot.kernels.cuda.source import Source, constants, template
 
@@ -50,14 +50,8 @@ def _operands(o: MmaOperands, out: CudaText) -> str:
     out.lines, out.indent = [], 1
     for side, kind, name, index in ((o.a, "a_t", "a_row", "row"), (o.b, "b_t", "b_col", "col")):
         with out.block(f"INGOT_MEMBER const {kind}* {name}(int {index}, int z) const"):
-            _line(side, out, index)
+            line_address(side, out, index)
     for side, name in ((o.a, "a"), (o.b, "b")):
         with out.block(f"INGOT_MEMBER long long {name}_depth(int at) const"):
             out.line(f"return {out.offset([('at', side.depth)])};")
     return out.struct("Operands")
-
-
-def _line(side: Side, out: CudaText, index: str) -> None:
-    """The address of a row or column at the beginning of the depth."""
-    parts = [flat_offset(out, index, side.lines), flat_offset(out, "z", side.members)]
-    out.line(f"return {' + '.join([out.input(side.name), *(f'({part})' for part in parts if part)])};")

@@ -97,9 +97,9 @@ def _operands(o: MmaOperands, out: CudaText) -> str:
     with out.block("INGOT_MEMBER const b_t* b_base() const"):
         out.line(f"return {out.input(o.b.name)};")
     with out.block("INGOT_MEMBER const a_t* a_row(int row, int z, int& h, int& w) const"):
-        _pixel(o, out) if o.gather else _line(o.a, out, "row")
+        _pixel(o, out) if o.gather else line_address(o.a, out, "row")
     with out.block("INGOT_MEMBER const b_t* b_col(int col, int z) const"):
-        _line(o.b, out, "col")
+        line_address(o.b, out, "col")
     for side, name in ((o.a, "a"), (o.b, "b")):
         with out.block(f"INGOT_MEMBER long long {name}_depth(int tap_h, int tap_w, int channel) const"):
             taps = list(zip(("tap_h", "tap_w"), side.taps, strict=True)) if o.taps > 1 else []
@@ -107,7 +107,7 @@ def _operands(o: MmaOperands, out: CudaText) -> str:
     return out.struct("Operands")
 
 
-def _line(side: Side, out: CudaText, index: str) -> None:
+def line_address(side: Side, out: CudaText, index: str) -> None:
     """The address of a row or column at the beginning of the depth."""
     parts = [flat_offset(out, index, side.lines), flat_offset(out, "z", side.members)]
     out.line(f"return {' + '.join([out.input(side.name), *(f'({part})' for part in parts if part)])};")
