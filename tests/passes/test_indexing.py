@@ -6,12 +6,16 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 from support.rewrites import Net, kinds, rewritten
 
+from ingot.errors import No
+from ingot.graph.edit import Editor
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
+from ingot.passes import fourier
 from ingot.passes.decompose import decompose
 from ingot.passes.fold import fold
 from ingot.passes.functions import expand_functions
@@ -107,15 +111,27 @@ def test_dft(parts: int, attributes: dict[str, int]) -> None:
         on_device(net, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("length", "parts", "reason"), [(1 << 40, 1, "is a matrix of"), (8, 3, "last axis")])
+@pytest.mark.parametrize("op", ["DFT", "STFT"])
+def test_transforms_that_are_no_small_matrix_stay_on_the_host(op: str, length: int, parts: int, reason: str) -> None:
+    """Lengths in damaged files are of any size: the matrix is not made to be measured."""
+    net = Net(opset=17)
+    x = net.input("x", [1, length, parts])
+    made = net.op("DFT", x) if op == "DFT" else net.op("STFT", x, net.const(1, "int64"), "", net.const(length, "int64"))
+    net.output(made)
+    editor = Editor(ir.from_proto(net.proto()))
+    (node,) = (node for node in editor.model.graph if node.op_type == op)
+    answer = {"DFT": fourier.dft, "STFT": fourier.stft}[op](editor, node)
+    assert isinstance(answer, No) and reason in answer.reason
+
+
 @pytest.mark.parametrize("length", [8, 9])
 def test_one_sided_inverse_dft_is_real(length: int) -> None:
     """Not against ONNX Runtime, which lacks it."""
-    from ingot.passes.fourier import _matrix
-
     signal = np.random.default_rng(0).standard_normal(length)
     spectrum = np.fft.rfft(signal)
     both = np.stack([spectrum.real, spectrum.imag], -1).reshape(-1)
-    back = both @ _matrix(len(spectrum), length, 2, inverse=True, onesided=True)
+    back = both @ fourier._matrix(len(spectrum), length, 2, inverse=True, onesided=True)
     np.testing.assert_allclose(back, signal, atol=1e-12)
 
 

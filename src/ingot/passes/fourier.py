@@ -13,6 +13,7 @@ from ingot.passes.writer import Writer, float_type
 
 _LARGEST = 1 << 22
 """Most numbers in the matrix of a transform: 32 MiB."""
+_PARTS = "its last axis is neither a number nor a real and an imaginary part"
 
 
 def dft(editor: Editor, node: ir.Node) -> Answer:
@@ -30,9 +31,12 @@ def dft(editor: Editor, node: ir.Node) -> Answer:
     place = int(axis) % rank
     given, parts = shape[place], shape[-1]
     n = int(length) if length > 0 else (2 * (given - 1) if inverse and onesided else given)
+    size = _size(given, n, parts, inverse=inverse, onesided=onesided)
+    if parts not in (1, 2):
+        return No(_PARTS, node=name)
+    if size > _LARGEST or 0 in shape:
+        return No(f"a transform of {n} numbers is a matrix of {size}", node=name)
     matrix = _matrix(given, n, parts, inverse=inverse, onesided=onesided)
-    if matrix.size > _LARGEST or 0 in shape:
-        return No(f"a transform of {n} numbers is a matrix of {matrix.size}", node=name)
     w = Writer(editor, node)
     perm = [i for i in range(rank - 1) if i != place] + [place, rank - 1]
     lead = [shape[i] for i in perm[:-2]]
@@ -59,10 +63,13 @@ def stft(editor: Editor, node: ir.Node) -> Answer:
         return No("its shape, step or frame length is not known", node=name)
     parts = shape[2] if len(shape) == 3 else 1
     n, onesided = int(length), bool(node.attributes.get_int("onesided", 1))
-    matrix = _matrix(n, n, parts, inverse=False, onesided=onesided)
+    numbers = _size(n, n, parts, inverse=False, onesided=onesided)
     frames = (shape[1] - n) // int(step) + 1
-    if matrix.size > _LARGEST or frames < 1:
-        return No(f"a transform of {n} numbers is a matrix of {matrix.size}, with {frames} frames", node=name)
+    if parts not in (1, 2):
+        return No(_PARTS, node=name)
+    if numbers > _LARGEST or frames < 1:
+        return No(f"a transform of {n} numbers is a matrix of {numbers}, with {frames} frames", node=name)
+    matrix = _matrix(n, n, parts, inverse=False, onesided=onesided)
     w = Writer(editor, node)
     places = np.arange(frames)[:, None] * int(step) + np.arange(n)[None]
     signal = w("Reshape", x, w.ints(shape[0], shape[1], parts))
@@ -84,13 +91,23 @@ def _product(w: Writer, rows: ir.Value, matrix: np.ndarray[Any, Any], dtype: ir.
     return w("Cast", w("ReduceSum", terms, w.ints(-1), keepdims=0), to=dtype)
 
 
+def _outputs(n: int, *, inverse: bool, onesided: bool) -> int:
+    return n // 2 + 1 if onesided and not inverse else n
+
+
+def _size(given: int, n: int, parts: int, *, inverse: bool, onesided: bool) -> int:
+    """How many numbers :func:`_matrix` has: to be asked first, as lengths in files may be of any size."""
+    results = 1 if inverse and onesided else 2
+    return given * parts * _outputs(n, inverse=inverse, onesided=onesided) * results
+
+
 def _matrix(given: int, n: int, parts: int, *, inverse: bool, onesided: bool) -> np.ndarray[Any, Any]:
     """Row (j, part), column (k, part): what part of input j adds to which part of output k.
 
     Inputs beyond ``n`` are cut off, missing ones are zero. Of a one-sided inverse the inputs are the first half of
     a spectrum whose other half is their conjugate, and the outputs have no imaginary part.
     """
-    out = n // 2 + 1 if onesided and not inverse else n
+    out = _outputs(n, inverse=inverse, onesided=onesided)
     used = min(given, n // 2 + 1 if onesided and inverse else n)
     # The angle is reduced in integers: sine and cosine of large numbers would lose digits.
     turns = (np.arange(used)[:, None] * np.arange(out)[None]) % n
