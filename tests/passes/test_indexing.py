@@ -15,7 +15,7 @@ from ingot.errors import No
 from ingot.graph.edit import Editor
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
-from ingot.passes import fourier
+from ingot.passes import fourier, indexing
 from ingot.passes.decompose import decompose
 from ingot.passes.fold import fold
 from ingot.passes.functions import expand_functions
@@ -32,6 +32,15 @@ def test_hardmax(axis: int) -> None:
     net = Net()
     net.output(net.op("Hardmax", net.input("x", [3, 4, 5]), axis=axis))
     on_device(net)
+
+
+def test_positions_that_no_constant_holds_stay_on_the_host() -> None:
+    net = Net()
+    net.output(net.op("Hardmax", net.input("x", [2, 1 << 40]), axis=1))
+    editor = Editor(ir.from_proto(net.proto()))
+    (node,) = editor.model.graph
+    answer = indexing.hardmax(editor, node)
+    assert isinstance(answer, No) and "an axis of it" in answer.reason
 
 
 @pytest.mark.parametrize("time", [0, 1])

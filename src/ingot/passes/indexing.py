@@ -11,6 +11,9 @@ from ingot.passes.writer import Writer
 
 _LONGEST = 1024
 """Elements up to which a running sum or product is a masked one for each element."""
+_FARTHEST = 1 << 26
+"""Most positions that a constant counts, 512 MiB; sizes in damaged files are of any magnitude."""
+_LONG = No(f"an axis of it has more than {_FARTHEST} elements")
 
 
 def _positions(w: Writer, shape: tuple[int, ...], axis: int) -> ir.Value:
@@ -27,6 +30,8 @@ def hardmax(editor: Editor, node: ir.Node) -> Answer:
         return No("its shape is not known", node=node.name or "")
     axis = node.attributes.get_int("axis", -1) % len(shape)
     w = Writer(editor, node)
+    if shape[axis] > _FARTHEST:
+        return _LONG
     best = w("ArgMax", x, axis=axis, keepdims=1)
     w.done(w("Cast", w("Equal", _positions(w, shape, axis), best), to=x.dtype))
     return YES
@@ -41,6 +46,8 @@ def reverse_sequence(editor: Editor, node: ir.Node) -> Answer:
     if {time, batch} != {0, 1} or len(shape) < 2:
         return No("its axes are not the first two", node=node.name or "")
     w = Writer(editor, node)
+    if shape[time] > _FARTHEST:
+        return _LONG
     across = [1] * len(shape)
     across[batch] = shape[batch]
     places = _positions(w, shape, time)
@@ -59,6 +66,8 @@ def tensor_scatter(editor: Editor, node: ir.Node) -> Answer:
         return No("its shapes are not known", node=node.name or "")
     axis = node.attributes.get_int("axis", -2) % len(shape)
     w = Writer(editor, node)
+    if shape[axis] > _FARTHEST:
+        return _LONG
     places = _positions(w, shape, axis)
     starts = operand(node, 2)
     if starts is not None:
