@@ -134,6 +134,17 @@ def test_transforms_that_are_no_small_matrix_stay_on_the_host(op: str, length: i
     assert isinstance(answer, No) and reason in answer.reason
 
 
+@pytest.mark.parametrize(("step", "reason"), [(0, "a step of 0"), (-2, "a step of -2"), (1, "places than a constant")])
+def test_frames_that_cannot_be_made_stay_on_the_host(step: int, reason: str) -> None:
+    net = Net(opset=17)
+    x = net.input("x", [1, 1 << 40, 1])
+    net.output(net.op("STFT", x, net.const(step, "int64"), "", net.const(16, "int64")))
+    editor = Editor(ir.from_proto(net.proto()))
+    (node,) = (node for node in editor.model.graph if node.op_type == "STFT")
+    answer = fourier.stft(editor, node)
+    assert isinstance(answer, No) and reason in answer.reason
+
+
 @pytest.mark.parametrize("length", [8, 9])
 def test_one_sided_inverse_dft_is_real(length: int) -> None:
     """Not against ONNX Runtime, which lacks it."""

@@ -13,6 +13,8 @@ from ingot.passes.writer import Writer, float_type
 
 _LARGEST = 1 << 22
 """Most numbers in the matrix of a transform: 32 MiB."""
+_MOST_PLACES = 1 << 24
+"""Most places in an STFT's frames, which are a constant: 128 MiB."""
 _PARTS = "its last axis is neither a number nor a real and an imaginary part"
 
 
@@ -64,11 +66,15 @@ def stft(editor: Editor, node: ir.Node) -> Answer:
     parts = shape[2] if len(shape) == 3 else 1
     n, onesided = int(length), bool(node.attributes.get_int("onesided", 1))
     numbers = _size(n, n, parts, inverse=False, onesided=onesided)
-    frames = (shape[1] - n) // int(step) + 1
     if parts not in (1, 2):
         return No(_PARTS, node=name)
+    if step < 1:
+        return No(f"a step of {int(step)}", node=name)
+    frames = (shape[1] - n) // int(step) + 1
     if numbers > _LARGEST or frames < 1:
         return No(f"a transform of {n} numbers is a matrix of {numbers}, with {frames} frames", node=name)
+    if frames * n > _MOST_PLACES:
+        return No(f"{frames} frames of {n} numbers are more places than a constant holds", node=name)
     matrix = _matrix(n, n, parts, inverse=False, onesided=onesided)
     w = Writer(editor, node)
     places = np.arange(frames)[:, None] * int(step) + np.arange(n)[None]
