@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from variants import compiled
+
 from ingot.device.device import Device
 from ingot.errors import No
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import channels_last, spec
-from ingot.kernels.api import Program, Tactic, Target, Variant
+from ingot.kernels.api import Program, Tactic, Target
 from ingot.kernels.cuda.chain.tactic import TACTICS as CHAINS
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.tune.measure import DeviceMeasurer
@@ -128,16 +130,6 @@ PAIRS: tuple[Pair | Sum, ...] = (
     Sum(1, 56, 64, 64, 256, 1), Sum(1, 28, 128, 256, 512, 2),
     Sum(1, 14, 256, 512, 1024, 2), Sum(1, 7, 512, 1024, 2048, 2),
 )  # fmt: skip
-
-
-def compiled(region: Region, text: str, target: Target) -> Program | str:
-    """Machine code of one variant, or why there is none."""
-    variant = Variant.parse(text)
-    tactic = next(t for t in TACTICS if t.name == variant.tactic)
-    try:
-        return tactic.compile(region, variant, target)
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error)[:300]}"
 
 
 def variants(region: Region, target: Target, limits: dict[str, int]) -> Iterator[str]:

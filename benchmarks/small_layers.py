@@ -15,11 +15,13 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from variants import compiled
+
 from ingot.device.device import Device
 from ingot.errors import No
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec, channels_last, spec
-from ingot.kernels.api import Program, Target, Variant
+from ingot.kernels.api import Program, Target
 from ingot.kernels.table import TACTICS
 from ingot.tune.measure import DeviceMeasurer
 from ingot.tune.setting import Setting
@@ -88,16 +90,6 @@ def block(batch: int, channels: int, hidden: int, size: int) -> tuple[Region, li
         values = {n: known[n] for n in read}
         parts.append(_region(kind, f"{name} {kind.value} {first}", values, own, {n: made[n] for n in inside}))
     return _region(Kind.EXCITE, f"{name} excite", {"x": x, **weights}, ops, made), parts
-
-
-def compiled(region: Region, text: str, target: Target) -> Program | str:
-    """Machine code of one variant, or why there is none."""
-    variant = Variant.parse(text)
-    tactic = next(t for t in TACTICS if t.name == variant.tactic)
-    try:
-        return tactic.compile(region, variant, target)
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error)[:300]}"
 
 
 def main() -> None:

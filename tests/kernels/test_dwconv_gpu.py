@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.depthwise import CASES, ONE, depthwise
-from support.gpu import device_target, run_program
+from support.gpu import check_case, target_from
 from support.products import SILU, Case
 
 from ingot.kernels.api import Target
@@ -21,20 +21,12 @@ LAYERS = {
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    found = device_target()
-    if found is None or found.cc < 75:
-        pytest.skip("no GPU of compute capability 7.5 or later")
-    return found
+    return target_from(75)
 
 
 def check(case: Case, target: Target, step: int) -> None:
-    inputs = case.inputs()
-    for variant in DWCONV.variants(case.region, target, case.bindings)[::step]:
-        got = run_program(case.region, DWCONV.compile(case.region, variant, target), inputs, case.bindings)
-        try:
-            case.check(inputs, got)
-        except AssertionError as error:
-            raise AssertionError(f"{variant}: {error}") from None
+    variants = DWCONV.variants(case.region, target, case.bindings)[::step]
+    check_case(case, ((v, DWCONV.compile(case.region, v, target)) for v in variants))
 
 
 @pytest.mark.parametrize("name", CASES)

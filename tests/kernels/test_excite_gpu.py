@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.excites import CASES, excite_inputs, excite_region
-from support.gpu import device_target, run_program
+from support.gpu import run_program, target_from
 from support.regions import assert_close, reference
 
 from ingot.graph.region import Region
@@ -18,10 +18,7 @@ EXCITE, FOUR = ExciteTactic(), FourTactic()
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    found = device_target()
-    if found is None or found.cc < 90:
-        pytest.skip("no GPU of compute capability 9.0 or later")
-    return found
+    return target_from(90)
 
 
 def check(region: Region, target: Target, bindings: dict[str, int] | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.few_rows import CASES, exact, row_case
-from support.gpu import device_target, run_program
+from support.gpu import check_case, run_program, target_from
 from support.products import GELU, Case
 from support.regions import assert_close, gemm_region
 
@@ -18,20 +18,12 @@ GEMV = GemvTactic()
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    found = device_target()
-    if found is None or found.cc < 75:
-        pytest.skip("no GPU of compute capability 7.5 or later")
-    return found
+    return target_from(75)
 
 
 def check(case: Case, target: Target) -> None:
-    inputs = case.inputs()
-    for variant in GEMV.variants(case.region, target, case.bindings):
-        got = run_program(case.region, GEMV.compile(case.region, variant, target), inputs, case.bindings)
-        try:
-            case.check(inputs, got)
-        except AssertionError as error:
-            raise AssertionError(f"{variant}: {error}") from None
+    variants = GEMV.variants(case.region, target, case.bindings)
+    check_case(case, ((v, GEMV.compile(case.region, v, target)) for v in variants))
 
 
 @pytest.mark.parametrize("name", CASES)

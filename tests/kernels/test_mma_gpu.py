@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from support.gpu import device_target, run_program
+from support.gpu import check_case, run_program, target_from
 from support.products import ADDED, CASES, GELU, NHWC, ONES, RELU, Case, with_windows
 from support.quantized import quantized_conv, quantized_matmul
 from support.regions import conv_region, gemm_region
@@ -29,10 +29,7 @@ FORMS = (75, 80)
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    found = device_target()
-    if found is None or found.cc < 75:
-        pytest.skip("no GPU of compute capability 7.5 or later")
-    return found
+    return target_from(75)
 
 
 def made_for(case: Case, tile: MmaTile, form: int, target: Target) -> Program:
@@ -54,14 +51,9 @@ def chosen(case: Case, form: Target, count: int) -> Sequence[MmaTile]:
 
 
 def check(case: Case, target: Target, count: int = 1) -> None:
-    inputs = case.inputs()
     for form in (f for f in FORMS if f <= target.cc):
-        for tile in chosen(case, replace(target, cc=form, shared_per_block=65536), count):
-            got = run_program(case.region, made_for(case, tile, form, target), inputs, case.bindings)
-            try:
-                case.check(inputs, got)
-            except AssertionError as error:
-                raise AssertionError(f"sm_{form}, {tile}: {error}") from None
+        tiles = chosen(case, replace(target, cc=form, shared_per_block=65536), count)
+        check_case(case, ((f"sm_{form}, {tile}", made_for(case, tile, form, target)) for tile in tiles))
 
 
 @pytest.mark.parametrize("name", CASES)

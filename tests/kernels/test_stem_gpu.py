@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.gpu import device_target, run_program
+from support.gpu import run_program, target_from
 from support.regions import assert_close, reference
 from support.stems import CASES, POOL3, stem_inputs, stem_region
 
@@ -25,10 +25,7 @@ _TILES = 3
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    found = device_target()
-    if found is None or found.cc < 80:
-        pytest.skip("no GPU of compute capability 8.0 or later")
-    return found
+    return target_from(80)
 
 
 def portable(region: Region, tile: StemTile, program: Program, target: Target, *options: str) -> Program:

@@ -26,34 +26,28 @@ net (float[2, 4] x) => (y, n) <int64 m = {5}, int64 last = {2}, int64 none = {0}
     }>
 }"""
 # What the outer body makes comes from the inner loop, whose shapes ONNX Runtime does not infer.
-SCAN_AROUND_LOOP = """<ir_version: 8, opset_import: ["" : 17]>
-net (float[5, 3] x, float[3] h) => (y, ys) <int64 m = {2}> {
-    y, ys = Scan <num_scan_inputs = 1, body = turn (float[3] s, float[3] a) => (float[3] t, float[3] o) {
-        b = Loop (m, "", a) <body = inner (int64 i, bool c, float[3] v) => (bool d, float[3] w) {
-            d = Identity (c)
-            w = Sin (v)
-        }>
-        t = Identity (b)
-        o = Add (b, s)
-    }> (h, x)
-}"""
-IN_A_BRANCH = """<ir_version: 8, opset_import: ["" : 17]>
-net (float[5, 3] x, float[3] h, bool c) => (z) <int64 m = {2}> {
+_TURNS = """
+y, ys = Scan <num_scan_inputs = 1, body = turn (float[3] s, float[3] a) => (float[3] t, float[3] o) {
+    b = Loop (m, "", a) <body = inner (int64 i, bool c, float[3] v) => (bool d, float[3] w) {
+        d = Identity (c)
+        w = Sin (v)
+    }>
+    t = Identity (b)
+    o = Add (b, s)
+}> (h, x)
+"""
+SCAN_AROUND_LOOP = f"""<ir_version: 8, opset_import: ["" : 17]>
+net (float[5, 3] x, float[3] h) => (y, ys) <int64 m = {{2}}> {{ {_TURNS} }}"""
+IN_A_BRANCH = f"""<ir_version: 8, opset_import: ["" : 17]>
+net (float[5, 3] x, float[3] h, bool c) => (z) <int64 m = {{2}}> {{
     z = If (c) <
-        then_branch = a () => (float[5, 3] p) {
-            y, ys = Scan <num_scan_inputs = 1, body = turn (float[3] s, float[3] a) => (float[3] t, float[3] o) {
-                b = Loop (m, "", a) <body = inner (int64 i, bool c, float[3] v) => (bool d, float[3] w) {
-                    d = Identity (c)
-                    w = Sin (v)
-                }>
-                t = Identity (b)
-                o = Add (b, s)
-            }> (h, x)
+        then_branch = a () => (float[5, 3] p) {{
+            {_TURNS}
             p = Add (ys, y)
-        },
-        else_branch = b () => (float[5, 3] q) { q = Exp (x) }
+        }},
+        else_branch = b () => (float[5, 3] q) {{ q = Exp (x) }}
     >
-}"""
+}}"""
 
 
 CONSTANT_BRANCH = """<ir_version: 8, opset_import: ["" : 17]>

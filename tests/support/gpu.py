@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pytest
+from support.products import Case
 from support.strided import bound, poisoned, scatter, window
 
 from ingot.device.launch import Arg, KernelArgs, integer, pointer
@@ -48,6 +50,14 @@ def device_target() -> Target | None:
         sms=get("MULTIPROCESSOR_COUNT"),
         shared_per_block=get("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
     )
+
+
+def target_from(cc: int) -> Target:
+    """The Target of device 0; skips the test where its compute capability is below ``cc``, or there is none."""
+    found = device_target()
+    if found is None or found.cc < cc:
+        pytest.skip(f"no GPU of compute capability {cc / 10:.1f} or later")
+    return found
 
 
 class _Buffer:
@@ -187,3 +197,14 @@ def run_program(
             buffer.free()
     assert previous is not None
     return [window(f, s).copy() for f, s in zip(previous, out_specs, strict=True)]
+
+
+def check_case(case: Case, programs: Iterable[tuple[object, Program]]) -> None:
+    """Runs each of ``programs``, by name, on the same inputs; the error of a wrong result says which it was."""
+    inputs = case.inputs()
+    for name, program in programs:
+        got = run_program(case.region, program, inputs, case.bindings)
+        try:
+            case.check(inputs, got)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None

@@ -18,7 +18,7 @@ from ingot.graph.tensor import TensorSpec
 from ingot.kernels.api import Kernel, Program, Target, Variant, Workspace
 from ingot.kernels.cost import LAUNCH
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.rows.text import CudaText
+from ingot.kernels.cuda.rows.text import CudaText, number_of
 
 _PIECE = 4096
 """Keys that one block sorts at most: 32 KiB of shared memory."""
@@ -146,8 +146,8 @@ def _entry(number: int) -> str:
 
 def _k(region: Region) -> int:
     value = region.literal(region.anchor.inputs[1])
-    number = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-    return int(number) if isinstance(number, int | float) else 0
+    number = None if value is None else number_of(value)
+    return 0 if number is None else int(number)
 
 
 def _ordered(dtype: str, largest: bool) -> str:

@@ -9,9 +9,8 @@ from ingot.errors import No
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, divisible
 from ingot.graph.region import BodyOp, Kind, Region, Scalar
-from ingot.graph.scalar_code import compute_dtype
 from ingot.graph.tensor import TensorSpec
-from ingot.kernels.cuda.rows.text import refusal
+from ingot.kernels.cuda.rows.text import arithmetic_types, number_of, refusal
 
 _FLOATS = ("float16", "bfloat16", "float32")
 _VECTOR = 16
@@ -82,12 +81,8 @@ def plan_excite(region: Region) -> ExcitePlan | No:
     before, middle, after = (
         region.ops[1 : positions[0]], region.ops[positions[0] + 1 : positions[1]], region.ops[positions[1] + 1 : -1]
     )  # fmt: skip
-    literals: dict[str, Scalar] = {}
-    for name, value in region.literals:
-        number = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-        if not isinstance(number, str | tuple):
-            literals[name] = number
-    kinds = {name: compute_dtype(spec.dtype) for name, spec in region.values}
+    literals = {name: n for name, value in region.literals if (n := number_of(value)) is not None}
+    kinds = arithmetic_types(region)
     scalar = (*before, *middle, *after)
     stages = ((before, mean), (middle, first), (after, second))
     wrong = next((no for ops, maker in stages if (no := _foreign(ops, maker, literals)) is not None), None)

@@ -249,11 +249,17 @@ def scalar_literals(region: Region) -> dict[str, Scalar] | No:
     """The Region's literals, each a number; No where one is not."""
     found: dict[str, Scalar] = {}
     for name, value in region.literals:
-        number: Literal = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-        if isinstance(number, str | tuple):
+        number = number_of(value)
+        if number is None:
             return No(f"literal {value!r} is not a number")
         found[name] = number
     return found
+
+
+def number_of(value: Literal) -> Scalar | None:
+    """A literal as the number that it is, also where it is a list of one; None where it is none."""
+    number = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return None if isinstance(number, str | tuple) else number
 
 
 def literal_type(op: BodyOp, name: str, kinds: Mapping[str, str], literals: Mapping[str, Scalar]) -> str:
