@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ingot.errors import YES, Answer, No
@@ -12,7 +12,7 @@ from ingot.kernels.api import Tactic, Target, Variant
 
 SHORTLIST = {3: 12, 4: 30}
 """Variants measured per Region at each optimisation level; level 5 measures all."""
-KNOWN = 3
+_KNOWN = 3
 """Variants measured because a database has them among a Region's fastest."""
 
 
@@ -53,6 +53,11 @@ class Candidates:
             best_of.setdefault(candidate.tactic.name, candidate.text)
         keep = {c.text for c in ranked[:size]} | set(best_of.values()) | set(known)
         return tuple(c for c in ranked if c.text in keep)
+
+
+def best_known(micros: Mapping[str, float]) -> list[str]:
+    """The fastest of the variants with these times: the ``known`` of a shortlist."""
+    return sorted(micros, key=lambda text: (micros[text], text))[:_KNOWN]
 
 
 def candidates(region: Region, target: Target, bindings: Bindings, tactics: Sequence[Tactic]) -> Candidates:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ingot.errors import IngotError, No
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Program
-from ingot.tune.candidates import KNOWN, Candidate, Candidates
+from ingot.tune.candidates import Candidate, Candidates, best_known
 from ingot.tune.choice import Choice
 from ingot.tune.compile_pool import Task
 from ingot.tune.database import Entry, Key
@@ -56,8 +56,7 @@ class Job:
 
     def to_measure(self, level: int, measured: dict[str, float]) -> list[Candidate]:
         """The shortlist less what was measured or failed; more of the ranking when all of it failed."""
-        best_known = sorted(self.known, key=lambda text: (self.known[text], text))[:KNOWN]
-        shortlist = self.candidates.shortlist(level, best_known)
+        shortlist = self.candidates.shortlist(level, best_known(self.known))
         if not any(c.text in measured for c in shortlist) and all(c.text in self.refused for c in shortlist):
             shortlist = tuple(c for c in self.candidates.ranked if c.text not in self.refused)[: max(len(shortlist), 1)]
         return [c for c in shortlist if c.text not in measured and c.text not in self.refused]

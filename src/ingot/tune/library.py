@@ -14,7 +14,7 @@ from ingot.kernels import store
 from ingot.kernels.api import Program, Tactic, Target
 from ingot.progress import Progress, silent
 from ingot.tune import program_cache
-from ingot.tune.candidates import KNOWN, Candidate, candidates
+from ingot.tune.candidates import Candidate, best_known, candidates
 from ingot.tune.compile_pool import Task
 from ingot.tune.compiler import Compiler
 from ingot.tune.database import Database, Key
@@ -119,7 +119,7 @@ def _likeliest(
 ) -> list[Candidate]:
     """What a build would measure of one Region: the best that ``known`` has, then by prediction."""
     times = known.hints(Key.of(region, target, bindings, "", ""))[0] if known is not None else {}
-    best = sorted(times, key=lambda text: (times[text], text))[:KNOWN]
+    best = best_known(times)
     shortlist = candidates(region.canonical, target, bindings, tactics).shortlist(level, best)
     place = {text: position for position, text in enumerate(best)}
     return sorted(shortlist, key=lambda candidate: place.get(candidate.text, len(place)))
