@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from onnx import parser
 from support.quantized_models import INT8_ZERO, QuantizedNet
 
 from ingot.graph.lowered import Lowered
 from ingot.graph.region import Kind
+from ingot.passes.lower import lower
+from ingot.passes.pipeline import canonicalise
 
 from .test_quantized import accepted, check, lowered_of
 
@@ -71,4 +75,28 @@ def test_what_stays_apart(options: dict[str, Any]) -> None:
     model = heads(**options)
     lowered = lowered_of(model, accepts=accepted)
     assert len(joined(lowered)) == 2
+    check(model, lowered, 0.02, shares=0.02)
+
+
+def with_a_loop() -> onnx.ModelProto:
+    """Siblings, and a Loop of as many turns as data say, whose body reads what one of them makes before its steps."""
+    net = QuantizedNet(INT8_ZERO)
+    x = net.quantized("x", 0.03)
+    made = [net.node("Relu", net.conv(x, (32, 16, 3, 3))) for _ in range(2)]
+    ends = [net.conv(net.quantized(y, scale), (16, 32, 1, 1)) for y, scale in zip(made, (0.021, 0.034), strict=True)]
+    body = parser.parse_graph(
+        f"turn (int64 i, bool c, float[2, 16, 1, 1] v) => (bool d, float[2, 16, 1, 1] w)"
+        f" {{ d = Identity(c) mean = ReduceMean<keepdims = 1>({made[0]}) w = Add(v, mean) }}"
+    )
+    turns = net.node("Cast", net.node("ReduceMax", "x", keepdims=0), to=onnx.TensorProto.INT64)
+    loop = net.node("Loop", turns, net.const(np.bool_(True)), net.node("GlobalAveragePool", "x"), body=body)
+    return net.model({"x": [2, 16, 9, 10]}, *ends, loop)
+
+
+def test_what_a_body_on_the_host_reads_stays() -> None:
+    model = with_a_loop()
+    lowered = lower(canonicalise(ir.from_proto(model), fp16=False).model, (), accepted)
+    assert isinstance(lowered, Lowered), str(lowered)
+    assert any(region.kind is Kind.HOST for region in lowered.regions)
+    assert joined(lowered) == [32, 32]
     check(model, lowered, 0.02, shares=0.02)

@@ -22,22 +22,13 @@ _FLOATS = frozenset({"float32", "float16", "bfloat16"})
 
 def mark_excites(flat: FlatGraph, refused: frozenset[str]) -> FlatGraph:
     """``flat`` with the means of squeeze-and-excitation blocks marked; origins in ``refused`` are left alone."""
-    readers = readers_of(flat)
+    readers = flat.readers()
     ops = list(flat.ops)
     for index, op in enumerate(ops):
         origin = f"{op.name}{_MARK}"
         if _is_mean(flat, op) and origin not in refused and excite_ops(flat, index, readers) is not None:
             ops[index] = replace(op, kind=Kind.EXCITE, origin=origin)
     return replace(flat, ops=tuple(ops))
-
-
-def readers_of(flat: FlatGraph) -> dict[str, list[int]]:
-    """The ops that read each value."""
-    found: dict[str, list[int]] = {}
-    for index, op in enumerate(flat.ops):
-        for name in dict.fromkeys(flat.tensor_inputs(op)):
-            found.setdefault(name, []).append(index)
-    return found
 
 
 def excite_ops(flat: FlatGraph, mean: int, readers: Mapping[str, Sequence[int]]) -> tuple[int, ...] | None:
@@ -95,7 +86,7 @@ def _closed(flat: FlatGraph, found: Sequence[int], readers: Mapping[str, Sequenc
         return False
     if flat.values[last.outputs[0]].shape != flat.values[source].shape:
         return False
-    if len({flat.guards.get(flat.ops[index].name, ()) for index in found}) > 1:
+    if len({flat.guard(flat.ops[index]) for index in found}) > 1:
         return False  # they do not all run under the same conditions
     made = [name for index in found[:-1] for name in flat.ops[index].body.outputs]
     return not set(made) & set(flat.outputs) and all(set(readers.get(name, ())) <= set(found) for name in made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -103,6 +104,18 @@ class FlatGraph:
             return tuple(dict.fromkeys(n for n in (*op.body.inputs, *op.captures) if n))
         names = (n for i, n in enumerate(op.body.inputs) if n and not self.is_literal(op.body, i))
         return tuple(dict.fromkeys(names))
+
+    def guard(self, op: FlatOp) -> Guard:
+        """The conditions under which the op runs."""
+        return self.guards.get(op.name, ())
+
+    def readers(self) -> dict[str, list[int]]:
+        """The ops that read each value; none for any other name. What decides whether an op runs counts as read."""
+        found: dict[str, list[int]] = defaultdict(list)
+        for index, op in enumerate(self.ops):
+            for name in (*self.tensor_inputs(op), *(name for name, _ in self.guard(op))):
+                found[name].append(index)
+        return found
 
 
 def flatten(model: ir.Model, known_symbols: frozenset[str], force_host: Mapping[str, No]) -> FlatGraph | No:

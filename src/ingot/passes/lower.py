@@ -207,7 +207,7 @@ def _guards(cut: _Cut) -> dict[str, Guard]:
     for region in reversed(cut.layout.regions):
         group = cut.owner.get(region.outputs[0])
         if group is not None:
-            guard = cut.flat.guards.get(cut.flat.ops[group.ops[0]].name, ())
+            guard = cut.flat.guard(cut.flat.ops[group.ops[0]])
         else:
             rows = [set(row) for name in region.outputs for row in wanted.get(name, [()])]
             guard = tuple(sorted(set.intersection(*rows)))

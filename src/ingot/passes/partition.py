@@ -8,7 +8,6 @@ the separate kernel that would read it back, so groups may have several outputs.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
@@ -56,11 +55,8 @@ class Partition:
         self.groups: dict[int, Group] = {}
         self.group_of: dict[int, int] = {}
         self.producer: dict[str, int] = {}
-        self.readers: dict[str, list[int]] = defaultdict(list)
+        self.readers = flat.readers()
         for index, op in enumerate(flat.ops):
-            # What decides whether an op runs comes before it, as if the op read that.
-            for name in (*flat.tensor_inputs(op), *(name for name, _ in self.guard(index))):
-                self.readers[name].append(index)
             for name in op.body.outputs:
                 self.producer[name] = index
 
@@ -131,7 +127,7 @@ class Partition:
 
     def guard(self, index: int) -> Guard:
         """The conditions under which an op runs."""
-        return self.flat.guards.get(self.flat.ops[index].name, ())
+        return self.flat.guard(self.flat.ops[index])
 
     def fits(self, ops: Iterable[int]) -> bool:
         """Whether one kernel may hold ``ops``."""

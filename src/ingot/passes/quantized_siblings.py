@@ -41,10 +41,7 @@ class _Sibling:
 
 def join_quantized_siblings(flat: FlatGraph) -> FlatGraph:
     """``flat`` with siblings joined: the new ops stand where the first of each group was quantized."""
-    readers: dict[str, list[int]] = defaultdict(list)
-    for index, op in enumerate(flat.ops):
-        for name in dict.fromkeys(op.body.inputs):
-            readers[name].append(index)
+    readers = flat.readers()
     groups: dict[tuple[object, ...], list[_Sibling]] = defaultdict(list)
     for index, op in enumerate(flat.ops):
         found = _sibling(flat, readers, index) if op.body.op == "ConvInteger" and op.kind is Kind.CONV else None
