@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_the_path_depends_on_everything_that_decides_the_code() -> None:
         for compilers in ("c1", "c2")
     }
     assert len(paths) == 24
+
+
+def test_code_compiled_without_a_gpu_fits_the_card_that_is_found() -> None:
+    found = replace(Target(90), bandwidth=4.1e12, flops=700e12, flops_fp32=50e12)
+    assert program_cache.path_of(doubling(4), "t[]", found, "c") == program_cache.path_of(
+        doubling(4), "t[]", TARGET, "c"
+    )
 
 
 def test_damage_is_a_miss_and_never_another_program() -> None:

@@ -35,6 +35,11 @@ class Target:
         return f"sm_{self.cc}"
 
     @property
+    def code(self) -> tuple[int, bool, int, int]:
+        """What machine code depends on: rates are for predictions only, so that a library fits every card of a kind."""
+        return self.cc, self.tf32, self.sms, self.shared_per_block
+
+    @property
     def pdl(self) -> bool:
         """Whether programmatic dependent launch exists (``griddepcontrol``, sm_90 and later)."""
         return self.cc >= 90

@@ -33,7 +33,7 @@ from ingot.kernels.api import (
     Workspace,
 )
 
-_FORMAT = 5
+_FORMAT = 6
 SUFFIX = ".program"
 
 
@@ -88,7 +88,7 @@ class _Header(msgspec.Struct, frozen=True):
 
 def path_of(region: Region, variant: str, target: Target, compilers: str) -> Path:
     """File of one compiled variant."""
-    text = repr((_FORMAT, region.signature, variant, target, compilers))
+    text = repr((_FORMAT, region.signature, variant, target.code, compilers))
     key = hashlib.sha256(text.encode()).hexdigest()
     return store.path_of(key, SUFFIX)
 
