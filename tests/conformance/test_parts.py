@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import pytest
 
 from ingot.measure.conformance.cases import load_case
-from ingot.measure.conformance.ledger import Ledger, column, page, renewed
+from ingot.measure.conformance.ledger import Column, Ledger, column, page, renewed
 from ingot.measure.conformance.parameters import with_constants
 from ingot.measure.conformance.run import run_case, run_cases
 from ingot.measure.conformance.verdict import Outcome, distance, share
@@ -140,3 +141,27 @@ def test_some_cases_again() -> None:
     )
     assert one.native == ["A", "B"] and one.constants == [] and one.machine == "a card"
     assert [(o.case, o.kind) for o in one.remarks] == [("node/test_d", "wrong"), ("light/test_c", "refused")]
+
+
+def test_an_op_is_no_longer_on_the_device_when_its_only_case_turns_wrong() -> None:
+    old = column(
+        "cuda",
+        [
+            Outcome("node/test_a", "pass", ops=["A"]),
+            Outcome("node/test_b", "near", "2 times further off", ["A", "B"]),
+            Outcome("node/test_c", "pass", "in the evaluator", ["C"]),
+            Outcome("node/test_d", "island", "D: why", ["D"], True),
+            Outcome("node/test_e", "island", "E: why", ["E"], True),
+        ],
+    )
+    old = msgspec.json.decode(msgspec.json.encode(old), type=Column)  # all that a later run knows of it
+    assert old.native == ["A", "B", "C"] and old.constants == ["D", "E"]
+    again = [
+        Outcome("node/test_b", "wrong", "far off"),  # of a crash not even the ops are known
+        Outcome("node/test_c", "wrong", "far off", ["C"]),
+        Outcome("node/test_d", "island", "D: why", ["D"]),
+    ]
+    one = renewed(old, again)
+    assert one.native == ["A"] and one.constants == ["E"]
+    back = renewed(one, [Outcome("node/test_b", "pass", ops=["A", "B"])])
+    assert back.native == ["A", "B"]

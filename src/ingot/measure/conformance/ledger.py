@@ -11,6 +11,7 @@ from ingot.measure.conformance.verdict import KINDS, Outcome
 
 GROUPS = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
 RIGHT = ("pass", "near", "island")
+_NATIVE = ("pass", "near")
 _MEANING = {
     "pass": "equal within the suite's own tolerances, all on the target",
     "near": "all on the target, and up to 10 times further off than the suite allows",
@@ -26,16 +27,24 @@ class Column(msgspec.Struct, frozen=True):
     target: str
     counts: dict[str, dict[str, int]]
     """Per group, how many cases went which way."""
-    native: list[str]
-    """Ops of which some case is right without an island."""
+    plain: list[str]
+    """Ops of which some case is a plain pass without a remark: that case is not among those that run again."""
     ops: int
     """Ops that some case has."""
     remarks: list[Outcome]
-    """Every case that is not a plain pass, without its ops."""
-    constants: list[str] = []
-    """Further ops of which some case is right without an island when their parameters are constants."""
+    """Every case that is not a plain pass, with its ops where :attr:`native` or :attr:`constants` counts them."""
     machine: str = ""
     """The device and the versions of a run that was on a GPU; else the ledger's versions hold."""
+
+    @property
+    def native(self) -> list[str]:
+        """Ops of which some case is right without an island."""
+        return sorted({*self.plain, *(op for o in self.remarks if o.kind in _NATIVE for op in o.ops)})
+
+    @property
+    def constants(self) -> list[str]:
+        """Further ops of which some case is right without an island when their parameters are constants."""
+        return sorted({op for o in self.remarks if o.as_constants for op in o.ops} - set(self.native))
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -51,11 +60,18 @@ def column(target: str, outcomes: Sequence[Outcome], machine: str = "") -> Colum
     for outcome in outcomes:
         of_group = counts.setdefault(outcome.case.partition("/")[0], dict.fromkeys(KINDS, 0))
         of_group[outcome.kind] += 1
-    native = {op for outcome in outcomes if outcome.kind in ("pass", "near") for op in outcome.ops}
-    remarks = [msgspec.structs.replace(o, ops=[]) for o in outcomes if o.kind != "pass" or o.reason]
-    fixed = {op for outcome in outcomes if outcome.as_constants for op in outcome.ops} - native
+    plain = {op for o in outcomes if not _remarkable(o) for op in o.ops}
+    remarks = [o if _counts(o) else msgspec.structs.replace(o, ops=[]) for o in outcomes if _remarkable(o)]
     ops = len({op for o in outcomes for op in o.ops})
-    return Column(target, counts, sorted(native), ops, remarks, sorted(fixed), machine)
+    return Column(target, counts, sorted(plain), ops, remarks, machine)
+
+
+def _remarkable(outcome: Outcome) -> bool:
+    return outcome.kind != "pass" or bool(outcome.reason)
+
+
+def _counts(outcome: Outcome) -> bool:
+    return outcome.kind in _NATIVE or outcome.as_constants
 
 
 def renewed(old: Column, outcomes: Sequence[Outcome], machine: str = "") -> Column:
@@ -69,9 +85,8 @@ def renewed(old: Column, outcomes: Sequence[Outcome], machine: str = "") -> Colu
     new = column(old.target, outcomes, machine)
     done = {outcome.case for outcome in outcomes}
     kept = [o for o in old.remarks if o.case not in done]
-    native = {*old.native, *new.native}
-    constants = {*new.constants, *(old.constants if any(o.as_constants for o in kept) else ())} - native
-    return Column(old.target, counts, sorted(native), old.ops, [*kept, *new.remarks], sorted(constants), machine)
+    plain = {*old.plain, *new.plain}
+    return Column(old.target, counts, sorted(plain), old.ops, [*kept, *new.remarks], machine)
 
 
 def page(ledger: Ledger) -> str:
