@@ -14,16 +14,14 @@ from pathlib import Path
 
 from support.narrow import PADS, with_silu
 from support.quantized import quantized_conv, quantized_sum
+from variants import compiled, measured
 
 from ingot.builder.targets import choose_target
 from ingot.graph.region import Region
-from ingot.kernels.api import Program
 from ingot.kernels.table import TACTICS
 from ingot.tune.candidates import Candidate, candidates
-from ingot.tune.compile_pool import Task
-from ingot.tune.compiler import Compiler
 from ingot.tune.measure import DeviceMeasurer
-from ingot.tune.setting import Setting, Timing
+from ingot.tune.setting import Setting
 
 LAYERS: dict[str, Region] = {
     **{f"sum 64+64->256 @56 b{n}": quantized_sum((n, 64, 56, 56), 64, 256) for n in (8, 128)},
@@ -57,28 +55,19 @@ def main() -> None:
     chosen = choose_target("cuda")
     assert chosen.target is not None and chosen.device is not None
     layers = {n: r.canonical for n, r in LAYERS.items() if not flags.names or any(part in n for part in flags.names)}
-    work = [
-        (name, candidate)
+    each = {
+        name: shortlist(candidates(region, chosen.target, {}, TACTICS).ranked, flags.variants)
         for name, region in layers.items()
-        for candidate in shortlist(candidates(region, chosen.target, {}, TACTICS).ranked, flags.variants)
-    ]
-    tasks = [Task(layers[name], c.tactic, c.variant, c.seconds) for name, c in work]
-    programs: dict[str, dict[str, Program]] = {name: {} for name in layers}
-    with Compiler(chosen.target) as compiler:
-        for index, made in compiler.programs(tasks):
-            name, candidate = work[index]
-            if isinstance(made, Program):
-                programs[name][candidate.text] = made
-            else:
-                print(f"{name}: {candidate.text}: {made}", flush=True)
+    }
+    work = [(layers[name], c.tactic, c.variant) for name, found in each.items() for c in found]
+    made = iter(compiled(work, chosen.target))
     measurer = DeviceMeasurer(chosen.device.info.name, Setting(chosen.device.ordinal, tf32=False, weights=0))
     with flags.out.open("a") as file:
-        for name, ready in programs.items():
-            found = measurer.measure(layers[name], {}, ready)
-            for text, result in found.items() if isinstance(found, dict) else [("all", found)]:
-                timed = isinstance(result, Timing)
-                row = {"layer": name, "variant": text, "device": chosen.device.info.name}
-                row |= {"micros": round(result.seconds * 1e6, 3)} if timed else {"refused": str(result)}
+        for name, found in each.items():
+            results = measured(measurer, layers[name], {c.text: next(made) for c in found})
+            for text, result in results.items():
+                row: dict[str, object] = {"layer": name, "variant": text, "device": chosen.device.info.name}
+                row |= {"refused": result} if isinstance(result, str) else {"micros": round(result, 3)}
                 file.write(json.dumps(row) + "\n")
             file.flush()
     measurer.close()

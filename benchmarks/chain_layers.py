@@ -11,18 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
-from variants import compiled
+from variants import Work, compiled, measured
 
 from ingot.device.device import Device
-from ingot.errors import No
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import channels_last, spec
-from ingot.kernels.api import Program, Tactic, Target
+from ingot.kernels.api import Tactic, Target
 from ingot.kernels.cuda.chain.tactic import TACTICS as CHAINS
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
 from ingot.tune.measure import DeviceMeasurer
@@ -132,11 +129,12 @@ PAIRS: tuple[Pair | Sum, ...] = (
 )  # fmt: skip
 
 
-def variants(region: Region, target: Target, limits: dict[str, int]) -> Iterator[str]:
+def variants(region: Region, target: Target, limits: dict[str, int]) -> Iterator[Work]:
     """The likeliest of both tactics."""
     for tactic in (t for t in TACTICS if region.kind in t.kinds):
         if tactic.accepts(region, target):
-            yield from map(str, tactic.variants(region, target, {})[: limits[tactic.name]])
+            for variant in tactic.variants(region, target, {})[: limits[tactic.name]]:
+                yield region, tactic, variant
 
 
 def main() -> None:
@@ -153,29 +151,22 @@ def main() -> None:
     measurer = DeviceMeasurer(device.info.name, Setting(0, False, _WEIGHTS))
     limits = {"cuda.chain": args.chain, "cuda.hopper": args.chain, "cuda.pair": args.pair}
     cases = [(b, p) for b in args.batch for i, p in enumerate(PAIRS) if args.pairs is None or i in args.pairs]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool, Path(args.out).open("a") as file:
-        tasks = {}
-        for batch, pair in cases:
+    each = [list(variants(pair.region(batch), target, limits)) for batch, pair in cases]
+    made = iter(compiled([one for work in each for one in work], target, args.jobs))
+    with Path(args.out).open("a") as file:
+        for (batch, pair), work in zip(cases, each, strict=True):
             region = pair.region(batch)
-            for text in variants(region, target, limits):
-                tasks[batch, pair, text] = pool.submit(compiled, region, text, target)
-        for batch, pair in cases:
-            region = pair.region(batch)
-            made = {key[2]: task.result() for key, task in tasks.items() if key[:2] == (batch, pair)}
-            programs = {text: program for text, program in made.items() if isinstance(program, Program)}
             ages = tuple(_AGO if name == "r" else 0 for name in region.inputs)
-            answer = measurer.measure(region, {}, programs, ages)
-            results = answer if not isinstance(answer, No) else dict.fromkeys(programs, answer)
+            results = measured(measurer, region, {str(variant): next(made) for *_, variant in work}, ages)
             best: dict[str, float] = {}
-            for text in made:
+            for text, result in results.items():
                 row: dict[str, object] = {"batch": batch, "layers": pair.name, "variant": text}
-                timing = results.get(text, made[text])
-                if isinstance(timing, No | str | Program):
-                    row["failed"] = str(timing)[:300]
+                if isinstance(result, str):
+                    row["failed"] = result
                 else:
-                    row["micros"] = round(1e6 * timing.seconds, 2)
+                    row["micros"] = round(result, 2)
                     name = text.partition("[")[0]
-                    best[name] = min(best.get(name, 1e9), 1e6 * timing.seconds)
+                    best[name] = min(best.get(name, 1e9), result)
                 file.write(json.dumps(row) + "\n")
             file.flush()
             floor = 1e6 * pair.floor(batch, 4.3e12)

@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
-from variants import compiled
+from variants import Work, compiled, measured
 
 from ingot.device.device import Device
-from ingot.errors import No
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.graph.tensor import TensorSpec, channels_last, spec
-from ingot.kernels.api import Program, Target
+from ingot.kernels.api import Target
 from ingot.kernels.table import TACTICS
 from ingot.tune.measure import DeviceMeasurer
 from ingot.tune.setting import Setting
@@ -92,6 +89,13 @@ def block(batch: int, channels: int, hidden: int, size: int) -> tuple[Region, li
     return _region(Kind.EXCITE, f"{name} excite", {"x": x, **weights}, ops, made), parts
 
 
+def _work(region: Region, target: Target, args: argparse.Namespace) -> list[Work]:
+    """The likeliest variants of every tactic that takes the Region."""
+    most = args.excite if region.kind is Kind.EXCITE else args.most
+    tactics = [t for t in TACTICS if region.kind in t.kinds and t.accepts(region, target)]
+    return [(region, t, variant) for t in tactics for variant in t.variants(region, target, {})[:most]]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,28 +115,20 @@ def main() -> None:
         for sizes in BLOCKS if args.only != "classifiers" else ():
             whole, parts = block(batch, *sizes)
             regions += [(batch, whole), *((batch, part) for part in parts if args.only != "whole")]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool, Path(args.out).open("a") as file:
-        tasks = {}
-        for number, (_, region) in enumerate(regions):
-            for tactic in (t for t in TACTICS if region.kind in t.kinds and t.accepts(region, target)):
-                most = args.excite if region.kind is Kind.EXCITE else args.most
-                for variant in tactic.variants(region, target, {})[:most]:
-                    tasks[number, str(variant)] = pool.submit(compiled, region, str(variant), target)
-        for number, (batch, region) in enumerate(regions):
-            made = {text: task.result() for (n, text), task in tasks.items() if n == number}
-            programs = {text: program for text, program in made.items() if isinstance(program, Program)}
-            answer = measurer.measure(region, {}, programs, tuple(0 for _ in region.inputs))
-            results = answer if not isinstance(answer, No) else dict.fromkeys(programs, answer)
+    each = [_work(region, target, args) for _, region in regions]
+    made = iter(compiled([one for work in each for one in work], target, args.jobs))
+    with Path(args.out).open("a") as file:
+        for (batch, region), work in zip(regions, each, strict=True):
+            results = measured(measurer, region, {str(variant): next(made) for *_, variant in work})
             best: dict[str, tuple[float, str]] = {}
-            for text in made:
+            for text, result in results.items():
                 row: dict[str, object] = {"batch": batch, "layer": region.name, "variant": text}
-                timing = results.get(text, made[text])
-                if isinstance(timing, No | str | Program):
-                    row["failed"] = str(timing)[:300]
+                if isinstance(result, str):
+                    row["failed"] = result
                 else:
-                    row["micros"] = round(1e6 * timing.seconds, 2)
+                    row["micros"] = round(result, 2)
                     name = text.partition("[")[0]
-                    best[name] = min(best.get(name, (1e9, "")), (1e6 * timing.seconds, text))
+                    best[name] = min(best.get(name, (1e9, "")), (result, text))
                 file.write(json.dumps(row) + "\n")
             file.flush()
             print(

@@ -7,14 +7,17 @@ from dataclasses import replace
 import pytest
 from support.depthwise import CASES, ONE, depthwise
 from support.host_cuda import needs_compiler, run_on_host
+from support.products import SILU
 from support.regions import conv_region, refused
 
 from ingot.builder.targets import TARGETS
 from ingot.graph.region import Region
 from ingot.graph.tensor import spec
 from ingot.kernels.api import Kernel, Pdl, Target
+from ingot.kernels.cuda.depthwise import floats
 from ingot.kernels.cuda.depthwise.floats import ENTRY, FloatTactic
-from ingot.kernels.cuda.nvrtc import compile_cuda
+from ingot.kernels.cuda.nvrtc import CompiledCuda, compile_cuda
+from ingot.kernels.cuda.product import quick_math
 from ingot.kernels.table import TACTICS
 from ingot.tune.candidates import candidates as offered
 
@@ -56,6 +59,22 @@ def test_refusals() -> None:
     computed = depthwise((1, 16, 9, 9), pads=ONE)
     computed = computed.with_specs({"w": spec("float16", (16, 1, 3, 3), (1, 2, 3, 0))})
     assert "not constant" in reason(computed)
+    assert "elements of the result" in reason(depthwise((1 << 18, 128, 8, 8), pads=ONE))
+    assert DWCONV.accepts(depthwise(((1 << 18) - 1, 128, 8, 8), pads=ONE), SM90)
+
+
+@pytest.mark.parametrize(("dtype", "divisions"), [("float32", "IEEE"), ("float16", "quick")])
+def test_only_rounded_results_are_divided_quickly(dtype: str, divisions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = depthwise((1, 16, 6, 6), dtype=dtype, pads=ONE, epilogue=SILU)
+    given = []
+
+    def compile_cuda(source: str, entry: str, target: Target, *, options: tuple[str, ...]) -> CompiledCuda:
+        given.extend(options)
+        return CompiledCuda(b"", 0, 0, 0)
+
+    monkeypatch.setattr(floats, "compile_cuda", compile_cuda)
+    DWCONV.compile(region, DWCONV.variants(region, SM90, {})[0], SM90)
+    assert ("--prec-div=false" in given) == (divisions == "quick") and tuple(given) == quick_math(region)
 
 
 @pytest.mark.parametrize("name", LAYERS)

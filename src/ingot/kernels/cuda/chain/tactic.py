@@ -17,6 +17,7 @@ from ingot.kernels.cuda.chain.plan import ChainPlan, plan_chain
 from ingot.kernels.cuda.chain.source import ENTRY, generate
 from ingot.kernels.cuda.chain.tile import MOST_SLOTS, ChainTile, chunks, piece_bytes
 from ingot.kernels.cuda.nvrtc import compile_cuda
+from ingot.kernels.cuda.product import quick_math
 from ingot.kernels.cuda.source import Source
 
 _LEAST_SLOTS = 3
@@ -57,7 +58,7 @@ class ChainTactic:
         """Machine code of a variant."""
         plan, tile = _read(region), ChainTile.of(variant)
         source = generate(plan, tile, target)
-        cubin = compile_cuda(source.text, ENTRY, target, options=("--prec-div=false",), specific=True).cubin
+        cubin = compile_cuda(source.text, ENTRY, target, options=quick_math(region), specific=True).cubin
         grid = (source.grid, 1, 1)
         kernel = Kernel(
             ENTRY, cubin, grid, tile.threads, tile.shared(plan), source.arguments, Pdl.TRIGGERS, tile.cluster

@@ -17,7 +17,7 @@ from ingot.kernels.cost import LAUNCH, region_bytes
 from ingot.kernels.cuda.depthwise.pixels import Pixels, depthwise_pixels
 from ingot.kernels.cuda.epilogue import EpilogueText
 from ingot.kernels.cuda.nvrtc import compile_cuda
-from ingot.kernels.cuda.product import check_epilogue
+from ingot.kernels.cuda.product import check_epilogue, quick_math
 from ingot.kernels.cuda.rows.text import HELPERS
 from ingot.kernels.cuda.source import Source, constants, template
 
@@ -81,7 +81,7 @@ class FloatTactic:
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
         source = self.source(region, variant)
-        cubin = compile_cuda(source.text, ENTRY, target, options=("--prec-div=false",)).cubin
+        cubin = compile_cuda(source.text, ENTRY, target, options=quick_math(region)).cubin
         pdl = Pdl.TRIGGERS if target.pdl else Pdl.NONE
         return Program((Kernel(ENTRY, cubin, (source.grid, 1, 1), variant["block"], 0, source.arguments, pdl),))
 

@@ -14,7 +14,9 @@ from ingot.kernels.triton.indexing import Axis
 from ingot.kernels.triton.normal import Normal, normal_conv
 
 _MOST_ELEMENTS = 1 << 30
-"""Pixels, and elements of one image, above which offsets would not fit an int."""
+"""Elements of one image above which offsets would not fit an int."""
+_MOST_RESULTS = 2**31 - 1
+"""Elements of a result above which the numbers of its pixels, or of threads, might not fit an int."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def depthwise_pixels(region: Region, vector: int, taps: int) -> Pixels | No:
         return No("not depthwise in two dimensions, without dilation")
     if max(g.kernel) > taps or not set(g.stride) <= {1, 2}:
         return No(f"a kernel above {taps} x {taps}, or a stride above 2")
+    elements = mul(g.batch, *g.output, g.groups)
+    if isinstance(elements, int) and elements > _MOST_RESULTS:
+        return No(f"more than {_MOST_RESULTS} elements of the result")
     if not in_vectors(g.w, 0, vector):
         return No(f"weights whose channels are not innermost in multiples of {vector}")
     return pixels(region, g, vector)
