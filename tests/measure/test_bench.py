@@ -107,4 +107,4 @@ def test_targets() -> None:
     found = target_of("sm_90", None, tf32=True)
     assert found is not None and found.cc == 90 and found.tf32
     assert target_of("sm_1", None, tf32=False) is None
-    assert bench_module.PEERS == ("onnxruntime", "torch", "fp16")
+    assert bench_module.PEERS == ("onnxruntime", "torch", "torch.compile", "fp16")

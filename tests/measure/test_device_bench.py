@@ -88,7 +88,8 @@ def test_figures_of_an_engine_on_the_device(tmp_path: Path) -> None:
     runtime = by_name["onnxruntime"]
     assert runtime.run is not None and runtime.ratio == pytest.approx(runtime.run.median / figures.run.median)
     assert runtime.outputs and runtime.outputs[0].relative < 1e-6
-    assert "no PyTorch module" in by_name["torch"].error
+    converted = [peer for peer in record.peers if peer.name == "torch"]
+    assert converted and all(peer.error or peer.outputs[0].relative < 1e-3 for peer in converted)
     assert b'"row"' in to_json(record)
 
 

@@ -74,7 +74,9 @@ LayerReport = Annotated[
 Keep = Annotated[list[str] | None, typer.Option("--keep", help="A node that is not quantized. Repeatable.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="8-bit layers, as far as the accuracy budget allows.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="8-bit layers in FP8 (E4M3).")]
-Against = Annotated[str | None, typer.Option("--against", help="Peers: onnxruntime, torch, fp16; with commas.")]
+Against = Annotated[
+    str | None, typer.Option("--against", help="Peers: onnxruntime, torch, torch.compile, fp16; with commas.")
+]
 Best = Annotated[
     bool, typer.Option("--best", help="Each layer in the fastest of FP16, INT8 and FP8, within the budget.")
 ]

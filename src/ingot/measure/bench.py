@@ -38,7 +38,7 @@ from ingot.runtime.shapes import solve
 
 Array = np.ndarray[Any, Any]
 Say = Callable[[str], None]
-PEERS = ("onnxruntime", "torch", "fp16")
+PEERS = ("onnxruntime", "torch", "torch.compile", "fp16")
 """``fp16`` is the same model, built by this program in FP16."""
 _PEER_SHARE = 0.5
 """Time spent on a peer, as a share of the time spent on the engine."""
@@ -137,10 +137,9 @@ def _offers(case: Case, against: Sequence[str], feeds: Mapping[str, Array], *, g
     found: list[Offer] = []
     for name in against:
         if name == "torch":
-            if case.architecture:
-                found += torch.offers(case.architecture, feeds, gpu=gpu)
-            else:
-                found.append(_missing(name, "there is no PyTorch module for this model"))
+            found += torch.offers(_for_torch(case), feeds, gpu=gpu)
+        elif name == "torch.compile":
+            found += torch.compiled(_for_torch(case), feeds, gpu=gpu)
         elif name == "fp16":
             if case.half is not None:
                 found.append(half.offer(case.half, feeds))
@@ -151,6 +150,13 @@ def _offers(case: Case, against: Sequence[str], feeds: Mapping[str, Array], *, g
         else:
             found += onnxruntime.offers(case.reference, feeds, gpu=gpu)
     return found
+
+
+def _for_torch(case: Case) -> torch.Subject:
+    if case.architecture or case.reference is None:
+        return torch.Subject(case.architecture)
+    names = tuple(value.name for value in case.reference.session.get_outputs())
+    return torch.Subject(content=case.reference.content, outputs=names)
 
 
 def _missing(name: str, reason: str) -> Offer:

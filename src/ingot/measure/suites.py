@@ -39,7 +39,7 @@ def _bert(*batches: int, seq: int = 128) -> tuple[Row, ...]:
 
 def _real(name: str, model: str, tensor: str, shape: str) -> tuple[Row, ...]:
     """Batch 1 and 8."""
-    return tuple(_half(f"{name}-b{n}", model, f"{tensor}={n}x{shape}") for n in (1, 8))
+    return tuple(_half(f"{name}-b{n}", model, f"{tensor}={n}x{shape}", torch=True) for n in (1, 8))
 
 
 def _eight(row: Row) -> tuple[Row, ...]:

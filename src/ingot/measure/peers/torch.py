@@ -1,8 +1,9 @@
-"""PyTorch: the module of the same architecture, with random weights of its own."""
+"""PyTorch: the module of the same architecture with random weights of its own, or the model itself by onnx2torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +15,7 @@ from ingot.measure.peers.offer import Offer, Peer
 Array = np.ndarray[Any, Any]
 _NAME = "torch"
 _NOTE = "random weights of its own: only speed is compared"
+_CONVERTED = "made from the same model by onnx2torch"
 _VISION = {
     "resnet50": "resnet50",
     "mobilenet_v2": "mobilenet_v2",
@@ -25,38 +27,81 @@ _WARM = 3
 """Runs before a capture, in which cuDNN and cuBLAS choose and allocate."""
 
 
-def offers(architecture: str, feeds: Mapping[str, Array], *, gpu: bool) -> list[Offer]:
+@dataclass(frozen=True)
+class Subject:
+    """What PyTorch is to run."""
+
+    architecture: str = ""
+    """One of its libraries' own; empty for the model in ``content``."""
+    content: str | bytes | None = None
+    """Path or bytes of an ONNX model, which onnx2torch makes a module of; without it there must be an architecture."""
+    outputs: tuple[str, ...] = ()
+    """Names of the model's outputs, in its order."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the module runs."""
+
+    gpu: bool
+    half: bool = False
+    graph: bool = False
+    compiled: bool = False
+
+
+def offers(subject: Subject, feeds: Mapping[str, Array], *, gpu: bool) -> list[Offer]:
     """Eager in FP32; with ``gpu`` also FP16 in channels-last order, eager and as a CUDA graph."""
-    found = [Offer(_NAME, "eager fp32", lambda: _peer(architecture, feeds, gpu=gpu))]
+    found = [_offer(subject, feeds, "eager fp32", _Form(gpu))]
     if gpu:
         found += [
-            Offer(_NAME, "eager fp16 nhwc", lambda: _peer(architecture, feeds, gpu=True, half=True)),
-            Offer(_NAME, "fp16 nhwc graph", lambda: _peer(architecture, feeds, gpu=True, half=True, graph=True)),
+            _offer(subject, feeds, "eager fp16 nhwc", _Form(True, half=True)),
+            _offer(subject, feeds, "fp16 nhwc graph", _Form(True, half=True, graph=True)),
         ]
     return found
 
 
-def _peer(architecture: str, feeds: Mapping[str, Array], *, gpu: bool, half: bool = False, graph: bool = False) -> Peer:
+def compiled(subject: Subject, feeds: Mapping[str, Array], *, gpu: bool) -> list[Offer]:
+    """``torch.compile`` with CUDA graphs, in FP16 on a GPU: it builds for a minute or more."""
+    name = "compile fp16 nhwc" if gpu else "compile fp32"
+    return [_offer(subject, feeds, name, _Form(gpu, half=gpu, compiled=True))]
+
+
+def _offer(subject: Subject, feeds: Mapping[str, Array], variant: str, form: _Form) -> Offer:
+    return Offer(_NAME, variant, lambda: _peer(subject, feeds, form))
+
+
+def _peer(subject: Subject, feeds: Mapping[str, Array], form: _Form) -> Peer:
     torch = _torch()
-    if gpu and not torch.cuda.is_available():
+    if form.gpu and not torch.cuda.is_available():
         raise IngotError("this PyTorch sees no GPU", fix="install a CUDA build of PyTorch")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = half
-    module = _module(architecture).eval().requires_grad_(False)
-    placed = {"device": "cuda" if gpu else "cpu", "dtype": torch.float16 if half else torch.float32}
-    module = module.to(**placed, memory_format=torch.channels_last if half else torch.preserve_format)
-    arguments = {name: _tensor(torch, array, placed, half) for name, array in feeds.items()}
-    call = _call(torch, module, arguments, named=architecture not in _VISION)
-    if graph:
+    torch.backends.cudnn.benchmark = form.half
+    module = _module(subject).eval().requires_grad_(False)
+    placed = {"device": "cuda" if form.gpu else "cpu", "dtype": torch.float16 if form.half else torch.float32}
+    module = module.to(**placed, memory_format=torch.channels_last if form.half else torch.preserve_format)
+    if form.compiled:
+        module = torch.compile(module, mode="reduce-overhead")
+    arguments = {name: _tensor(torch, array, placed, form.half) for name, array in feeds.items()}
+    call = _call(torch, module, arguments, named=bool(subject.architecture) and subject.architecture not in _VISION)
+    if form.graph:
         call = _captured(torch, call)
-    wait = torch.cuda.synchronize if gpu else _nothing
+    wait = torch.cuda.synchronize if form.gpu else _nothing
 
     def run() -> None:
         call()
         wait()
 
     run()
-    return Peer(run, note=_NOTE)
+    if subject.architecture:
+        return Peer(run, note=_NOTE)
+    return Peer(run, lambda: _arrays(call(), subject.outputs), note=_CONVERTED)
+
+
+def _arrays(results: Any, names: Sequence[str]) -> dict[str, Array]:
+    """NumPy arrays of a module's results, 16-bit ones as float32."""
+    listed = results if isinstance(results, tuple | list) else [results]
+    floats = [result.float() if result.is_floating_point() else result for result in listed]
+    return {name: value.cpu().numpy() for name, value in zip(names, floats, strict=True)}
 
 
 def _torch() -> Any:
@@ -66,8 +111,11 @@ def _torch() -> Any:
         raise IngotError("PyTorch is not installed", fix="pip install torch, or compare with onnxruntime") from None
 
 
-def _module(architecture: str) -> Any:
+def _module(subject: Subject) -> Any:
+    architecture = subject.architecture
     try:
+        if not architecture:
+            return _converted(subject)
         if architecture in _VISION:
             return getattr(import_module("torchvision.models"), _VISION[architecture])(weights=None)
         if architecture == "bert_base":
@@ -76,6 +124,16 @@ def _module(architecture: str) -> Any:
     except ImportError as error:
         raise IngotError(f"its module library cannot be imported: {error}", fix="install it, or repair it") from None
     raise IngotError(f"PyTorch's libraries have no module like {architecture}", fix="compare with onnxruntime")
+
+
+def _converted(subject: Subject) -> Any:
+    import onnx
+
+    content = subject.content
+    if content is None:
+        raise IngotError("there is no PyTorch module for this model", fix="give the original model (--model)")
+    model = onnx.load(content) if isinstance(content, str) else onnx.load_model_from_string(content)
+    return import_module("onnx2torch").convert(model)
 
 
 def _tensor(torch: Any, array: Array, placed: Mapping[str, Any], half: bool) -> Any:
