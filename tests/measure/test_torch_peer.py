@@ -35,7 +35,7 @@ def test_a_model_is_converted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     library = ModuleType("onnx2torch")
     library.convert = lambda proto: [node.op_type for node in proto.graph.node]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onnx2torch", library)
-    assert peers._module(Subject(content=model())) == ["Neg"]
+    assert peers._module(Subject(content=model()), FEEDS) == ["Neg"]
 
 
 def test_why_there_is_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_why_there_is_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
         (Subject(content=model()), "cannot be imported"),
     ):
         with pytest.raises(IngotError, match=reason):
-            peers._module(subject)
+            peers._module(subject, FEEDS)
 
 
 def test_results_are_named_and_widened() -> None:

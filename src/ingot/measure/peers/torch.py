@@ -76,8 +76,8 @@ def _peer(subject: Subject, feeds: Mapping[str, Array], form: _Form) -> Peer:
         raise IngotError("this PyTorch sees no GPU", fix="install a CUDA build of PyTorch")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = form.half
-    module = _module(subject).eval().requires_grad_(False)
-    placed = {"device": "cuda" if form.gpu else "cpu", "dtype": torch.float16 if form.half else torch.float32}
+    module = _module(subject, feeds).eval().requires_grad_(False)
+    placed = {"device": "cuda" if form.gpu else "cpu"} | ({"dtype": torch.float16} if form.half else {})
     module = module.to(**placed, memory_format=torch.channels_last if form.half else torch.preserve_format)
     if form.compiled:
         module = torch.compile(module, mode="reduce-overhead")
@@ -111,11 +111,11 @@ def _torch() -> Any:
         raise IngotError("PyTorch is not installed", fix="pip install torch, or compare with onnxruntime") from None
 
 
-def _module(subject: Subject) -> Any:
+def _module(subject: Subject, feeds: Mapping[str, Array]) -> Any:
     architecture = subject.architecture
     try:
         if not architecture:
-            return _converted(subject)
+            return _converted(subject, feeds)
         if architecture in _VISION:
             return getattr(import_module("torchvision.models"), _VISION[architecture])(weights=None)
         if architecture == "bert_base":
@@ -126,20 +126,30 @@ def _module(subject: Subject) -> Any:
     raise IngotError(f"PyTorch's libraries have no module like {architecture}", fix="compare with onnxruntime")
 
 
-def _converted(subject: Subject) -> Any:
+def _converted(subject: Subject, feeds: Mapping[str, Array]) -> Any:
+    """onnx2torch wants constants as initializers and shapes that are known: the model is folded for these inputs."""
     import onnx
+    import onnx_ir
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+    from onnxscript import optimizer
 
     content = subject.content
     if content is None:
         raise IngotError("there is no PyTorch module for this model", fix="give the original model (--model)")
-    model = onnx.load(content) if isinstance(content, str) else onnx.load_model_from_string(content)
-    return import_module("onnx2torch").convert(model)
+    library = import_module("onnx2torch")
+    model = onnx_ir.from_proto(onnx.load(content) if isinstance(content, str) else onnx.load_model_from_string(content))
+    for value in model.graph.inputs:
+        if value.name in feeds:
+            value.shape = onnx_ir.Shape(feeds[value.name].shape)
+    optimizer.optimize(model, input_size_limit=1 << 30, output_size_limit=1 << 30)
+    LiftConstantsToInitializersPass(lift_all_constants=True)(model)
+    return library.convert(onnx_ir.to_proto(model))
 
 
 def _tensor(torch: Any, array: Array, placed: Mapping[str, Any], half: bool) -> Any:
     tensor = torch.from_numpy(array).to(placed["device"])
-    if array.dtype.kind == "f":
-        tensor = tensor.to(placed["dtype"])
+    if half and array.dtype.kind == "f":
+        tensor = tensor.to(torch.float16)
     if half and tensor.dim() == 4:
         tensor = tensor.to(memory_format=torch.channels_last)
     return tensor
