@@ -139,7 +139,7 @@ def _converted(subject: Subject, feeds: Mapping[str, Array]) -> Any:
     library = import_module("onnx2torch")
     model = onnx_ir.from_proto(onnx.load(content) if isinstance(content, str) else onnx.load_model_from_string(content))
     for value in model.graph.inputs:
-        if value.name in feeds:
+        if value.name is not None and value.name in feeds:
             value.shape = onnx_ir.Shape(feeds[value.name].shape)
     optimizer.optimize(model, input_size_limit=1 << 30, output_size_limit=1 << 30)
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
