@@ -121,7 +121,7 @@ def measured(found: Subject, arguments: argparse.Namespace) -> Account:
     inside = account_times.inside(context, _INSIDE_S)
     say("steps inside")
     at = solve(file.plan, {name: value.shape for name, value in feeds.items()})
-    kernels, uncounted = _counters(found.path, file.plan, at, feeds, alone, arguments)
+    kernels, uncounted = _counters(file, at, feeds, alone, arguments)
     say("counters")
     return Account(
         name=arguments.name,
@@ -163,19 +163,19 @@ def _error(found: Subject, context: DeviceContext, feeds: Feeds) -> float:
 
 
 def _counters(
-    engine: Path, plan: Plan, at: Bindings, feeds: Feeds, alone: Sequence[StepTime], arguments: argparse.Namespace
+    file: EngineFile, at: Bindings, feeds: Feeds, alone: Sequence[StepTime], arguments: argparse.Namespace
 ) -> tuple[dict[int, account_ncu.Kernel], str]:
     """Counters by step, and why there are none."""
     if arguments.no_ncu:
         return {}, "not asked for"
     with tempfile.TemporaryDirectory(prefix="ingot-account-") as folder:
-        values = Path(folder) / "feeds.npz"
+        engine, values = Path(folder) / "model.ingot", Path(folder) / "feeds.npz"
+        (account_times.without_programmatic(file) or file).write(engine)  # kernels run one after another anyway
         np.savez(values, **feeds)
+        log = arguments.raw or Path(folder) / "ncu.csv"
         try:
-            kernels, text = account_ncu.counted(engine, values, Path(folder), arguments.cache, arguments.ncu_seconds)
-            if arguments.raw:
-                arguments.raw.write_text(text)
-            return account_ncu.joined(kernels, launches(plan, at, alone)), ""
+            kernels = account_ncu.counted(engine, values, log, arguments.cache, arguments.ncu_seconds)
+            return account_ncu.joined(kernels, launches(file.plan, at, alone)), ""
         except IngotError as error:
             return {}, str(error)
 

@@ -66,16 +66,15 @@ class Kernel(msgspec.Struct, frozen=True):
     """Share of the warps' time by what they did: ``selected``, or what they waited for."""
 
 
-def counted(engine: Path, feeds: Path, folder: Path, cache: str, seconds: float) -> tuple[list[Kernel], str]:
-    """The kernels of one run in the order of their start, and the text that ``ncu`` wrote.
+def counted(engine: Path, feeds: Path, log: Path, cache: str, seconds: float) -> list[Kernel]:
+    """The kernels of one run in the order of their start.
 
-    ``cache``: ``none`` leaves the caches as they are between passes, ``all`` empties them. Raises IngotError where
-    ``ncu`` is missing, may not read counters, or needs more than ``seconds``.
+    ``log``: where ``ncu`` writes. ``cache``: ``none`` leaves the caches as they are between passes, ``all`` empties
+    them. Raises IngotError where ``ncu`` is missing, may not read counters, or needs more than ``seconds``.
     """
     program = shutil.which("ncu")
     if program is None:
         raise IngotError("there is no ncu on the PATH", fix="install NVIDIA Nsight Compute, or use --no-ncu")
-    log = folder / "ncu.csv"
     watched = [sys.executable, str(Path(__file__).with_name("account_run.py")), str(engine), str(feeds)]
     words = [*command(program, cache, log), *watched]
     try:
@@ -83,11 +82,11 @@ def counted(engine: Path, feeds: Path, folder: Path, cache: str, seconds: float)
     except subprocess.TimeoutExpired:
         raise IngotError(f"ncu was not finished within {seconds:g} s", fix="give --ncu-seconds") from None
     text = log.read_text() if log.is_file() else ""
-    said = [line for line in (*text.splitlines(), *done.stdout.splitlines()) if line.startswith("==ERROR==")]
-    if done.returncode or said:
+    if done.returncode:
+        said = [line for line in (*text.splitlines(), *done.stdout.splitlines()) if line.startswith("==ERROR==")]
         reason = said[0].removeprefix("==ERROR==").strip() if said else done.stderr.strip()[-300:]
         raise IngotError(f"ncu ended with code {done.returncode}: {reason}")
-    return parse(text), text
+    return parse(text)
 
 
 def command(program: str, cache: str, log: Path) -> list[str]:
@@ -105,7 +104,8 @@ def parse(text: str) -> list[Kernel]:
     lines = [line for line in text.splitlines() if line.startswith('"')]
     table = list(csv.reader(lines))
     if len(table) < 2 or "Kernel Name" not in table[0]:
-        raise IngotError("ncu wrote no table of kernels", node=" / ".join(text.splitlines()[:3])[:300])
+        said = [line for line in text.splitlines() if line.startswith(("==ERROR==", "==WARNING=="))]
+        raise IngotError(f"ncu wrote no table of kernels{': ' if said else ''}{' / '.join(said)[:300]}")
     header, units, *rows = table
     unit = dict(zip(header, units, strict=True))
     scale = _MICROSECONDS.get(unit.get(_METRICS["duration"], ""), 1e-3)
