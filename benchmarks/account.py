@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import account_chain
 import account_ncu
 import account_times
 import msgspec
@@ -120,6 +121,8 @@ def measured(found: Subject, arguments: argparse.Namespace) -> Account:
     say("steps alone")
     inside = account_times.inside(context, _INSIDE_S)
     say("steps inside")
+    empty = _nothing(file)
+    say("empty kernels")
     at = solve(file.plan, {name: value.shape for name, value in feeds.items()})
     kernels, uncounted = _counters(file, at, feeds, alone, arguments)
     say("counters")
@@ -135,7 +138,16 @@ def measured(found: Subject, arguments: argparse.Namespace) -> Account:
         steps=_steps(file, at, alone, inside, kernels),
         cache=arguments.cache,
         uncounted=uncounted,
+        nothing=empty,
     )
+
+
+def _nothing(file: EngineFile) -> account_chain.Nothing | None:
+    """With as much shared memory as the engine's largest block has."""
+    target = target_of(file.plan.target, Device.open().info, tf32=False)
+    if target is None or not target.pdl:
+        return None
+    return account_chain.nothing(target, max((step.shared for step in file.plan.steps), default=0))
 
 
 class _Clock:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from account_chain import Nothing
 from account_times import Whole
 
 from ingot.graph.dims import Bindings, evaluate_shape
@@ -64,6 +65,8 @@ class Account(msgspec.Struct, frozen=True):
     """What ``ncu`` did to the caches between its passes."""
     uncounted: str = ""
     """Why there are no counters."""
+    nothing: Nothing | None = None
+    """What kernels that do nothing cost; None where there are no programmatic edges."""
 
 
 def label(plan: Plan, region: RegionDecl, at: Bindings) -> str:
@@ -185,7 +188,17 @@ def _sums(account: Account) -> list[str]:
         f"The slowest {slow.runs:,} runs take {slow.run:.1f} µs more than the median: {slow.enqueue:.1f} in `enqueue`, "
         f"{slow.wait:.1f} in the wait."
     )
+    if account.nothing is not None:
+        said += " " + _empty(account.nothing)
     return ["\n".join(lines), said]
+
+
+def _empty(found: Nothing) -> str:
+    return (
+        f"Kernels that do nothing, on all SMs, follow each other every {found.ordinary:.2f} µs; by programmatic edges "
+        f"every {found.programmatic:.2f}, with {found.shared // 1024} KB of shared memory a block every "
+        f"{found.heavy:.2f}, and with that on half of the SMs every {found.half:.2f}."
+    )
 
 
 def _note(account: Account, *, counted: bool) -> str:

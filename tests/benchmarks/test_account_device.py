@@ -33,6 +33,8 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import account
 
+    if tiny.FAKE:  # which has only the kernels of hand-written plans
+        monkeypatch.setattr(account.account_chain, "nothing", lambda target, shared: None)
     return account
 
 
@@ -112,6 +114,12 @@ def test_counters_of_other_kernels_are_left_out_with_the_reason(
     found = script.measured(subject(tmp_path), options())
     assert found.uncounted.startswith("ncu saw 2 kernels where the engine has 3")
     assert not any(step.counters for step in found.steps)
+
+
+@pytest.mark.skipif(tiny.FAKE, reason="the stand-in driver runs no machine code of a GPU")
+def test_kernels_that_do_nothing(script: ModuleType) -> None:
+    found = script._nothing(engine().file)
+    assert found is None or (0 < found.programmatic < 20 and 0 < found.ordinary < 20)
 
 
 def test_beginnings_of_the_graph_leave_the_engine_as_it_was(script: ModuleType) -> None:
