@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="models whose names contain one of these, separated by commas")
     parser.add_argument("--fp16", action="store_true", help="build in FP16; ONNX Runtime stays in FP32")
     parser.add_argument("--opt-level", type=int, default=1)
+    parser.add_argument("--missing", action="store_true", help="keep the rows that --json has already")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for a model")
     parser.add_argument("--worker", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -115,6 +116,9 @@ def _all(arguments: argparse.Namespace) -> Results:
     chosen = [name for name in _distinct() if not wanted or any(part in name for part in wanted)]
     device = choose_target("auto").device
     results = Results(environment(device.info if device else None), len(os.sched_getaffinity(0)), [])
+    if arguments.missing and arguments.json and arguments.json.is_file():
+        results = _kept(arguments.json, results)
+        chosen = [name for name in chosen if name not in {row.name for row in results.rows}]
     for name in chosen:
         row = _in_process(name, arguments)
         results.rows.append(row)
@@ -123,6 +127,14 @@ def _all(arguments: argparse.Namespace) -> Results:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     return results
+
+
+def _kept(file: Path, now: Results) -> Results:
+    """The whole rows of an earlier run. Ends the command when its machine or versions are not those of now."""
+    found = msgspec.json.decode(file.read_bytes(), type=Results)
+    if (found.environment, found.threads) != (now.environment, now.threads):
+        sys.exit(f"error: {file} is of another machine or other versions; leave --missing out to measure all again")
+    return msgspec.structs.replace(now, rows=[row for row in found.rows if not row.problem])
 
 
 def _distinct() -> list[str]:

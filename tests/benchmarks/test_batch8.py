@@ -73,3 +73,14 @@ def test_the_table_says_what_is_slow_wrong_or_failed(script: ModuleType) -> None
     assert "- **island**: parts on the host: loop: Loop \\| has no kernel" in text
     assert "- **copies**: on the device it takes 1.000 ms: the rest is copies" in text and "**wrong**" in text
     assert "- **broken**: it ended" in text
+
+
+def test_whole_rows_of_the_same_machine_are_kept(script: ModuleType, tmp_path: Path) -> None:
+    here, file = environment(None), tmp_path / "batch8.json"
+    rows = [script.Row("whole", 8, ingot=1.0), script.Row("broken", problem="it ended")]
+    now = script.Results(here, 16, [])
+    file.write_bytes(msgspec.json.encode(script.Results(here, 16, rows)))
+    assert [row.name for row in script._kept(file, now).rows] == ["whole"]
+    file.write_bytes(msgspec.json.encode(script.Results(here, 8, rows)))
+    with pytest.raises(SystemExit, match="another machine"):
+        script._kept(file, now)

@@ -7,6 +7,7 @@ import pytest
 from support import tiny
 
 from ingot.device.device import Device
+from ingot.device.doorbell import Doorbell
 from ingot.device.graph import GraphBuilder
 from ingot.device.launch import KernelArgs, integer, launch, pointer
 from ingot.device.memory import Buffer, PinnedBuffer
@@ -159,3 +160,26 @@ def test_streams_of_other_libraries() -> None:
     assert int(Stream.of(1).handle) == 1
     with pytest.raises(TypeError, match="not a CUDA stream"):
         Stream.of("stream")
+
+
+def test_a_doorbell_rings_after_the_work_before_it(module: Module) -> None:
+    stream, bell = Stream(), Doorbell()
+    for size in (1 << 10, 1 << 26):
+        source, to = PinnedBuffer(size), PinnedBuffer(size)
+        buffer = Buffer(size)
+        for value in range(3):
+            source.array(np.uint8, (size,))[:] = value
+            stream.copy(buffer.pointer, source.pointer, size)
+            stream.copy(to.pointer, buffer.pointer, size)
+            bell.wait(stream)
+            assert (to.array(np.uint8, (size,)) == value).all()
+
+
+def test_a_doorbell_that_does_not_ring_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    Device.open()
+    bell, asked = Doorbell(), []
+    monkeypatch.setattr(bell, "_write", lambda *arguments: (0,))
+    stream = Stream()
+    monkeypatch.setattr(stream, "synchronize", lambda: asked.append(stream))
+    bell.wait(stream)
+    assert asked == [stream]

@@ -79,7 +79,9 @@ def test_figures_of_an_engine_on_the_device(tmp_path: Path) -> None:
     record = bench(case(engine(), tmp_path), BUDGET, ["onnxruntime", "torch"])
     figures = record.figures
     assert record.correct and figures is not None and figures.compute is not None and figures.latency is not None
-    assert figures.h2d is not None and figures.d2h is not None and figures.enqueue is not None
+    assert (
+        figures.h2d is not None and figures.d2h is not None and figures.enqueue is not None and figures.spin is not None
+    )
     assert figures.run.samples >= 5 and figures.throughput > 0 and figures.load_ms > 0
     assert figures.allocations == 0
     assert record.environment is not None and record.environment.arch == tiny.target()

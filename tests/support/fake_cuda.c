@@ -118,6 +118,7 @@ R cuStreamCreate(void **s, u32 f) { *s = malloc(8); return f == 1 ? OK : INVALID
 R cuStreamDestroy_v2(void *s) { free(s); return OK; }
 R cuStreamSynchronize(void *s) { return OK; }
 R cuStreamQuery(void *s) { return OK; }
+R cuStreamWriteValue32_v2(void *s, u64 p, u32 v, u32 f) { *(volatile u32 *)p = v; return OK; }
 R cuStreamWaitEvent(void *s, void *e, u32 f) { return e ? OK : INVALID; }
 R cuEventCreate(void **e, u32 f) { *e = calloc(1, sizeof(struct timespec)); return OK; }
 R cuEventRecord(void *e, void *s) { clock_gettime(CLOCK_MONOTONIC, e); return OK; }

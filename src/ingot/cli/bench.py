@@ -150,6 +150,7 @@ def _verdict(record: Record) -> str:
 def _times(figures: Figures) -> list[list[str]]:
     rows: list[tuple[str, Latency | None]] = [
         ("run, data in place", figures.run),
+        ("the same, spinning", figures.spin),
         ("run from and to host arrays", figures.latency),
         ("enqueue (host)", figures.enqueue),
         ("host to device", figures.h2d),
@@ -160,8 +161,9 @@ def _times(figures: Figures) -> list[list[str]]:
 
 
 def _single(figures: Figures) -> list[str]:
+    spinning = f" ({figures.spin.spread:.3f} spinning)" if figures.spin else ""
     lines = [
-        f"throughput {render.number(figures.throughput)} runs/s; p99/p50 {figures.run.spread:.3f} "
+        f"throughput {render.number(figures.throughput)} runs/s; p99/p50 {figures.run.spread:.3f}{spinning} "
         f"over {figures.run.samples} runs; load to first result {figures.load_ms:.1f} ms; "
         f"{figures.allocations} allocations after the first run"
     ]

@@ -37,6 +37,8 @@ class Figures(msgspec.Struct, frozen=True):
     """Allocations of device and pinned memory after the first run."""
     latency: Latency | None = None
     """Host time of one run from host arrays to host arrays."""
+    spin: Latency | None = None
+    """As ``run``, where the wait watches for the end (``synchronize(spin=True)``)."""
     enqueue: Latency | None = None
     """Host time of ``enqueue`` alone."""
     h2d: Latency | None = None

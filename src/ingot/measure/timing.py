@@ -30,10 +30,12 @@ _SETTLE = 3
 def measure_device(context: DeviceContext, feeds: Mapping[str, Array], budget: Budget, load_ms: float) -> Figures:
     """Everything of an engine on the GPU. Raises what ``context.run`` raises."""
     context.run(feeds)
+    context.synchronize(spin=True)
     before = allocations()
     with quiet():
         context.bind(inputs=feeds)
         runs, enqueues = _inside(context, budget)
+        spins, _ = _inside(context, budget, spin=True)
         throughput = _burst_rate(context, budget)
         compute = _compute(context, min(len(runs), _MOST_EVENTS))
         whole = None
@@ -46,6 +48,7 @@ def measure_device(context: DeviceContext, feeds: Mapping[str, Array], budget: B
         load_ms=load_ms,
         allocations=allocations() - before,
         latency=Latency.of(whole.latency) if whole else None,
+        spin=Latency.of(spins),
         enqueue=Latency.of(enqueues),
         h2d=_latency(whole.h2d if whole else []),
         compute=Latency.of(compute),
@@ -53,7 +56,7 @@ def measure_device(context: DeviceContext, feeds: Mapping[str, Array], budget: B
     )
 
 
-def _inside(context: DeviceContext, budget: Budget) -> tuple[list[float], list[float]]:
+def _inside(context: DeviceContext, budget: Budget, *, spin: bool = False) -> tuple[list[float], list[float]]:
     """Seconds of whole runs on what is bound, and of submitting them."""
     clock, enqueues = time.perf_counter, list[float]()
 
@@ -61,7 +64,7 @@ def _inside(context: DeviceContext, budget: Budget) -> tuple[list[float], list[f
         start = clock()
         context.enqueue()
         enqueues.append(clock() - start)
-        context.synchronize()
+        context.synchronize(spin=spin)
 
     _until(once, budget.warmup, 1)
     enqueues.clear()

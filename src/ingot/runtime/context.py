@@ -50,8 +50,12 @@ class Context(ABC):
         """Submit one run of what is bound, without waiting, on ``stream`` (the Context's own if None)."""
 
     @abstractmethod
-    def synchronize(self) -> None:
-        """Wait for everything submitted on the Context's stream. Raises IngotError when a kernel failed."""
+    def synchronize(self, *, spin: bool = False) -> None:
+        """Wait for everything submitted on the Context's stream. Raises IngotError when a kernel failed.
+
+        ``spin``: watch for the end instead of asking the driver to wait. That is some microseconds faster, but for up
+        to 50 ms no other Python thread runs.
+        """
 
     @abstractmethod
     def input(self, name: str) -> Any:

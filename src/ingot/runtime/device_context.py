@@ -240,11 +240,14 @@ class DeviceContext(Context):
         self._lane.switch(self._lane.borrow(stream))
         job.program.launch(self._lane.last)
 
-    def synchronize(self) -> None:
+    def synchronize(self, *, spin: bool = False) -> None:
         """See :meth:`Context.synchronize`; the stream is that of the last run or ``enqueue``."""
         self._device.activate()
         self._make_ready()
-        self._lane.last.synchronize()
+        if spin:
+            self._lane.doorbell.wait(self._lane.last)
+        else:
+            self._lane.last.synchronize()
 
     def input(self, name: str) -> DeviceArray | Array:
         """See :meth:`Context.input`. NumPy for an input that only host steps read."""

@@ -135,7 +135,7 @@ class HostContext(Context):
             raise IngotError("nothing is bound", fix="call context.bind(...) first")
         self._made = self._run(self._bound)
 
-    def synchronize(self) -> None:
+    def synchronize(self, *, spin: bool = False) -> None:
         """Nothing to wait for."""
 
     def input(self, name: str) -> Array:

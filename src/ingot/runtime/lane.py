@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
+from ingot.device.doorbell import Doorbell
 from ingot.device.memory import Buffer
 from ingot.device.stream import Event, Stream
 
@@ -17,6 +19,11 @@ class Lane:
         self.persistent = Buffer(persistent_bytes, "the kernels' counters")
         self.persistent.fill(0)
         self._borrowed: dict[int, Stream] = {}
+
+    @cached_property
+    def doorbell(self) -> Doorbell:
+        """To wait for a stream by, made when it is first needed."""
+        return Doorbell()
 
     def switch(self, stream: Stream) -> None:
         """Work on another stream than before starts after the work before: it uses the same arena."""

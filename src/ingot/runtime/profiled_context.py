@@ -82,9 +82,9 @@ class ProfiledContext(Context):
         """See :meth:`Context.enqueue`."""
         self._need().enqueue(stream)
 
-    def synchronize(self) -> None:
+    def synchronize(self, *, spin: bool = False) -> None:
         """See :meth:`Context.synchronize`."""
-        self._need().synchronize()
+        self._need().synchronize(spin=spin)
 
     def input(self, name: str) -> Any:
         """See :meth:`Context.input`."""
