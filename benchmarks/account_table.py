@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -170,23 +170,26 @@ def _machine(account: Account) -> str:
 
 
 def _sums(account: Account) -> list[str]:
-    whole, slow = account.whole, account.whole.slow
-    rows: Mapping[str, Latency | None] = {
-        "one run, from the host": whole.run,
-        "its `enqueue`": whole.enqueue,
-        "its wait": whole.wait,
-        "between events, GPU idle before": whole.device,
-        "between events, queued behind another run": whole.queued,
-        "the same without programmatic edges": whole.ordinary,
-    }
+    whole, slow, spun = account.whole, account.whole.host.slow, account.whole.spin.slow
+    rows: list[tuple[str, Latency | None]] = [
+        ("one run, from the host", whole.host.run),
+        ("its `enqueue`", whole.host.enqueue),
+        ("its wait", whole.host.wait),
+        ("one run, `synchronize(spin=True)`", whole.spin.run),
+        ("its `enqueue`", whole.spin.enqueue),
+        ("its wait", whole.spin.wait),
+        ("between events, GPU idle before", whole.device),
+        ("between events, queued behind another run", whole.queued),
+        ("the same without programmatic edges", whole.ordinary),
+    ]
     lines = ["| | runs | median | p99 | p99/p50 |", "| --- | --- | --- | --- | --- |"]
-    for name, found in rows.items():
+    for name, found in rows:
         if found is not None:
             figures = (f"{1e3 * found.median:.1f}", f"{1e3 * found.p99:.1f}", f"{found.spread:.3f}")
             lines.append(f"| {name} | {found.samples:,} | {' | '.join(figures)} |")
     said = (
         f"The slowest {slow.runs:,} runs take {slow.run:.1f} µs more than the median: {slow.enqueue:.1f} in `enqueue`, "
-        f"{slow.wait:.1f} in the wait."
+        f"{slow.wait:.1f} in the wait; with `spin=True` {spun.run:.1f} µs, {spun.enqueue:.1f} and {spun.wait:.1f}."
     )
     if account.nothing is not None:
         said += " " + _empty(account.nothing)

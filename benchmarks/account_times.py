@@ -37,18 +37,24 @@ class Slow(msgspec.Struct, frozen=True):
     wait: float
 
 
+class Host(msgspec.Struct, frozen=True):
+    """Runs as the host sees them, in milliseconds; each of the three is of the same runs."""
+
+    run: Latency
+    """``enqueue`` and the wait for it."""
+    enqueue: Latency
+    wait: Latency
+    slow: Slow
+
+
 class Whole(msgspec.Struct, frozen=True):
     """Times of whole runs in milliseconds, inputs and outputs on the device."""
 
-    run: Latency
-    """Host time of ``enqueue`` and the wait for it."""
-    enqueue: Latency
-    """Of the same runs."""
-    wait: Latency
-    """Of the same runs."""
-    slow: Slow
+    host: Host
+    spin: Host
+    """The wait watches for the end: ``synchronize(spin=True)``."""
     device: Latency
-    """Between events around a run on a GPU that has nothing else to do; of other runs than ``run``, as many."""
+    """Between events around a run on a GPU that has nothing else to do."""
     queued: Latency
     """Between events around a run that is queued behind another: the host's pace does not count."""
     ordinary: Latency | None
@@ -56,18 +62,21 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 def whole(file: EngineFile, context: DeviceContext, feeds: Mapping[str, Array], runs: int, seconds: float) -> Whole:
-    """Times of ``context`` on ``feeds``: ``runs`` of them, as far as ``seconds`` suffice."""
+    """Times of ``context`` on ``feeds``: ``runs`` of each kind, as far as ``seconds`` suffice."""
     with quiet():
         context.bind(inputs=feeds)
-        enqueue, wait = _split(context, runs, seconds)
-        total = [a + b for a, b in zip(enqueue, wait, strict=True)]
-        device = _alone(context, len(total), seconds)
+        host = _host(context, runs, seconds, spin=False)
+        spin = _host(context, runs, seconds, spin=True)
+        device = _alone(context, host.run.samples, seconds)
         queued = _queued(context)
         ordinary = _ordinary(file, feeds)
-    return Whole(
-        Latency.of(total), Latency.of(enqueue), Latency.of(wait), slow(enqueue, wait), Latency.of(device),
-        Latency.of(queued), Latency.of(ordinary) if ordinary else None,
-    )  # fmt: skip
+    return Whole(host, spin, Latency.of(device), Latency.of(queued), Latency.of(ordinary) if ordinary else None)
+
+
+def _host(context: DeviceContext, runs: int, seconds: float, *, spin: bool) -> Host:
+    enqueue, wait = _split(context, runs, seconds, spin=spin)
+    total = [a + b for a, b in zip(enqueue, wait, strict=True)]
+    return Host(Latency.of(total), Latency.of(enqueue), Latency.of(wait), slow(enqueue, wait))
 
 
 def slow(enqueue: Sequence[float], wait: Sequence[float]) -> Slow:
@@ -80,14 +89,14 @@ def slow(enqueue: Sequence[float], wait: Sequence[float]) -> Slow:
     return Slow(len(chosen), float(whole), float(over[0]), float(over[1]))
 
 
-def _split(context: DeviceContext, runs: int, seconds: float) -> tuple[list[float], list[float]]:
+def _split(context: DeviceContext, runs: int, seconds: float, *, spin: bool) -> tuple[list[float], list[float]]:
     clock, enqueue, wait = time.perf_counter, list[float](), list[float]()
 
     def once() -> None:
         start = clock()
         context.enqueue()
         middle = clock()
-        context.synchronize()
+        context.synchronize(spin=spin)
         end = clock()
         enqueue.append(middle - start)
         wait.append(end - middle)

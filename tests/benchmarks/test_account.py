@@ -191,7 +191,8 @@ def account(table: ModuleType, times: ModuleType, *, counted: bool = True) -> ob
         )
     ]  # fmt: skip
     run = Latency.of([170e-6, 172e-6])
-    whole = times.Whole(run, run, run, times.Slow(100, 12.5, 2.5, 10.0), run, run, None)
+    host = times.Host(run, run, run, times.Slow(100, 12.5, 2.5, 10.0))
+    whole = times.Whole(host, host, run, run, None)
     reason = "" if counted else "there is no ncu"
     return table.Account(
         "b1", "zoo:resnet50", {}, {"input": [1, 3, 224, 224]}, environment(None), 5e-4, 0.03, whole, steps,
@@ -208,7 +209,7 @@ def test_equal_layers_share_a_row(table: ModuleType, times: ModuleType) -> None:
     assert row in text
     assert "| all, in sum | 3 | 6.5 |  | 9.5 | 1.5 |" in text
     assert "| one run, from the host | 2 | 171.0 | 172.0 | 1.006 |" in text
-    assert "100 runs take 12.5 µs more than the median: 2.5 in `enqueue`, 10.0 in the wait" in text
+    assert "100 runs take 12.5 µs more than the median: 2.5 in `enqueue`, 10.0 in the wait; with" in text
     assert "every 1.50 µs; by programmatic edges every 0.75, with 213 KB of shared memory a block every 1.25" in text
     assert "without programmatic edges" not in text, "an engine without such edges has no row of it"
 
