@@ -80,6 +80,8 @@ CASES = [
     pool("MaxPool", (1, 16, 10, 10), epilogue=True, **CEIL),
     pool("MaxPool", (1, 16, 7, 7), dtype="int8", **K3),
     pool("MaxPool", (1, 3, 7, 7), dtype="uint8", nhwc=False, **K3),
+    pool("MaxPool", (1, 32, 7, 8), dtype="uint8", kernel_shape=(5, 5), pads=(2, 2, 2, 2)),
+    pool("MaxPool", (2, 12, 6, 9), dtype="int8", kernel_shape=(5, 5), pads=(2, 2, 2, 2)),
     pool("MaxPool", (1, 8, 13, 13), kernel_shape=(5, 5), strides=(1, 1), pads=(2, 2, 2, 2)),
     pool("MaxPool", (1, 8, 10, 11), kernel_shape=(3, 2), strides=(2, 3), auto_pad="SAME_UPPER"),
     pool("MaxPool", (1, 8, 10, 11), kernel_shape=(3, 2), strides=(2, 3), auto_pad="SAME_LOWER"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
+from ingot.graph.coarse import coarse, smooth
 from ingot.graph.dims import Shape
 from ingot.graph.tensor import TensorSpec
 
@@ -177,7 +178,8 @@ class Region:
         scales = {op.inputs[1] for op in c.ops if op.op in ("QuantizeLinear", "DequantizeLinear")}
         if not scales & c.literal_of.keys():
             return self.signature
-        return _digest(replace(c, literals=tuple((n, 1.0 if n in scales else v) for n, v in c.literals)))
+        alike = 2.0 if smooth(c) and not coarse(c) else 1.0  # of the same steps in kind: kernels differ by that
+        return _digest(replace(c, literals=tuple((n, alike if n in scales else v) for n, v in c.literals)))
 
     def shape(self, name: str) -> Shape:
         """Logical shape of a value."""

@@ -149,6 +149,15 @@ class Code(ABC):
         """Hyperbolic tangent."""
         return self.call("tanh", x)
 
+    def logistic(self, x: str) -> str:
+        """1 / (1 + exp(-x))."""
+        return f"({self.number(1)} / ({self.number(1)} + {self.call('exp', f'-({x})')}))"
+
+    def gelu(self, x: str) -> str:
+        """x / 2 (1 + erf(x / sqrt 2))."""
+        erf = self.call("erf", f"({x} * {self.number(math.sqrt(0.5))})")
+        return f"({self.number(0.5)} * {x} * ({self.number(1)} + {erf}))"
+
 
 @dataclass(frozen=True)
 class Cuda(Code):
@@ -241,6 +250,12 @@ class Cuda(Code):
 
     def log1p(self, x: str) -> str:
         return self.call("log1p", x)
+
+    def logistic(self, x: str) -> str:
+        return f"ingot_logistic({x})" if self.dtype == "float32" else super().logistic(x)
+
+    def gelu(self, x: str) -> str:
+        return f"ingot_gelu({x})" if self.dtype == "float32" else super().gelu(x)
 
 
 _TRITON_NATIVE = {"exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt_rn", "fabs": "tl.abs", "erf": "tl.erf"} | {

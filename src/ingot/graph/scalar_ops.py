@@ -215,12 +215,8 @@ def _between(code: Code, x: str, low: float, high: float) -> str:
     return code.minimum(code.maximum(x, code.number(low)), code.number(high))
 
 
-def _sigmoid_of(code: Code, x: str) -> str:
-    return f"({code.number(1)} / ({code.number(1)} + {code.call('exp', f'-({x})')}))"
-
-
 def _sigmoid(code: Code, args: _Args, op: BodyOp) -> str:
-    return _sigmoid_of(code, args[0])
+    return code.logistic(args[0])
 
 
 def _hard_sigmoid(code: Code, args: _Args, op: BodyOp) -> str:
@@ -235,7 +231,7 @@ def _hard_swish(code: Code, args: _Args, op: BodyOp) -> str:
 
 def _swish(code: Code, args: _Args, op: BodyOp) -> str:
     x, alpha = args[0], _number(op, "alpha", 1.0)
-    return f"({x} * {_sigmoid_of(code, x if alpha == 1 else f'{code.number(alpha)} * {x}')})"
+    return f"({x} * {code.logistic(x if alpha == 1 else f'{code.number(alpha)} * {x}')})"
 
 
 def _softplus_of(code: Code, x: str) -> str:
@@ -259,12 +255,12 @@ def _softsign(code: Code, args: _Args, op: BodyOp) -> str:
 
 
 def _gelu(code: Code, args: _Args, op: BodyOp) -> str:
-    x, half, one = args[0], code.number(0.5), code.number(1)
+    x = args[0]
     if op.attr("approximate", "none") == "tanh":
         # 0.5 (1 + tanh(u)) is sigmoid(2u), which does not cancel.
         a, b = code.number(2 * math.sqrt(2 / math.pi)), code.number(0.044715)
-        return f"({x} * {_sigmoid_of(code, f'{a} * ({x} + {b} * {x} * {x} * {x})')})"
-    return f"({half} * {x} * ({one} + {code.call('erf', f'({x} * {code.number(math.sqrt(0.5))})')}))"
+        return f"({x} * {code.logistic(f'{a} * ({x} + {b} * {x} * {x} * {x})')})"
+    return code.gelu(x)
 
 
 def _mean(code: Code, args: _Args, op: BodyOp) -> str:

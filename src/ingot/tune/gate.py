@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
+from ingot.graph.coarse import coarse
 from ingot.graph.region import BodyOp, Kind, Region
 from ingot.plugins.registry import active
 from ingot.tune.steps import Steps
@@ -47,12 +48,16 @@ _JUMPS = frozenset({
 
 
 def tolerance(region: Region, *, tf32: bool) -> float:
-    """Allowed relative error of the Region: a plugin's own, or by the least precise floating type among its values."""
+    """Allowed relative error of the Region: a plugin's own, or by the least precise floating type among its values.
+
+    Where results are bytes of long steps, what is rounded to them need not be more precise than a float16.
+    """
     plugin = active().find(region.ops[0].domain, region.ops[0].op) if region.kind is Kind.PLUGIN else None
     if plugin is not None and plugin.tolerance is not None:
         return plugin.tolerance
     found = {tensor.dtype for _, tensor in region.values if dtypes.is_float(tensor.dtype)}
     names = ["tf32"] if tf32 and "float32" in found and region.kind in (Kind.CONV, Kind.GEMM, Kind.ATTENTION) else []
+    names += ["float16"] if coarse(region) else []
     return max((TOLERANCE[name] for name in (*found, *names)), default=0.0)
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.graph.coarse import ROOM
 from ingot.graph.region import Region
 from ingot.graph.scalar_quantize import LIMITS
 
 Array = np.ndarray[Any, Any]
-MOST_SLACK = 0.1
+MOST_SLACK = ROOM
 """Of a step: how far from the middle between two both may be right, whatever the tolerance. A kernel that rounds
 otherwise than to the nearest is wrong in four of five elements."""
 _WHOLE = 0.01

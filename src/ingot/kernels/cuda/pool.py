@@ -2,7 +2,7 @@
 
 A thread makes one vector of results along the innermost axis of the output: eight half-precision channels
 of a channels-last tensor. Small windows are loaded whole before they are combined, so that all
-loads are in flight together.
+loads are in flight together. The largest of bytes is taken two at a time, as halves of a word.
 """
 
 from __future__ import annotations
@@ -36,6 +36,33 @@ from ingot.kernels.cuda.window import PoolPlan, plan_pool
 _WHOLE = 16
 """Largest window that is loaded before it is combined."""
 _LAUNCH = 2.0e-6
+_BYTES = """
+// The larger of two halves each; their upper bytes decide.
+template <bool kSigned> INGOT_INLINE unsigned ingot_larger_halves(unsigned a, unsigned b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  unsigned c;
+  if constexpr (kSigned)
+    asm("max.s16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+  else
+    asm("max.u16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+  return c;
+#else
+  const unsigned flip = kSigned ? 0x80008000u : 0u, x = a ^ flip, y = b ^ flip;
+  const unsigned high = (x >> 16) > (y >> 16) ? x & 0xffff0000u : y & 0xffff0000u;
+  const unsigned low = (x & 0xffffu) > (y & 0xffffu) ? x & 0xffffu : y & 0xffffu;
+  return (high | low) ^ flip;
+#endif
+}
+// The largest of each of four bytes, in the upper bytes of halves.
+template <bool kSigned> struct largest_bytes {
+  unsigned even = kSigned ? 0x80008000u : 0u, odd = kSigned ? 0x80008000u : 0u;
+  INGOT_MEMBER void take(unsigned word) {
+    even = ingot_larger_halves<kSigned>(even, word << 8);
+    odd = ingot_larger_halves<kSigned>(odd, word);
+  }
+  INGOT_MEMBER int byte(int k) const { return (int)((k % 2 ? odd : even) >> (8 + 16 * (k / 2)) & 0xffu); }
+};
+"""
 
 
 class PoolSource:
@@ -51,6 +78,7 @@ class PoolSource:
         self.rank = len(plan.loops)
         self.kind = c_type(plan.dtypes[plan.anchor.inputs[0]])
         self.whole = plan.window_size <= _WHOLE
+        self.bytes = _in_words(plan, vector)
 
     def text(self, entry: str) -> str:
         """The kernel's CUDA C++."""
@@ -65,10 +93,7 @@ class PoolSource:
             last = axis == self.inner_axis and self.vector > 1
             out.line(f"const int i{axis} = {name}{f' * {self.vector}' if last else ''};")
         self._window_starts()
-        out.line(f"{self.kind} a[{self.vector}];")
-        out.line("#pragma unroll")
-        start = lowest(plan.dtypes[plan.anchor.inputs[0]]) if plan.anchor.op == "MaxPool" else "0"
-        out.line(f"for (int j = 0; j < {self.vector}; ++j) a[j] = {start};")
+        self._nothing_yet()
         if self.whole:
             self._whole_window()
         else:
@@ -77,6 +102,20 @@ class PoolSource:
         self._finish()
         self._epilogue()
         return out.kernel(entry, self.block)
+
+    def _nothing_yet(self) -> None:
+        """The accumulators."""
+        out, anchor = self.out, self.plan.anchor
+        if self.bytes:
+            out.line(f"largest_bytes<{self._signed()}> a[{self.vector // 4}];")
+            return
+        out.line(f"{self.kind} a[{self.vector}];")
+        out.line("#pragma unroll")
+        start = lowest(self.plan.dtypes[anchor.inputs[0]]) if anchor.op == "MaxPool" else "0"
+        out.line(f"for (int j = 0; j < {self.vector}; ++j) a[j] = {start};")
+
+    def _signed(self) -> str:
+        return str(self.plan.dtypes[self.plan.anchor.inputs[0]] == "int8").lower()
 
     def _window_starts(self) -> None:
         for i, window in enumerate(self.plan.windows):
@@ -128,6 +167,11 @@ class PoolSource:
     def _accumulate(self, element: str) -> None:
         """Prologue and accumulation of one window element."""
         plan, out = self.plan, self.out
+        if self.bytes:
+            words = f"reinterpret_cast<const unsigned*>(x{self.source_id[plan.anchor.inputs[0]]}{element}.v)"
+            with out.unrolled("j", self.vector // 4):
+                out.line(f"a[j].take({words}[j]);")
+            return
         with out.unrolled("j", self.vector):
             for op in plan.prologue:
                 self._scalar(op, plan.source, f"x{{}}{element}", self.source_id)
@@ -152,7 +196,7 @@ class PoolSource:
     def _finish(self) -> None:
         out, plan, name = self.out, self.plan, f"t{self.value[self.plan.anchor.outputs[0]]}"
         out.line(f"{self.kind} {name}[{self.vector}];")
-        result = "a[j]"
+        result = f"({self.kind})a[j / 4].byte(j % 4)" if self.bytes else "a[j]"
         if plan.anchor.op == "AveragePool":
             include = bool(plan.anchor.attr("count_include_pad", 0))
             counts = [self._count(i, include) for i in range(len(plan.windows))]
@@ -272,13 +316,13 @@ class PoolTactic:
     def source(self, region: Region, variant: Variant, target: Target) -> str:
         """CUDA C++ of a variant."""
         emitter = PoolSource(_planned(region), variant["vector"], variant["block"], target)
-        return HELPERS + emitter.text("ingot_pool")
+        return HELPERS + _BYTES + emitter.text("ingot_pool")
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
         plan = _planned(region)
         emitter = PoolSource(plan, variant["vector"], variant["block"], target)
-        cubin = compile_cuda(HELPERS + emitter.text("ingot_pool"), "ingot_pool", target).cubin
+        cubin = compile_cuda(HELPERS + _BYTES + emitter.text("ingot_pool"), "ingot_pool", target).cubin
         grid = (ceildiv(floordiv(plan.elements, variant["vector"]), variant["block"]), 1, 1)
         pdl = Pdl.TRIGGERS if target.pdl else Pdl.NONE
         return Program((Kernel("ingot_pool", cubin, grid, variant["block"], 0, emitter.out.arguments, pdl),))
@@ -295,7 +339,8 @@ class PoolTactic:
         cached = results * size * plan.window_size
         threads = results / variant["vector"]
         busy = min(1.0, threads * variant["vector"] * size * min(plan.window_size, _WHOLE) / (target.sms * 32768.0))
-        issued = threads * plan.window_size * (8 + 3 * variant["vector"]) / (target.sms * 128 * 1.7e9)
+        each = 1 if _in_words(plan, variant["vector"]) else 3
+        issued = threads * plan.window_size * (8 + each * variant["vector"]) / (target.sms * 128 * 1.7e9)
         partial = 1.0 + variant["block"] / 4096  # smaller blocks end sooner
         return _LAUNCH + partial * (max(fresh, cached / 8) / (target.bandwidth * busy) + issued + 1.0e-6)
 
@@ -304,6 +349,16 @@ def _planned(region: Region) -> PoolPlan:
     plan = plan_pool(region)
     assert isinstance(plan, PoolPlan), plan
     return plan
+
+
+def _in_words(plan: PoolPlan, vector: int) -> bool:
+    """Whether maxima are taken of bytes as they are loaded, four a word."""
+    name = plan.anchor.inputs[0]
+    if plan.anchor.op != "MaxPool" or plan.prologue or plan.dtypes[name] not in ("int8", "uint8") or vector % 4:
+        return False
+    place, inner = plan.source[name], plan.loops[-1][0]
+    loops = [Loop(0, {name: stride}) for axis, stride in enumerate(place.strides) if axis != inner]
+    return vector_load(name, place.spec, Loop(0, {name: place.strides[inner]}), loops, vector, 1)
 
 
 def _vectors(plan: PoolPlan) -> list[int]:

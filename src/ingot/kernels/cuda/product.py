@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ingot.errors import YES, Answer, No
+from ingot.graph.coarse import coarse
 from ingot.graph.dims import Dim, mul
 from ingot.graph.region import Region
 from ingot.kernels.cuda.rows.text import CudaText, arithmetic_types, refusal, scalar_literals
@@ -74,12 +75,13 @@ def quick_math(region: Region) -> tuple[str, ...]:
 
     Results of 16-bit floats allow quick division; of float16 and of bytes also the quick exponential, and no
     denormals, which many of the instructions behind a product with SiLU go to. A byte that lies on a half may be
-    either of its neighbours then.
+    either of its neighbours then. Long steps allow SiLU and GELU by one instruction for the hyperbolic tangent.
     """
     maker = region.producer
     kinds = {"bytes" if maker[n].op == "QuantizeLinear" else region.spec_of[n].dtype for n in region.outputs}
     if kinds <= {"bytes", "float16"}:
-        return ("--prec-div=false", "--ftz=true", "-Dexpf=__expf")
+        quick = ("--prec-div=false", "--ftz=true", "-Dexpf=__expf")
+        return (*quick, "-DINGOT_COARSE") if coarse(region) else quick
     return ("--prec-div=false",) if kinds <= {"bytes", "float16", "bfloat16"} else ()
 
 
