@@ -64,6 +64,20 @@ def masked_softmax() -> Case:
     return row_case("scaled and masked softmax", {"x": x, "mask": mask}, ops, inner, ["y"], {"scale": 0.125})
 
 
+def mean_of_bins() -> Case:
+    """A softmax over channels that lie innermost, and the sum of what it gives times a weight for each, and a bias."""
+    last = (0, 2, 3, 1)
+    x, row = f(HALF, 2, 16, 3, 5, order=last), f(HALF, 2, 1, 3, 5, order=last)
+    ops = [
+        BodyOp("Softmax", ("x",), ("s",), (("axis", 1),)),
+        BodyOp("Mul", ("s", "w"), ("p",)),
+        BodyOp("ReduceSum", ("p", "axes"), ("t",), (("keepdims", 1),)),
+        BodyOp("Add", ("t", "b"), ("y",)),
+    ]
+    inputs = {"x": x, "w": f(HALF, 1, 16, 1, 1, constant=True)}
+    return row_case("mean of bins", inputs, ops, {"s": x, "p": x, "t": row, "y": row}, ["y"], {"axes": (1,), "b": 0.5})
+
+
 def residual_layer_norm(columns: int | str, bindings: Bindings | None = None, dtype: str = HALF) -> Case:
     x, vector = f(dtype, 2, 7, columns), f(dtype, columns, constant=True)
     ops = [
@@ -132,6 +146,7 @@ ROWS = [
     softmax("symbolic rows", f(HALF, "n", 24), bindings={"n": 5}),
     softmax("symbolic columns", f(SINGLE, 4, "n"), bindings={"n": 37}),
     masked_softmax(),
+    mean_of_bins(),
     residual_layer_norm(768),
     residual_layer_norm(50),
     residual_layer_norm(2100, dtype=SINGLE),

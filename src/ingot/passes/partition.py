@@ -15,6 +15,7 @@ from ingot.graph.dims import Shape
 from ingot.graph.lowered import Guard
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
+from ingot.passes.bins import spreads_back, sums_softmax
 from ingot.passes.excite import excite_ops
 from ingot.passes.flatten import FlatGraph, FlatOp
 from ingot.passes.stem import takes_pool
@@ -202,6 +203,8 @@ def _place(parts: Partition, index: int, op: FlatOp, solo: frozenset[str]) -> No
                 return
     if op.kind is Kind.POOL and op.body.op == "MaxPool" and op.name not in solo and _pools_stem(parts, index, solo):
         return
+    if op.kind is Kind.REDUCE and op.name not in solo and _ends_rows(parts, index, solo):
+        return
     kind = op.kind
     space = flat.values[op.body.inputs[0]].shape if kind is Kind.ROWWISE else shape
     parts.add(index, kind, space, pointwise=pointwise, light=light)
@@ -270,7 +273,7 @@ def _joins(parts: Partition, index: int, group: Group, shape: Shape, solo: froze
         return False
     if any(parts.flat.values[n].shape != shape for n in ops[index].body.outputs):
         return False
-    return shape == group.shape or _makes_rows(parts, group, shape)
+    return shape == group.shape or (group.kind is Kind.REDUCE and spreads_back(parts.flat, group.ops[0], shape))
 
 
 def _quantizes(parts: Partition, index: int, group: Group) -> bool:
@@ -300,16 +303,19 @@ def _pools_stem(parts: Partition, index: int, solo: frozenset[str]) -> bool:
     return True
 
 
-def _makes_rows(parts: Partition, group: Group, shape: Shape) -> bool:
-    """Whether a reduction of the last axis is broadcast back over what it reduced."""
-    if group.kind is not Kind.REDUCE or len(shape) in (0, 4):
+def _ends_rows(parts: Partition, index: int, solo: frozenset[str]) -> bool:
+    """Puts a sum over what a softmax was taken over into the softmax's kernel, if nobody else reads what that makes."""
+    op, ops = parts.flat.ops[index].body, parts.flat.ops
+    maker = parts.producer.get(op.inputs[0])
+    group = parts.groups[parts.group_of[maker]] if maker is not None and maker in parts.group_of else None
+    if group is None or group.kind is not Kind.ROWWISE or any(ops[i].name in solo for i in group.ops):
         return False
-    anchor = parts.flat.ops[group.ops[0]].body
-    source = parts.flat.values[anchor.inputs[0]].shape
-    if not anchor.op.startswith("Reduce") or source != shape or anchor.attr("keepdims", 1) != 1:
+    alone = list(parts.outputs(group.ops)) == [op.inputs[0]] and parts.readers[op.inputs[0]] == [index]
+    if not alone or not sums_softmax(parts.flat, group.ops, index) or not parts.fits([*group.ops, index]):
         return False
-    axes = parts.flat.literals.get(anchor.inputs[1]) if len(anchor.inputs) > 1 else None
-    return axes in ((-1,), (len(shape) - 1,)) and parts.flat.values[anchor.outputs[0]].dtype.startswith("float")
+    parts.join(index, group)
+    group.shape = parts.flat.values[op.outputs[0]].shape
+    return True
 
 
 def _place_host(parts: Partition, index: int) -> None:

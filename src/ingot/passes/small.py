@@ -21,6 +21,7 @@ from ingot.graph.edit import (
     shape_of,
     sole_reader,
 )
+from ingot.passes.bins import mean_of_bins
 
 _Rule = Callable[[Editor, ir.Node], bool]
 _LONGEST_CONSTANT = 1 << 16
@@ -271,6 +272,7 @@ _RULES: tuple[tuple[str, _Rule], ...] = (
     ("paddings taken into the op behind them", _take_pad),
     ("constants combined", _combine_constants),
     ("products without reshapes around them", _product_in_place),
+    ("means of bins without a convolution", mean_of_bins),
     ("picks by index as slices", _pick),
     ("concats flattened", _flat_concat),
 )
