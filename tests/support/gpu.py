@@ -186,6 +186,8 @@ def run_program(
             for buffer in (*ins, *scratch):
                 content = buffer.download()
                 assert buffer in scratch or content.tobytes() == buffer.like.tobytes(), "a kernel changed an input"
+            for workspace, buffer in zip(program.workspaces, scratch, strict=True):
+                assert not workspace.zeroed or not buffer.download().any(), "a zeroed workspace is not left zero"
             if previous is not None and program.deterministic:
                 for a, b in zip(previous, flat, strict=True):
                     assert a.tobytes() == b.tobytes(), "a second run gave other bits"

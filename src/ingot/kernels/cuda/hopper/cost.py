@@ -15,7 +15,7 @@ from ingot.graph.dtypes import itemsize
 from ingot.kernels.api import Target
 from ingot.kernels.cost import LAUNCH, region_bytes
 from ingot.kernels.cuda.hopper.operands import Operands
-from ingot.kernels.cuda.hopper.source import tile_counts
+from ingot.kernels.cuda.hopper.source import shares, tile_counts
 from ingot.kernels.cuda.hopper.tile import REGISTERS, SHARED_PER_SM, WORKING, HopperTile
 
 _START = 0.11e-6
@@ -43,6 +43,8 @@ _SHARED_SUM = 1.8e-12
 other's shared memory at once."""
 _CLUSTERS = {2: 66, 4: 30, 8: 14}
 """Clusters by their blocks, one block an SM, that an H200 of 132 SMs runs at a time."""
+_MEETING_GRID = 1.0e-6
+"""From a block's last product to the flags and sums of others (not measured)."""
 _SPARE = 12
 """Registers of a thread beside sums and what is always there."""
 _L2 = 7.7e10
@@ -77,8 +79,9 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     tiles = clusters_m * tile.cluster * tiles_n * batch * tile.split
     slots = target.sms * tile.resident
     rounds = math.ceil(tiles / slots) if tile.split == 1 else _cluster_rounds(tile, tiles, item, target)
-    busy = min(tiles, target.sms)
-    together = math.ceil(min(tiles, slots) / target.sms)
+    working = tiles * shares(o, tile) if tile.stream else tiles
+    busy = min(working, target.sms)
+    together = math.ceil(min(working, slots) / target.sms)
     main = math.ceil(evaluate(o.steps(tile), bindings) / tile.split) * _step(o, tile, target, together)
     stored = together * tile.m * min(tile.n, o.cols) * _row_bytes(o) / tile.split
     store = stored / min(target.bandwidth / busy, _STORE)
@@ -88,7 +91,9 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     if tile.split > 1:
         finish += _MEETING + _SHARED_SUM * math.log2(tile.split) * tile.m * tile.n * min(tiles, slots)
     total = _START + tile.kept_bytes(item) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
-    if (tile.ping or tile.resident > 1) and rounds > 1:  # one tile is finished while the next is multiplied
+    if tile.stream:
+        total += _streamed(tile, tiles, min(slots, working), main, finish)
+    elif (tile.ping or tile.resident > 1) and rounds > 1:  # one tile is finished while the next is multiplied
         each = max(main, store, (main + finish) / 2) if tile.ping else max(main, finish)  # two finish side by side
         total += rounds * each + min(main, finish)
     else:
@@ -97,6 +102,15 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     fabric = _fabric_bytes(o, tile, bindings, tiles) / _FABRIC
     bound = max(memory, fabric)
     return LAUNCH + max(total, bound) + _BESIDE * min(total, bound)
+
+
+def _streamed(tile: HopperTile, tiles: int, blocks: int, main: float, finish: float) -> float:
+    """Seconds of blocks that end together: equal parts of all products, sums left once and added once."""
+    exchanged = tile.m * tile.n * 4 * tile.resident * (1 / _STORE + 1 / _L2)
+    products, finishing = tiles / blocks * main, math.ceil(tiles / blocks) * finish + exchanged
+    if tile.ping or tile.resident > 1:
+        return max(products, (products + finishing) / 2) + min(main, finish) + _MEETING_GRID
+    return products + finishing + _MEETING_GRID
 
 
 def _cluster_rounds(tile: HopperTile, blocks: int, item: int, target: Target) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ingot.graph.dims import Dim, ceildiv, mul
 from ingot.graph.dtypes import itemsize
-from ingot.kernels.api import Target
+from ingot.kernels.api import Argument, Scratch, Target, Workspace
 from ingot.kernels.cuda.epilogue import WIDTH, EpilogueText
 from ingot.kernels.cuda.hopper.operands import Operands
 from ingot.kernels.cuda.hopper.tile import WGMMA_BYTES, HopperTile
@@ -16,6 +16,11 @@ ENTRY = "ingot_product"
 SPIN_LIMIT = 0
 """Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
 _TEMPLATE = tuple(f"hopper/{name}.cuh" for name in ("stages", "producer", "consumer", "shares", "product"))
+_STREAM = tuple(f"hopper/{name}.cuh" for name in ("stages", "producer", "consumer", "deal", "stream"))
+_SNAP = 1
+"""So near to a tile's ends, in steps, none is cut."""
+_SHARE = 3
+"""Fewest steps of a block's share of a tile: with fewer, the grid is smaller."""
 _WGMMA_TYPE = {"float16": "f16", "bfloat16": "bf16", "float8_e4m3fn": "e4m3", "int8": "s8", "uint8": "u8"}
 
 
@@ -41,24 +46,47 @@ def generate(o: Operands, tile: HopperTile, target: Target) -> Source:
     problem = ", ".join(out.number(number) for number in numbers)
     maps = "ab" if beside is None else "abcd"
     parameters = [*(f"const __grid_constant__ tensor_map_t {name}" for name in maps), *out.declarations]
+    arguments: tuple[Argument, ...] = out.arguments
+    exchange = ""
+    if tile.stream:
+        parameters += ["sum_t* sums", "unsigned* flags"]
+        arguments, exchange = (*out.arguments, Scratch(0), Scratch(1)), ", {sums, flags}"
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {ENTRY}({", ".join(parameters)}) {{
   const Epilogue epilogue = {value};
   const Problem problem = {{{problem}}};
-  product({{a, b, {maps[-2]}, {maps[-1]}}}, problem, epilogue);
+  product({{a, b, {maps[-2]}, {maps[-1]}}}, problem, epilogue{exchange});
 }}
 """
     debug = f"#define INGOT_SPIN_LIMIT {SPIN_LIMIT}" if SPIN_LIMIT else ""
     sums = f"typedef {'int' if o.whole else 'float'} sum_t;"
     parts = [debug, HELPERS, sums, template("hopper/ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
-    text = "\n".join([*parts, *map(template, _TEMPLATE), kernel])
+    if tile.stream:
+        parts.append(f"constexpr int kSnap = {_SNAP};")
+    text = "\n".join([*parts, *map(template, _STREAM if tile.stream else _TEMPLATE), kernel])
     clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
+    if tile.stream:
+        clusters = mul(clusters, shares(o, tile))
     if tile.keep:
         assert isinstance(tiles_n, int)
         most = max(most // tiles_n, 1) * tiles_n  # a block's tiles all have the columns of its first
     if tile.persistent and tile.split == 1:
         clusters = min(clusters, most) if isinstance(clusters, int) else f"min({clusters}, {most})"
-    return Source(text, mul(clusters, tile.cluster * tile.split), (*o.maps(tile), *out.arguments))
+    return Source(text, mul(clusters, tile.cluster * tile.split), (*o.maps(tile), *arguments))
+
+
+def shares(o: Operands, tile: HopperTile) -> int:
+    """Most blocks that a tile's depth is dealt out to."""
+    steps = o.steps(tile)
+    assert isinstance(steps, int)
+    return max(steps // _SHARE, 1)
+
+
+def workspaces(tile: HopperTile, grid: Dim) -> tuple[Workspace, ...]:
+    """The sums that each block may leave of one tile, and a flag for each of its warps."""
+    if not tile.stream:
+        return ()
+    return Workspace(mul(grid, tile.m * tile.n * 4)), Workspace(mul(grid, tile.warps * 4), zeroed=True)
 
 
 def _constants(o: Operands, tile: HopperTile, held: int) -> str:

@@ -19,7 +19,7 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.operands import Operands, operands
-from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts
+from ingot.kernels.cuda.hopper.source import ENTRY, generate, shares, tile_counts, workspaces
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tile import DEALT, WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
@@ -41,6 +41,16 @@ _SPLITS = (2, 4, 8)
 _SMS = 132
 _MOST_BLOCKS = 2 * _SMS
 """Blocks up to which sharing the depth is worth a try: two for each SM."""
+_IDLE = 0.1
+"""Least share of the waves that must be empty for their steps to be dealt out."""
+_STREAM_WAVES = 5
+"""Waves up to which that can matter."""
+_STREAM_STEPS = 6
+"""Fewest steps of a tile that are dealt out."""
+_STREAM_SIZE = 64 * 128
+"""Least size of such a tile: of smaller ones more are in a wave."""
+_STREAMS = 4
+"""Most variants with steps dealt out."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +71,16 @@ class HopperTactic:
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """Tiles by predicted time, the first ones of different shapes."""
-        o = _read(region)
-        ranked = sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
+        ranked = all_tiles(region, target, bindings)
         seen: Counter[tuple[int | bool, ...]] = Counter()
         head = []
         for tile in ranked:
             key = tile.m, tile.n, tile.slide, tile.split, tile.keep > 0, tile.dealt
-            seen[key] += 1
-            if seen[key] <= _PER_BLOCK:
+            seen[key] += not tile.stream
+            if not tile.stream and seen[key] <= _PER_BLOCK:
                 head.append(tile)
-        return [tile.variant(self.name) for tile in head[:_LIMIT]]
+        listed = {*head[:_LIMIT], *[tile for tile in ranked if tile.stream][:_STREAMS]}
+        return [tile.variant(self.name) for tile in ranked if tile in listed]
 
     def source(self, region: Region, variant: Variant, target: Target) -> Source:
         """CUDA C++ of a variant."""
@@ -84,7 +94,7 @@ class HopperTactic:
         shared = tile.shared(itemsize(o.a.dtype))
         grid, blocks = (source.grid, 1, 1), tile.cluster * tile.split
         kernel = Kernel(ENTRY, cubin, grid, tile.threads, shared, source.arguments, Pdl.TRIGGERS, blocks)
-        return Program((kernel,))
+        return Program((kernel,), workspaces(tile, source.grid))
 
     def estimate(self, region: Region, variant: Variant, target: Target, bindings: Bindings) -> float:
         """Predicted seconds."""
@@ -100,6 +110,12 @@ def _read(region: Region) -> Operands:
     o = _found(region)
     assert isinstance(o, Operands), o
     return o
+
+
+def all_tiles(region: Region, target: Target, bindings: Bindings) -> list[HopperTile]:
+    """Every candidate, the likeliest first."""
+    o = _read(region)
+    return sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
 
 
 def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
@@ -123,7 +139,7 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
             if cluster > 1 and (o.columns_inner or rows <= tile.m):
                 continue
             found.append(tile)
-    shares = [shared for tile in found for shared in _shares(o, tile, bindings)]
+    shared = [share for tile in found for share in _shares(o, tile, bindings)]
     ways = [dealt for dealt in (1, 2) if o.can_deal(dealt)]
     alone = [replace(t, dealt=d) for t in found if t.cluster == 1 for d in ways if t.n % (DEALT * d) == 0]
     dealt = [deeper for tile in alone if (deeper := _deepest(tile, item)) is not None]
@@ -132,7 +148,7 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
     if item == 1 and dealt:  # staged sums have four times the size of the results
         found = [tile for tile in found if tile.cluster > 1]
     found += dealt
-    return found + shares + _all_kept(o, found, bindings)
+    return found + shared + _all_kept(o, found, bindings) + _streams(o, found, bindings)
 
 
 def _all_kept(o: Operands, tiles: Sequence[HopperTile], bindings: Bindings) -> list[HopperTile]:
@@ -161,6 +177,24 @@ def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTil
     tiles = math.prod(evaluate(d, bindings) for d in tile_counts(o, tile))
     counts = [s for s in _SPLITS if s <= steps // 2 and tiles * s <= _MOST_BLOCKS and -(-steps // -(-steps // s)) == s]
     return [shared for s in counts if (shared := replace(tile, split=s, persistent=0)).fits(itemsize(o.a.dtype))]
+
+
+def _streams(o: Operands, tiles: Sequence[HopperTile], bindings: Bindings) -> list[HopperTile]:
+    """Tiles whose last waves are dealt out by steps, where whole tiles would leave enough of a wave empty."""
+    return [stream for tile in tiles if (stream := _stream(o, tile, bindings)) is not None]
+
+
+def _stream(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | None:
+    steps = o.steps(tile)
+    if o.beside is not None or tile.cluster > 1 or not isinstance(steps, int) or steps < _STREAM_STEPS:
+        return None
+    tiles, blocks = math.prod(evaluate(d, bindings) for d in tile_counts(o, tile)), _SMS * tile.resident
+    idle = 1 - tiles / (-(-tiles // blocks) * blocks)
+    if idle < _IDLE or tiles > _STREAM_WAVES * blocks or tile.m * tile.n < _STREAM_SIZE:
+        return None
+    if tiles < blocks and tiles * shares(o, tile) < 2 * tiles:
+        return None
+    return _deepest(replace(tile, stages=2, stream=1), itemsize(o.a.dtype))
 
 
 def _slice(channels: int, o: Operands) -> int:

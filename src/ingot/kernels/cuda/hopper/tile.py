@@ -21,6 +21,8 @@ WORKING = 44
 """Registers of a consumer beside its accumulators."""
 _INSTRUCTION = 26
 """Registers of a wgmma beside its accumulators."""
+_ADDING = 16
+"""Registers of a consumer that adds what other blocks left."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class HopperTile:
     """Above 0: B's columns are dealt out so that so many times eight sums of a lane lie side by side, and are finished
     where they are."""
 
+    stream: int = 0
+    """1: the steps of the tiles that fill no whole wave are dealt out among all blocks (stream-K)."""
+
     @staticmethod
     def of(variant: Variant) -> HopperTile:
         """The tile that a Variant's text describes."""
@@ -80,6 +85,11 @@ class HopperTile:
     def k(self) -> int:
         """Depth of one stage."""
         return self.slice * self.slices
+
+    @property
+    def warps(self) -> int:
+        """Of consumers, that share one tile."""
+        return 4 if self.ping else 4 * self.groups
 
     @property
     def load_rows(self) -> float:
@@ -143,11 +153,13 @@ class HopperTile:
         """Chunks whose epilogue operands, ``fetched`` registers each, are held while the products run."""
         total = self.units * self.n // self.chunk(itemsize)
         spare = (self.registers[1] or self.entry_registers) - self.units * self.n // 2 - WORKING - 12
+        spare -= _ADDING if self.stream else 0
         return max(1, min(total, spare // fetched)) if fetched else 1
 
     def fits(self, itemsize: int, beside: int = 0) -> bool:
         """Whether a block has the shared memory and the registers it needs, ``beside`` of them beside the sums."""
         consumer = self.registers[1] or self.entry_registers
+        beside += _ADDING // 2 if self.stream else 0  # what a chunk's finishing takes is free meanwhile
         held = self.units * self.n // 2 + beside + WORKING <= consumer
         sums = self.m * (self.n + 8) * 4 if self.split > 1 else 0
         if sums > self.stages * self.stage_bytes(itemsize):
@@ -172,6 +184,7 @@ _LONG = {
     "sw": "slide",
     "kb": "keep",
     "de": "dealt",
+    "sr": "stream",
 }
-_LATER = frozenset({"kb", "de"})
+_LATER = frozenset({"kb", "de", "sr"})
 """Parameters that a variant's text leaves out when they are 0: times recorded before they existed keep their names."""

@@ -1,0 +1,135 @@
+"""Times products with and without their last waves dealt out by steps (stream-K), layer by layer, as the tuner does.
+
+    PYTHONPATH=src:tests python benchmarks/stream_layers.py --out streamk_layers.jsonl [--streams 8] [NAME ...]
+
+The layers are convolutions of ResNet-50 at batch 128 and 8, in FP16 and INT8, and BERT's products at batch 8 and 128
+tokens. Every variant passes the numeric gate before it is timed. One JSON line for each variant; then the best of
+both kinds are timed again, in turns (``final``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from conv_layers import Layer
+from quantized_layers import region_of
+from support.regions import Op, gemm_region
+
+from ingot.builder.targets import choose_target
+from ingot.graph.region import Region
+from ingot.graph.tensor import spec
+from ingot.kernels.api import Program, Target, Variant
+from ingot.kernels.cuda.hopper.tactic import HopperTactic, all_tiles
+from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.tune.compile_pool import Task
+from ingot.tune.compiler import Compiler
+from ingot.tune.measure import DeviceMeasurer
+from ingot.tune.setting import Setting, Timing
+
+TACTIC = HopperTactic()
+_CONVOLUTIONS = (
+    (Layer(1, 256, 14, 256, 3), 8), (Layer(1, 512, 7, 512, 3), 8), (Layer(1, 128, 28, 128, 3), 8),
+    (Layer(1, 512, 7, 2048, residual=True), 8), (Layer(1, 2048, 7, 512), 8),
+    (Layer(1, 256, 14, 256, 3), 128), (Layer(1, 512, 7, 512, 3), 128), (Layer(1, 128, 28, 128, 3), 128),
+    (Layer(1, 1024, 14, 512), 128), (Layer(1, 2048, 7, 512), 128), (Layer(1, 512, 7, 2048, residual=True), 128),
+    (Layer(1, 256, 14, 1024, residual=True), 128),
+)  # fmt: skip
+_TOKENS = 8 * 128
+
+
+def _product(depth: int, cols: int, last: str) -> Region:
+    """Of all tokens, with what follows it in BERT."""
+    epilogue, extras = (Op("Gelu", ("acc",), "out"),), {}
+    if last == "Add":
+        epilogue = (Op("Add", ("acc", "residual"), "out"),)
+        extras = {"residual": spec("float16", (_TOKENS, cols))}
+    return gemm_region((_TOKENS, depth), (depth, cols), epilogue=epilogue, extras=extras)
+
+
+LAYERS: dict[str, Region] = {
+    "768->768 +res float16": _product(768, 768, "Add"),
+    "768->3072 Gelu float16": _product(768, 3072, "Gelu"),
+    "3072->768 +res float16": _product(3072, 768, "Add"),
+    **{f"{layer.name} b{n} float16": region_of(layer, n, "float16") for layer, n in _CONVOLUTIONS if n == 8},
+    **{f"{layer.name} b{n} int8": region_of(layer, n, "int8") for layer, n in _CONVOLUTIONS if n == 8},
+    **{f"{layer.name} b{n} float16": region_of(layer, n, "float16") for layer, n in _CONVOLUTIONS if n == 128},
+}
+
+
+def variants(region: Region, target: Target, others: int, streams: int) -> list[Variant]:
+    """The likeliest of both kinds, of streams at most two of one size."""
+    listed = [v for v in TACTIC.variants(region, target, {}) if not HopperTile.of(v).stream][:others]
+    seen: Counter[tuple[int, int, int, int]] = Counter()
+    for tile in all_tiles(region, target, {}):
+        key = tile.m, tile.n, tile.ping, tile.resident
+        if tile.stream and seen[key] < 2 and seen.total() < streams:
+            seen[key] += 1
+            listed.append(tile.variant(TACTIC.name))
+    return listed
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="parts of layers' names; all if none")
+    parser.add_argument("--others", type=int, default=8)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("streamk_layers.jsonl"))
+    flags = parser.parse_args()
+    began = time.monotonic()
+    chosen = choose_target("cuda")
+    assert chosen.target is not None and chosen.device is not None
+    target, name = chosen.target, chosen.device.info.name
+    layers = {n: r for n, r in LAYERS.items() if not flags.names or any(part in n for part in flags.names)}
+    work = [(n, v) for n, region in layers.items() for v in variants(region, target, flags.others, flags.streams)]
+    predicted = [TACTIC.estimate(layers[n], v, target, {}) for n, v in work]
+    tasks = [Task(layers[n], TACTIC, v, seconds) for (n, v), seconds in zip(work, predicted, strict=True)]
+    programs: dict[str, dict[str, Program]] = {n: {} for n in layers}
+    expected = {(n, str(v)): seconds for (n, v), seconds in zip(work, predicted, strict=True)}
+    with Compiler(target) as compiler:
+        for index, made in compiler.programs(tasks):
+            layer, variant = work[index]
+            if isinstance(made, Program):
+                programs[layer][str(variant)] = made
+            else:
+                print(f"{layer}: {variant}: {made}", flush=True)
+    print(f"{sum(map(len, programs.values()))} programs compiled after {time.monotonic() - began:.1f} s", flush=True)
+    measurer = DeviceMeasurer(name, Setting(chosen.device.ordinal, tf32=False, weights=0))
+    with flags.out.open("a") as file:
+        for layer, ready in programs.items():
+            found = measurer.measure(layers[layer], {}, ready)
+            results = found if isinstance(found, dict) else dict.fromkeys(ready, found)
+            micros = {text: r.seconds * 1e6 for text, r in results.items() if isinstance(r, Timing)}
+            for text, result in results.items():
+                row: dict[str, object] = {"layer": layer, "variant": text, "device": name}
+                row |= {"predicted": round(expected[layer, text] * 1e6, 2)}
+                row |= {"micros": round(micros[text], 3)} if text in micros else {"refused": str(result)[:300]}
+                file.write(json.dumps(row) + "\n")
+            ranked = sorted(micros, key=lambda text: micros[text])
+            best = {kind: next((t for t in ranked if ("sr=" in t) == kind), None) for kind in (False, True)}
+            again = [text for text in best.values() if text is not None]
+            final = measurer.measure(layers[layer], {}, {text: ready[text] for text in again})
+            times = (
+                {t: r.seconds * 1e6 for t, r in final.items() if isinstance(r, Timing)}
+                if again and isinstance(final, dict)
+                else {}
+            )
+            for text, value in times.items():
+                file.write(
+                    json.dumps({"layer": layer, "variant": text, "device": name, "final": round(value, 3)}) + "\n"
+                )
+            file.flush()
+            print(
+                f"{time.monotonic() - began:5.1f} s {layer:34}",
+                *(f"{v:8.2f} {t[11:]}" for t, v in times.items()),
+                flush=True,
+            )
+    measurer.close()
+
+
+if __name__ == "__main__":
+    main()

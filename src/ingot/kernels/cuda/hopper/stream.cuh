@@ -1,0 +1,202 @@
+// Tiles whose depth is dealt out among blocks (deal.cuh): what a block leaves of a tile's sums, and who adds them up.
+//
+// A warp leaves its accumulators as they lie in its registers, and raises a flag; the warp of the same place of the block
+// that ends the tile waits for it, takes the flag down, and adds: its own sums, then those of the blocks before it, the
+// nearest first, so that the result is the same every time. No two launches use a flag at the same time, for all of it
+// is behind pdl_wait.
+constexpr int kTileWarps = kTileM / (16 * kUnits);
+constexpr int kWarpVectors = kUnits * kTileN / 8;  // of four sums a lane
+constexpr int kAtOnce = 4;
+static_assert(kWarpVectors % kAtOnce == 0, "vectors are added four at a time");
+
+struct Exchange {
+  sum_t* sums;
+  unsigned* flags;
+
+  INGOT_MEMBER sum_t* sums_of(int block, int warp, int lane) const {
+    return sums + (((long long)block * kTileWarps + warp) * kWarpVectors * 32 + lane) * 4;
+  }
+  INGOT_MEMBER unsigned* flag_of(int block, int warp) const { return flags + block * kTileWarps + warp; }
+};
+
+INGOT_INLINE void leave(const sum_t (&acc)[kUnits][kTileN / 2], const Exchange& exchange, int warp, int lane) {
+  sum_t* to = exchange.sums_of(blockIdx.x, warp, lane);
+#pragma unroll
+  for (int i = 0; i < kWarpVectors; ++i) {
+    const sum_t* d = &acc[i / (kTileN / 8)][i % (kTileN / 8) * 4];
+    store_vec<4>(to + i * 128, vec_t<sum_t, 4>{{d[0], d[1], d[2], d[3]}});
+  }
+  __syncwarp();
+  if (lane == 0)
+    asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(exchange.flag_of(blockIdx.x, warp)) : "memory");
+}
+
+INGOT_INLINE void await_flag(unsigned* flag) {
+  unsigned raised = 0;
+  for (int i = 0; !raised; ++i) {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
+#ifdef INGOT_SPIN_LIMIT
+    if (i > INGOT_SPIN_LIMIT) __trap();
+#endif
+  }
+  asm volatile("st.relaxed.gpu.global.u32 [%0], 0;" ::"l"(flag) : "memory");
+}
+
+union Bits {
+  unsigned bits[4];
+  sum_t sums[4];
+};
+
+INGOT_INLINE void add_left(sum_t (&acc)[kUnits][kTileN / 2], const Exchange& exchange, int block, int warp, int lane) {
+  if (lane == 0) await_flag(exchange.flag_of(block, warp));
+  __syncwarp();
+  const sum_t* from = exchange.sums_of(block, warp, lane);
+#pragma unroll
+  for (int first = 0; first < kWarpVectors; first += kAtOnce) {
+    Bits x[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      asm volatile("ld.relaxed.gpu.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(x[i].bits[0]), "=r"(x[i].bits[1]), "=r"(x[i].bits[2]), "=r"(x[i].bits[3])
+                   : "l"(from + (first + i) * 128)
+                   : "memory");
+#pragma unroll
+    for (int i = 0; i < kAtOnce * 4; ++i)
+      acc[(first * 4 + i) / (kTileN / 2)][(first * 4 + i) % (kTileN / 2)] += x[i / 4].sums[i % 4];
+  }
+}
+
+// Adds what blocks before this one left of the tile of whose steps this block has those from ``begin`` on.
+INGOT_INLINE void add_all_left(sum_t (&acc)[kUnits][kTileN / 2], const Exchange& exchange, const Deal& d, const Part& part,
+                               int warp, int lane) {
+  const int start = part.tile * d.steps;
+  int block = blockIdx.x;
+  for (int left = start + part.begin; left > start;) {
+    const int begin = range_begin(d, --block);
+    if (begin < left) add_left(acc, exchange, block, warp, lane);
+    left = begin;
+  }
+}
+
+INGOT_INLINE Position position_at(const Problem& p, int step) {
+  const int blocks = (p.channels + kSlice - 1) / kSlice, slice = step * kSlicesA;
+  const int tap = slice / blocks, wide = kSlide ? 1 : kTapsW;
+  return {(slice - tap * blocks) * kSlice, tap % wide, tap / wide};
+}
+
+INGOT_INLINE void produce_parts(const Maps& maps, const Problem& p, unsigned base) {
+  const int lane = threadIdx.x;
+  const Deal deal = deal_of(tiles_of(p), p.steps, gridDim.x);
+  Walk walk = walk_of(deal, blockIdx.x);
+  Part part;
+  bool more = next_part(deal, walk, part);
+  int stage = 0, early = 0;
+  unsigned phase = 1;  // the stages are empty from the start
+  if (lane == 0) {
+    map_prefetch(maps.a);
+    map_prefetch(maps.b);
+  }
+  if (kEarlyB && more) {  // weights do not depend on earlier kernels
+    early = part.count < kStages ? part.count : kStages;
+    if (lane == 0) {
+      const Place place = place_of(p, part.tile);
+      Position at = position_at(p, part.begin);
+      for (int i = 0; i < early; ++i) {
+        barrier_expect(full_barrier(base, i), kLoadBytes);
+        load_b(maps.b, p.channels, base + i * kStageBytes + kOffsetB, full_barrier(base, i), at, place.col,
+               kBatchB ? place.z : 0);
+      }
+    }
+  }
+  pdl_wait();
+  for (; more; more = next_part(deal, walk, part)) {
+    if (lane == 0) {
+      const Place place = place_of(p, part.tile);
+      int w = 0, h = 0, image = 0;
+      if (kGather) {
+        const int line = place.row / p.width;
+        w = place.row % p.width * kStrideW - kPadW;
+        h = line % p.height * kStrideH - kPadH;
+        image = line / p.height;
+      }
+      Position at_a = position_at(p, part.begin), at_b = at_a;
+      for (int step = 0; step < part.count; ++step) {
+        if (step < early) {
+          for (int i = 0; i < kSlicesA; ++i) advance(at_b, p.channels);
+        } else {
+          barrier_wait(empty_barrier(base, stage), phase);
+          barrier_expect(full_barrier(base, stage), kLoadBytes);
+          load_b(maps.b, p.channels, base + stage * kStageBytes + kOffsetB, full_barrier(base, stage), at_b, place.col,
+                 kBatchB ? place.z : 0);
+        }
+        load_a<kGather>(maps.a, p.channels, base, stage, at_a, place, w, h, image);
+        if (++stage == kStages) {
+          stage = 0;
+          phase ^= 1;
+        }
+      }
+    }
+    early = 0;
+    __syncwarp();
+  }
+  pdl_trigger();
+}
+
+INGOT_INLINE void consume_parts(const Problem& p, const Epilogue& epilogue, const Exchange& exchange, unsigned base,
+                                unsigned char* shared, int group) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, own = (kPing ? 0 : group * 4) + warp;
+  sum_t* staging = reinterpret_cast<sum_t*>(shared + kOffsetStaging + (group * 4 + warp) * kStaging);
+  const Deal deal = deal_of(tiles_of(p), p.steps, gridDim.x);
+  Walk walk = walk_of(deal, blockIdx.x);
+  Part part;
+  Accumulators acc;
+  Held held;
+  Staying staying;  // of columns that are always the same: here they are not
+  pdl_wait();
+  int turn = 0, done = 0;
+  for (; next_part(deal, walk, part); done += part.count, ++turn) {
+    if (kPing && (turn & 1) != group) continue;
+    const bool last = part.begin + part.count == p.steps;
+    const Place place = place_of(p, part.tile);
+    const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
+    int stage = done % kStages;
+    unsigned phase = done / kStages & 1;
+    if (last) {
+#pragma unroll
+      for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
+    }
+    if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
+    Problem some = p;
+    some.steps = part.count;
+    multiply(acc, some, base, group, lane, stage, phase);
+    if (last) {
+      add_all_left(acc[0], exchange, deal, part, own, lane);
+      finish(acc, held, staying, p, epilogue, staging, at, lane);
+    } else {
+      leave(acc[0], exchange, own, lane);
+    }
+  }
+}
+
+INGOT_INLINE void product(const Maps& maps, const Problem& p, const Epilogue& epilogue, const Exchange& exchange) {
+  extern __shared__ unsigned char ingot_memory[];
+  const unsigned start = shared_address(ingot_memory);
+  const unsigned base = (start + 1023) & ~1023u;  // where the swizzle's pattern begins
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      barrier_init(full_barrier(base, i), 1);
+      barrier_init(empty_barrier(base, i), kWarpsPerTile);
+    }
+    for (int i = 0; i < 2; ++i) barrier_init(turn_barrier(base, i), 4);
+    barrier_init_done();
+  }
+  __syncthreads();
+  const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if (group == 0) {
+    if (kProducerRegisters) registers_down<kProducerRegisters ? kProducerRegisters : 24>();
+    if (threadIdx.x < 32) produce_parts(maps, p, base);
+  } else {
+    if (kConsumerRegisters) registers_up<kConsumerRegisters ? kConsumerRegisters : 24>();
+    consume_parts(p, epilogue, exchange, base, ingot_memory + (base - start), group - 1);
+  }
+}

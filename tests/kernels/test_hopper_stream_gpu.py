@@ -1,0 +1,39 @@
+"""Stream-K on the device: results, the same bits every time, flags taken down, launches close behind each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.gpu import check_case, run_program
+from support.products import Case
+from support.regions import conv_region
+from support.streams import CASES, TACTIC, programs, tiles
+
+from ingot.kernels.api import Target
+
+pytestmark = [pytest.mark.gpu]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results(name: str, sm90: Target) -> None:
+    check_case(CASES[name], programs(CASES[name], sm90))
+
+
+def test_likeliest_variants(sm90: Target) -> None:
+    """What a build would try, on all SMs."""
+    case = Case(conv_region((8, 256, 14, 14), (256, 256, 3, 3), pads=(1, 1, 1, 1)))
+    variants = [v for v in TACTIC.variants(case.region, sm90, {}) if dict(v.params).get("sr")]
+    assert variants
+    check_case(case, [(v, TACTIC.compile(case.region, v, sm90)) for v in variants])
+
+
+def test_launches_follow_each_other(sm90: Target) -> None:
+    """Ten programmatic launches of one kernel over the same sums and flags: each waits until the last has ended."""
+    case = CASES["body"]
+    inputs = case.inputs()
+    for tile in tiles(case.region, case, 3):
+        program = TACTIC.compile(case.region, tile.variant(TACTIC.name), sm90)
+        (once,) = run_program(case.region, program, inputs)
+        (often,) = run_program(case.region, replace(program, kernels=program.kernels * 10), inputs)
+        assert often.tobytes() == once.tobytes()
