@@ -105,8 +105,8 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
 
 
 def _streamed(tile: HopperTile, tiles: int, blocks: int, main: float, finish: float) -> float:
-    """Seconds of blocks that end together: equal parts of all products, sums left once and added once."""
-    exchanged = tile.m * tile.n * 4 * tile.resident * (1 / _STORE + 1 / _L2)
+    """Seconds of blocks that end together: equal parts of all products, sums left once, added by who ends a tile."""
+    exchanged = tile.m * tile.n * 4 * tile.resident * (1 / _STORE + math.ceil(blocks / tiles) / _L2)
     products, finishing = tiles / blocks * main, math.ceil(tiles / blocks) * finish + exchanged
     if tile.ping or tile.resident > 1:
         return max(products, (products + finishing) / 2) + min(main, finish) + _MEETING_GRID

@@ -1,9 +1,9 @@
 // Tiles whose depth is dealt out among blocks (deal.cuh): what a block leaves of a tile's sums, and who adds them up.
 //
-// A warp leaves its accumulators as they lie in its registers, and raises a flag; the warp of the same place of the block
-// that ends the tile waits for it, takes the flag down, and adds: its own sums, then those of the blocks before it, the
-// nearest first, so that the result is the same every time. No two launches use a flag at the same time, for all of it
-// is behind pdl_wait.
+// A warp leaves its accumulators as they lie in its registers and goes on; a warp of the producer's warpgroup waits until
+// they have arrived in memory, and raises its flag. The warp of the same place of the block that ends the tile waits for
+// the flag, takes it down, and adds: its own sums, then those of the blocks before it, the nearest first, so that the
+// result is the same every time. No two launches use a flag at the same time, for all of it is behind pdl_wait.
 constexpr int kTileWarps = kTileM / (16 * kUnits);
 constexpr int kWarpVectors = kUnits * kTileN / 8;  // of four sums a lane
 constexpr int kAtOnce = 4;
@@ -26,9 +26,19 @@ INGOT_INLINE void leave(const sum_t (&acc)[kUnits][kTileN / 2], const Exchange& 
     const sum_t* d = &acc[i / (kTileN / 8)][i % (kTileN / 8) * 4];
     store_vec<4>(to + i * 128, vec_t<sum_t, 4>{{d[0], d[1], d[2], d[3]}});
   }
-  __syncwarp();
-  if (lane == 0)
-    asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(exchange.flag_of(blockIdx.x, warp)) : "memory");
+  asm volatile("bar.arrive 1, %0;" ::"n"(32 * kTileWarps + 32) : "memory");
+}
+
+// Of a warp beside the producer: raises the flags of what this block leaves.
+INGOT_INLINE void raise_flags(const Problem& p, const Exchange& exchange) {
+  const Deal deal = deal_of(tiles_of(p), p.steps, gridDim.x);
+  Walk walk = walk_of(deal, blockIdx.x);
+  Part part;
+  if (!next_part(deal, walk, part) || part.begin + part.count == p.steps) return;
+  asm volatile("bar.sync 1, %0;" ::"n"(32 * kTileWarps + 32) : "memory");
+  const int lane = threadIdx.x % 32;
+  if (lane < kTileWarps)
+    asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(exchange.flag_of(blockIdx.x, lane)) : "memory");
 }
 
 INGOT_INLINE void await_flag(unsigned* flag) {
@@ -194,7 +204,10 @@ INGOT_INLINE void product(const Maps& maps, const Problem& p, const Epilogue& ep
   const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
   if (group == 0) {
     if (kProducerRegisters) registers_down<kProducerRegisters ? kProducerRegisters : 24>();
-    if (threadIdx.x < 32) produce_parts(maps, p, base);
+    if (threadIdx.x < 32)
+      produce_parts(maps, p, base);
+    else if (threadIdx.x < 64)
+      raise_flags(p, exchange);
   } else {
     if (kConsumerRegisters) registers_up<kConsumerRegisters ? kConsumerRegisters : 24>();
     consume_parts(p, epilogue, exchange, base, ingot_memory + (base - start), group - 1);

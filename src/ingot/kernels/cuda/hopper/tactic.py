@@ -45,6 +45,8 @@ _IDLE = 0.1
 """Least share of the waves that must be empty for their steps to be dealt out."""
 _STREAM_WAVES = 5
 """Waves up to which that can matter."""
+_STREAM_SHARES = 4
+"""Blocks up to which a tile's steps are dealt out: one of them adds all their sums."""
 _STREAM_STEPS = 6
 """Fewest steps of a tile that are dealt out."""
 _STREAM_SIZE = 64 * 128
@@ -192,7 +194,7 @@ def _stream(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | N
     idle = 1 - tiles / (-(-tiles // blocks) * blocks)
     if idle < _IDLE or tiles > _STREAM_WAVES * blocks or tile.m * tile.n < _STREAM_SIZE:
         return None
-    if tiles < blocks and tiles * shares(o, tile) < 2 * tiles:
+    if blocks > _STREAM_SHARES * tiles or (tiles < blocks and shares(o, tile) < 2):
         return None
     return _deepest(replace(tile, stages=2, stream=1), itemsize(o.a.dtype))
 
