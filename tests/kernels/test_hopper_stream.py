@@ -25,7 +25,24 @@ from ingot.kernels.cuda.source import template
 SM90 = Target(90)
 PADS = (1, 1, 1, 1)
 SNAP = 1
+_AROUND = f"""
+constexpr int kSnap = {SNAP};
+constexpr int kSlice = 64, kTapsW = 3;
+#ifdef INGOT_SLIDE
+constexpr int kSlide = 2, kSlicesA = 1;
+#else
+constexpr int kSlide = 0, kSlicesA = 2;
+#endif
+struct Position {{ int c, s, r; }};
+struct Problem {{ int channels; }};
+"""
 _LIST = """
+extern "C" void position_of(int channels, int step, int* to) {
+  const Position at = position_at(Problem{channels}, step);
+  to[0] = at.c;
+  to[1] = at.s;
+  to[2] = at.r;
+}
 extern "C" int parts_of(int tiles, int steps, int blocks, int block, int* to) {
   const Deal deal = deal_of(tiles, steps, blocks);
   Walk walk = walk_of(deal, block);
@@ -41,9 +58,14 @@ extern "C" int parts_of(int tiles, int steps, int blocks, int block, int* to) {
 """
 
 
+def dealer(slide: bool = False) -> ctypes.CDLL:
+    """The kernel's own code on the host."""
+    return _library(f"{'#define INGOT_SLIDE' * slide}\n{_AROUND}{template('hopper/deal.cuh')}\n{_LIST}", ())
+
+
 def parts(tiles: int, steps: int, blocks: int) -> list[list[tuple[int, int, int]]]:
     """(tile, first step, steps) of each block in the order in which it does them, by the kernel's own code."""
-    library = _library(f"constexpr int kSnap = {SNAP};\n{template('hopper/deal.cuh')}\n{_LIST}", ())
+    library = dealer()
     memory, found = (ctypes.c_int * (3 * (tiles + 3)))(), []
     for block in range(blocks):
         count = library.parts_of(tiles, steps, blocks, block, memory)
@@ -88,6 +110,17 @@ def test_a_block_waits_only_for_what_blocks_before_it_do_first() -> None:
                 if begin:
                     givers = [b for b, others in enumerate(dealt) for t, at, _ in others if t == tile and at < begin]
                     assert all(giver < block and dealt[giver][0][0] == tile for giver in givers)
+
+
+@needs_compiler
+@pytest.mark.parametrize("slide", [False, True])
+def test_a_range_begins_where_its_step_is(slide: bool) -> None:
+    """Loads of 3 x 3 taps over 100 channels, two a step; sliding, one for the taps of a line."""
+    slices = [(c, s, r) for r in range(3) for s in range(1 if slide else 3) for c in (0, 64)]
+    memory, library = (ctypes.c_int * 3)(), dealer(slide)
+    for step, first in enumerate(slices[:: 1 if slide else 2]):
+        library.position_of(100, step, memory)
+        assert tuple(memory) == first
 
 
 def test_variants() -> None:

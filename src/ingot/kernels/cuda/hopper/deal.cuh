@@ -50,3 +50,10 @@ INGOT_INLINE bool next_part(const Deal& d, Walk& walk, Part& part) {
   walk.tile += d.blocks;
   return part.tile < d.tiles;
 }
+
+// Where the loads of a tile's step begin.
+INGOT_INLINE Position position_at(const Problem& p, int step) {
+  const int blocks = (p.channels + kSlice - 1) / kSlice, slice = step * kSlicesA;
+  const int tap = slice / blocks, wide = kSlide ? 1 : kTapsW;
+  return {(slice - tap * blocks) * kSlice, tap % wide, tap / wide};
+}

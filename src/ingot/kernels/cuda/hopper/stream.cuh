@@ -88,12 +88,6 @@ INGOT_INLINE void add_all_left(sum_t (&acc)[kUnits][kTileN / 2], const Exchange&
   }
 }
 
-INGOT_INLINE Position position_at(const Problem& p, int step) {
-  const int blocks = (p.channels + kSlice - 1) / kSlice, slice = step * kSlicesA;
-  const int tap = slice / blocks, wide = kSlide ? 1 : kTapsW;
-  return {(slice - tap * blocks) * kSlice, tap % wide, tap / wide};
-}
-
 INGOT_INLINE void produce_parts(const Maps& maps, const Problem& p, unsigned base) {
   const int lane = threadIdx.x;
   const Deal deal = deal_of(tiles_of(p), p.steps, gridDim.x);
