@@ -2,9 +2,9 @@
 
     PYTHONPATH=src:tests python benchmarks/stream_layers.py --out streamk_layers.jsonl [--streams 8] [NAME ...]
 
-The layers are convolutions of ResNet-50 at batch 128 and 8, in FP16 and INT8, and BERT's products at batch 8 and 128
-tokens. Every variant passes the numeric gate before it is timed. One JSON line for each variant; then the best of
-both kinds are timed again, in turns (``final``).
+The layers are convolutions of ResNet-50 at batch 128 and 8, in FP16 and INT8, and products of BERT (128 tokens) and ViT
+(197) at batch 8. Every variant passes the numeric gate before it is timed. One JSON line for each variant; then the best
+of both kinds are timed again, in turns (``final``). ``--twins``: each tile is also timed without.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from conv_layers import Layer
@@ -38,38 +39,43 @@ _CONVOLUTIONS = (
     (Layer(1, 1024, 14, 512), 128), (Layer(1, 2048, 7, 512), 128), (Layer(1, 512, 7, 2048, residual=True), 128),
     (Layer(1, 256, 14, 1024, residual=True), 128),
 )  # fmt: skip
-_TOKENS = 8 * 128
+_BERT, _VIT = 8 * 128, 8 * 197
+"""Tokens."""
 
 
-def _product(depth: int, cols: int, last: str) -> Region:
-    """Of all tokens, with what follows it in BERT."""
+def _product(rows: int, depth: int, cols: int, last: str) -> Region:
+    """Of all tokens, with what follows it in a transformer."""
     epilogue, extras = (Op("Gelu", ("acc",), "out"),), {}
     if last == "Add":
         epilogue = (Op("Add", ("acc", "residual"), "out"),)
-        extras = {"residual": spec("float16", (_TOKENS, cols))}
-    return gemm_region((_TOKENS, depth), (depth, cols), epilogue=epilogue, extras=extras)
+        extras = {"residual": spec("float16", (rows, cols))}
+    return gemm_region((rows, depth), (depth, cols), epilogue=epilogue, extras=extras)
 
 
 LAYERS: dict[str, Region] = {
-    "768->768 +res float16": _product(768, 768, "Add"),
-    "768->3072 Gelu float16": _product(768, 3072, "Gelu"),
-    "3072->768 +res float16": _product(3072, 768, "Add"),
+    **{
+        f"{rows}x{depth}->{cols} {last} float16": _product(rows, depth, cols, last)
+        for rows in (_BERT, _VIT)
+        for depth, cols, last in ((768, 768, "Add"), (768, 3072, "Gelu"), (3072, 768, "Add"))
+    },
+    f"{_BERT}x4096->1024 Add float16": _product(_BERT, 4096, 1024, "Add"),
+    f"{_VIT}x4096->1024 Add float16": _product(_VIT, 4096, 1024, "Add"),
     **{f"{layer.name} b{n} float16": region_of(layer, n, "float16") for layer, n in _CONVOLUTIONS if n == 8},
     **{f"{layer.name} b{n} int8": region_of(layer, n, "int8") for layer, n in _CONVOLUTIONS if n == 8},
     **{f"{layer.name} b{n} float16": region_of(layer, n, "float16") for layer, n in _CONVOLUTIONS if n == 128},
 }
 
 
-def variants(region: Region, target: Target, others: int, streams: int) -> list[Variant]:
-    """The likeliest of both kinds, of streams at most two of one size."""
+def variants(region: Region, target: Target, others: int, streams: int, twins: bool) -> list[Variant]:
+    """The likeliest of both kinds, of streams at most two of one size; ``twins``: each of their tiles without, too."""
     listed = [v for v in TACTIC.variants(region, target, {}) if not HopperTile.of(v).stream][:others]
     seen: Counter[tuple[int, int, int, int]] = Counter()
     for tile in all_tiles(region, target, {}):
         key = tile.m, tile.n, tile.ping, tile.resident
         if tile.stream and seen[key] < 2 and seen.total() < streams:
             seen[key] += 1
-            listed.append(tile.variant(TACTIC.name))
-    return listed
+            listed += [replace(tile, stream=way).variant(TACTIC.name) for way in ((1, 0) if twins else (1,))]
+    return list(dict.fromkeys(listed))
 
 
 def main() -> None:
@@ -78,6 +84,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="parts of layers' names; all if none")
     parser.add_argument("--others", type=int, default=8)
     parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--twins", action="store_true", help="the tiles of streams also without")
     parser.add_argument("--out", type=Path, default=Path("streamk_layers.jsonl"))
     flags = parser.parse_args()
     began = time.monotonic()
@@ -85,7 +92,11 @@ def main() -> None:
     assert chosen.target is not None and chosen.device is not None
     target, name = chosen.target, chosen.device.info.name
     layers = {n: r for n, r in LAYERS.items() if not flags.names or any(part in n for part in flags.names)}
-    work = [(n, v) for n, region in layers.items() for v in variants(region, target, flags.others, flags.streams)]
+    work = [
+        (n, v)
+        for n, region in layers.items()
+        for v in variants(region, target, flags.others, flags.streams, flags.twins)
+    ]
     predicted = [TACTIC.estimate(layers[n], v, target, {}) for n, v in work]
     tasks = [Task(layers[n], TACTIC, v, seconds) for (n, v), seconds in zip(work, predicted, strict=True)]
     programs: dict[str, dict[str, Program]] = {n: {} for n in layers}

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from support.gpu import check_case, run_program
 from support.products import Case
+from support.quantized import assert_quantized, exact, quantized_inputs
 from support.regions import conv_region
-from support.streams import CASES, TACTIC, programs, tiles
+from support.streams import CASES, FLOATS, TACTIC, programs, tiles
 
 from ingot.kernels.api import Target
 
@@ -18,6 +19,17 @@ pytestmark = [pytest.mark.gpu]
 @pytest.mark.parametrize("name", CASES)
 def test_results(name: str, sm90: Target) -> None:
     check_case(CASES[name], programs(CASES[name], sm90))
+
+
+def test_eight_bit_floats(sm90: Target) -> None:
+    inputs = quantized_inputs(FLOATS.region)
+    want = exact(FLOATS.region, inputs)
+    for name, program in programs(FLOATS, sm90):
+        (got,) = run_program(FLOATS.region, program, inputs)
+        try:
+            assert_quantized(got, want, rough=True)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
 
 
 def test_likeliest_variants(sm90: Target) -> None:

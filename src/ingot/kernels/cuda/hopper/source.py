@@ -83,10 +83,10 @@ def shares(o: Operands, tile: HopperTile) -> int:
 
 
 def workspaces(tile: HopperTile, grid: Dim) -> tuple[Workspace, ...]:
-    """The sums that each block may leave of one tile, and a flag for each of its warps."""
+    """The sums that each block may leave of one tile, and its flag."""
     if not tile.stream:
         return ()
-    return Workspace(mul(grid, tile.m * tile.n * 4)), Workspace(mul(grid, tile.warps * 4), zeroed=True)
+    return Workspace(mul(grid, tile.m * tile.n * 4)), Workspace(mul(grid, 4), zeroed=True)
 
 
 def _constants(o: Operands, tile: HopperTile, held: int) -> str:

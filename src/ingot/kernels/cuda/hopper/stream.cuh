@@ -1,44 +1,50 @@
 // Tiles whose depth is dealt out among blocks (deal.cuh): what a block leaves of a tile's sums, and who adds them up.
 //
-// A warp leaves its accumulators as they lie in its registers and goes on; a warp of the producer's warpgroup waits until
-// they have arrived in memory, and raises its flag. The warp of the same place of the block that ends the tile waits for
-// the flag, takes it down, and adds: its own sums, then those of the blocks before it, the nearest first, so that the
-// result is the same every time. No two launches use a flag at the same time, for all of it is behind pdl_wait.
+// Consumers leave their accumulators as they lie in registers and go on; a warp beside the producer waits until they have
+// arrived in memory, and raises the block's flag. The producer of the block that ends the tile waits for the flag, takes
+// it down, and lets the copy engine bring those sums through the stages, behind the operands, as if they were further
+// steps: its consumers add their own sums, then those of the blocks before, the nearest first, so that the result is the
+// same every time. No two launches use a flag at the same time, for all of it is behind pdl_wait.
 constexpr int kTileWarps = kTileM / (16 * kUnits);
 constexpr int kWarpVectors = kUnits * kTileN / 8;  // of four sums a lane
-constexpr int kAtOnce = 4;
-static_assert(kWarpVectors % kAtOnce == 0, "vectors are added four at a time");
+constexpr int kVectorBytes = kTileWarps * 32 * 16;  // of all lanes
+
+INGOT_MEMBER constexpr int vectors_in_a_stage() {
+  int most = kStageBytes / kVectorBytes;
+  if (most > kWarpVectors) most = kWarpVectors;
+  while (most > 1 && kWarpVectors % most) --most;
+  return most;
+}
+constexpr int kStageVectors = vectors_in_a_stage();
+constexpr int kSumSteps = kWarpVectors / kStageVectors;
+static_assert(kStageVectors * kVectorBytes <= kStageBytes, "a stage holds at least one of each lane's vectors");
 
 struct Exchange {
   sum_t* sums;
   unsigned* flags;
 
-  INGOT_MEMBER sum_t* sums_of(int block, int warp, int lane) const {
-    return sums + (((long long)block * kTileWarps + warp) * kWarpVectors * 32 + lane) * 4;
-  }
-  INGOT_MEMBER unsigned* flag_of(int block, int warp) const { return flags + block * kTileWarps + warp; }
+  INGOT_MEMBER sum_t* sums_of(int block) const { return sums + (long long)block * (kWarpVectors * kVectorBytes / 4); }
 };
 
 INGOT_INLINE void leave(const sum_t (&acc)[kUnits][kTileN / 2], const Exchange& exchange, int warp, int lane) {
-  sum_t* to = exchange.sums_of(blockIdx.x, warp, lane);
+  sum_t* to = exchange.sums_of(blockIdx.x) + (warp * 32 + lane) * 4;
 #pragma unroll
   for (int i = 0; i < kWarpVectors; ++i) {
     const sum_t* d = &acc[i / (kTileN / 8)][i % (kTileN / 8) * 4];
-    store_vec<4>(to + i * 128, vec_t<sum_t, 4>{{d[0], d[1], d[2], d[3]}});
+    store_vec<4>(to + i * (kVectorBytes / 4), vec_t<sum_t, 4>{{d[0], d[1], d[2], d[3]}});
   }
   asm volatile("bar.arrive 1, %0;" ::"n"(32 * kTileWarps + 32) : "memory");
 }
 
-// Of a warp beside the producer: raises the flags of what this block leaves.
-INGOT_INLINE void raise_flags(const Problem& p, const Exchange& exchange) {
+// Of a warp beside the producer: raises the flag of what this block leaves.
+INGOT_INLINE void raise_flag(const Problem& p, const Exchange& exchange) {
   const Deal deal = deal_of(tiles_of(p), p.steps, gridDim.x);
   Walk walk = walk_of(deal, blockIdx.x);
   Part part;
   if (!next_part(deal, walk, part) || part.begin + part.count == p.steps) return;
   asm volatile("bar.sync 1, %0;" ::"n"(32 * kTileWarps + 32) : "memory");
-  const int lane = threadIdx.x % 32;
-  if (lane < kTileWarps)
-    asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(exchange.flag_of(blockIdx.x, lane)) : "memory");
+  if (threadIdx.x % 32 == 0)
+    asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(exchange.flags + blockIdx.x) : "memory");
 }
 
 INGOT_INLINE void await_flag(unsigned* flag) {
@@ -50,45 +56,57 @@ INGOT_INLINE void await_flag(unsigned* flag) {
 #endif
   }
   asm volatile("st.relaxed.gpu.global.u32 [%0], 0;" ::"l"(flag) : "memory");
+  asm volatile("fence.proxy.async;" ::: "memory");  // the copy engine is to read what others wrote
 }
 
-union Bits {
-  unsigned bits[4];
-  sum_t sums[4];
+INGOT_INLINE void load_bytes(unsigned to, const void* from, unsigned barrier, int bytes) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+      "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// The next block before ``block`` that has steps of the tile whose steps from ``left`` on are known; -1: nobody.
+struct Givers {
+  int block, left, start;
 };
-
-INGOT_INLINE void add_left(sum_t (&acc)[kUnits][kTileN / 2], const Exchange& exchange, int block, int warp, int lane) {
-  if (lane == 0) await_flag(exchange.flag_of(block, warp));
-  __syncwarp();
-  const sum_t* from = exchange.sums_of(block, warp, lane);
-#pragma unroll
-  for (int first = 0; first < kWarpVectors; first += kAtOnce) {
-    Bits x[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i)
-      asm volatile("ld.relaxed.gpu.global.v4.b32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(x[i].bits[0]), "=r"(x[i].bits[1]), "=r"(x[i].bits[2]), "=r"(x[i].bits[3])
-                   : "l"(from + (first + i) * 128)
-                   : "memory");
-#pragma unroll
-    for (int i = 0; i < kAtOnce * 4; ++i)
-      acc[(first * 4 + i) / (kTileN / 2)][(first * 4 + i) % (kTileN / 2)] += x[i / 4].sums[i % 4];
-  }
-}
-
-// Adds what blocks before this one left of the tile of whose steps this block has those from ``begin`` on.
-INGOT_INLINE void add_all_left(sum_t (&acc)[kUnits][kTileN / 2], const Exchange& exchange, const Deal& d, const Part& part,
-                               int warp, int lane) {
+INGOT_INLINE Givers givers_of(const Deal& d, const Part& part) {
   const int start = part.tile * d.steps;
-  int block = blockIdx.x;
-  for (int left = start + part.begin; left > start;) {
-    const int begin = range_begin(d, --block);
-    if (begin < left) add_left(acc, exchange, block, warp, lane);
-    left = begin;
+  const bool ends = part.begin + part.count == d.steps;
+  return {(int)blockIdx.x, ends ? start + part.begin : start, start};
+}
+INGOT_INLINE bool next_giver(const Deal& d, Givers& givers) {
+  while (givers.left > givers.start) {
+    const int begin = range_begin(d, --givers.block), end = givers.left;
+    givers.left = begin;
+    if (begin < end) return true;
+  }
+  return false;
+}
+
+INGOT_INLINE void add_left(sum_t (&acc)[kUnits][kTileN / 2], const unsigned char* shared, unsigned base, int warp, int lane,
+                           int& stage, unsigned& phase) {
+#pragma unroll
+  for (int step = 0; step < kSumSteps; ++step) {
+    barrier_wait(full_barrier(base, stage), phase);
+    const sum_t* from = reinterpret_cast<const sum_t*>(shared + stage * kStageBytes) + (warp * 32 + lane) * 4;
+#pragma unroll
+    for (int i = 0; i < kStageVectors; ++i) {
+      const vec_t<sum_t, 4> x = load_vec<4>(from + i * (kVectorBytes / 4));
+      const int at = step * kStageVectors + i;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) acc[at / (kTileN / 8)][at % (kTileN / 8) * 4 + j] += x.v[j];
+    }
+    __syncwarp();
+    release(base, stage, lane);
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
   }
 }
 
-INGOT_INLINE void produce_parts(const Maps& maps, const Problem& p, unsigned base) {
+INGOT_INLINE void produce_parts(const Maps& maps, const Problem& p, const Exchange& exchange, unsigned base) {
   const int lane = threadIdx.x;
   const Deal deal = deal_of(tiles_of(p), p.steps, gridDim.x);
   Walk walk = walk_of(deal, blockIdx.x);
@@ -139,6 +157,20 @@ INGOT_INLINE void produce_parts(const Maps& maps, const Problem& p, unsigned bas
           phase ^= 1;
         }
       }
+      for (Givers givers = givers_of(deal, part); next_giver(deal, givers);) {
+        await_flag(exchange.flags + givers.block);
+        const sum_t* from = exchange.sums_of(givers.block);
+        for (int step = 0; step < kSumSteps; ++step) {
+          barrier_wait(empty_barrier(base, stage), phase);
+          barrier_expect(full_barrier(base, stage), kStageVectors * kVectorBytes);
+          load_bytes(base + stage * kStageBytes, from + step * (kStageVectors * kVectorBytes / 4),
+                     full_barrier(base, stage), kStageVectors * kVectorBytes);
+          if (++stage == kStages) {
+            stage = 0;
+            phase ^= 1;
+          }
+        }
+      }
     }
     early = 0;
     __syncwarp();
@@ -157,14 +189,17 @@ INGOT_INLINE void consume_parts(const Problem& p, const Epilogue& epilogue, cons
   Held held;
   Staying staying;  // of columns that are always the same: here they are not
   pdl_wait();
-  int turn = 0, done = 0;
-  for (; next_part(deal, walk, part); done += part.count, ++turn) {
+  int turn = 0, next = 0;  // next: of all steps through the stages
+  for (; next_part(deal, walk, part); ++turn) {
+    const int first = next;
+    next += part.count;
+    for (Givers givers = givers_of(deal, part); next_giver(deal, givers);) next += kSumSteps;
     if (kPing && (turn & 1) != group) continue;
     const bool last = part.begin + part.count == p.steps;
     const Place place = place_of(p, part.tile);
     const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
-    int stage = done % kStages;
-    unsigned phase = done / kStages & 1;
+    int stage = first % kStages;
+    unsigned phase = first / kStages & 1;
     if (last) {
 #pragma unroll
       for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
@@ -174,7 +209,8 @@ INGOT_INLINE void consume_parts(const Problem& p, const Epilogue& epilogue, cons
     some.steps = part.count;
     multiply(acc, some, base, group, lane, stage, phase);
     if (last) {
-      add_all_left(acc[0], exchange, deal, part, own, lane);
+      for (int step = first + part.count; step < next; step += kSumSteps)
+        add_left(acc[0], shared, base, own, lane, stage, phase);
       finish(acc, held, staying, p, epilogue, staging, at, lane);
     } else {
       leave(acc[0], exchange, own, lane);
@@ -199,9 +235,9 @@ INGOT_INLINE void product(const Maps& maps, const Problem& p, const Epilogue& ep
   if (group == 0) {
     if (kProducerRegisters) registers_down<kProducerRegisters ? kProducerRegisters : 24>();
     if (threadIdx.x < 32)
-      produce_parts(maps, p, base);
+      produce_parts(maps, p, exchange, base);
     else if (threadIdx.x < 64)
-      raise_flags(p, exchange);
+      raise_flag(p, exchange);
   } else {
     if (kConsumerRegisters) registers_up<kConsumerRegisters ? kConsumerRegisters : 24>();
     consume_parts(p, epilogue, exchange, base, ingot_memory + (base - start), group - 1);

@@ -87,11 +87,6 @@ class HopperTile:
         return self.slice * self.slices
 
     @property
-    def warps(self) -> int:
-        """Of consumers, that share one tile."""
-        return 4 if self.ping else 4 * self.groups
-
-    @property
     def load_rows(self) -> float:
         """Rows of A that one load brings, those between the taps shared out among the loads."""
         return (self.m + self.slide) / self.slices if self.slide else self.m
