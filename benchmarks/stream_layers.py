@@ -2,9 +2,9 @@
 
     PYTHONPATH=src:tests python benchmarks/stream_layers.py --out streamk_layers.jsonl [--streams 8] [NAME ...]
 
-The layers are convolutions of ResNet-50 at batch 128 and 8, in FP16 and INT8, and products of BERT (128 tokens) and ViT
-(197) at batch 8. Every variant passes the numeric gate before it is timed. One JSON line for each variant; then the best
-of both kinds are timed again, in turns (``final``). ``--twins``: each tile is also timed without.
+The layers are convolutions of ResNet-50 at batch 128 and 8, in FP16 and INT8, and products of BERT (128 tokens) and
+ViT (197) at batch 8. Every variant passes the numeric gate before it is timed. One JSON line for each variant; then
+the best of both kinds are timed again, in turns (``final``). ``--twins``: each tile is also timed without.
 """
 
 from __future__ import annotations
