@@ -24,8 +24,9 @@ from ingot.builder.targets import choose_target
 from ingot.graph.region import Region
 from ingot.graph.tensor import spec
 from ingot.kernels.api import Program, Target, Variant
-from ingot.kernels.cuda.hopper.tactic import HopperTactic, all_tiles
-from ingot.kernels.cuda.hopper.tile import HopperTile
+from ingot.kernels.cuda.hopper.operands import Operands, operands
+from ingot.kernels.cuda.hopper.stream import streams as dealt_out
+from ingot.kernels.cuda.hopper.tactic import HopperTactic
 from ingot.tune.compile_pool import Task
 from ingot.tune.compiler import Compiler
 from ingot.tune.measure import DeviceMeasurer
@@ -68,11 +69,13 @@ LAYERS: dict[str, Region] = {
 
 def variants(region: Region, target: Target, others: int, streams: int, twins: bool) -> list[Variant]:
     """The likeliest of both kinds, of streams at most two of one size; ``twins``: each of their tiles without, too."""
-    listed = [v for v in TACTIC.variants(region, target, {}) if not HopperTile.of(v).stream][:others]
+    listed = list(TACTIC.variants(region, target, {})[:others])
+    o = operands(region)
+    assert isinstance(o, Operands)
     seen: Counter[tuple[int, int, int, int]] = Counter()
-    for tile in all_tiles(region, target, {}):
+    for tile in dealt_out(o, target, {}):
         key = tile.m, tile.n, tile.ping, tile.resident
-        if tile.stream and seen[key] < 2 and seen.total() < streams:
+        if seen[key] < 2 and seen.total() < streams:
             seen[key] += 1
             listed += [replace(tile, stream=way).variant(TACTIC.name) for way in ((1, 0) if twins else (1,))]
     return list(dict.fromkeys(listed))

@@ -19,7 +19,7 @@ from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
 from ingot.kernels.cuda.hopper.cost import seconds
 from ingot.kernels.cuda.hopper.operands import Operands, operands
-from ingot.kernels.cuda.hopper.source import ENTRY, generate, shares, tile_counts, workspaces
+from ingot.kernels.cuda.hopper.source import ENTRY, generate, tile_counts, workspaces
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tile import DEALT, WGMMA_BYTES, HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
@@ -41,18 +41,6 @@ _SPLITS = (2, 4, 8)
 _SMS = 132
 _MOST_BLOCKS = 2 * _SMS
 """Blocks up to which sharing the depth is worth a try: two for each SM."""
-_IDLE = 0.1
-"""Least share of the waves that must be empty for their steps to be dealt out."""
-_STREAM_WAVES = 5
-"""Waves up to which that can matter."""
-_STREAM_SHARES = 4
-"""Blocks up to which a tile's steps are dealt out: one of them adds all their sums."""
-_STREAM_STEPS = 6
-"""Fewest steps of a tile that are dealt out."""
-_STREAM_SIZE = 64 * 128
-"""Least size of such a tile: of smaller ones more are in a wave."""
-_STREAMS = 4
-"""Most variants with steps dealt out."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +61,16 @@ class HopperTactic:
 
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """Tiles by predicted time, the first ones of different shapes."""
-        ranked = all_tiles(region, target, bindings)
+        o = _read(region)
+        ranked = sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
         seen: Counter[tuple[int | bool, ...]] = Counter()
         head = []
         for tile in ranked:
             key = tile.m, tile.n, tile.slide, tile.split, tile.keep > 0, tile.dealt
-            seen[key] += not tile.stream
-            if not tile.stream and seen[key] <= _PER_BLOCK:
+            seen[key] += 1
+            if seen[key] <= _PER_BLOCK:
                 head.append(tile)
-        listed = {*head[:_LIMIT], *[tile for tile in ranked if tile.stream][:_STREAMS]}
-        return [tile.variant(self.name) for tile in ranked if tile in listed]
+        return [tile.variant(self.name) for tile in head[:_LIMIT]]
 
     def source(self, region: Region, variant: Variant, target: Target) -> Source:
         """CUDA C++ of a variant."""
@@ -114,12 +102,6 @@ def _read(region: Region) -> Operands:
     return o
 
 
-def all_tiles(region: Region, target: Target, bindings: Bindings) -> list[HopperTile]:
-    """Every candidate, the likeliest first."""
-    o = _read(region)
-    return sorted(candidates(o, bindings), key=lambda t: (seconds(o, t, target, bindings), str(t)))
-
-
 def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
     """Every tile that fits and is not larger than the product asks for."""
     rows, channels = evaluate(o.rows, bindings), evaluate(o.channels, bindings)
@@ -133,7 +115,7 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
         if n >= 2 * max(o.cols, 32) or (n > o.cols and n - o.cols >= 64) or (o.columns_inner and n % 64):
             continue
         for cluster, resident in ((1, 1), (1, 2), (2, 1)):
-            tile = _deepest(
+            tile = deepest(
                 HopperTile(units, groups, ping, n, depth, per_stage, 2, cluster, resident, slide=slide), item
             )
             if tile is None or (tile.m >= 2 * rows and tile.m > 64):
@@ -141,16 +123,16 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
             if cluster > 1 and (o.columns_inner or rows <= tile.m):
                 continue
             found.append(tile)
-    shared = [share for tile in found for share in _shares(o, tile, bindings)]
+    shares = [shared for tile in found for shared in _shares(o, tile, bindings)]
     ways = [dealt for dealt in (1, 2) if o.can_deal(dealt)]
     alone = [replace(t, dealt=d) for t in found if t.cluster == 1 for d in ways if t.n % (DEALT * d) == 0]
-    dealt = [deeper for tile in alone if (deeper := _deepest(tile, item)) is not None]
+    dealt = [deeper for tile in alone if (deeper := deepest(tile, item)) is not None]
     if o.scales is not None:  # both products have sums of their own
         return [t for t in [*dealt, *_all_kept(o, dealt, bindings)] if t.fits(item, t.units * t.n // 2)]
     if item == 1 and dealt:  # staged sums have four times the size of the results
         found = [tile for tile in found if tile.cluster > 1]
     found += dealt
-    return found + shared + _all_kept(o, found, bindings) + _streams(o, found, bindings)
+    return found + shares + _all_kept(o, found, bindings)
 
 
 def _all_kept(o: Operands, tiles: Sequence[HopperTile], bindings: Bindings) -> list[HopperTile]:
@@ -167,7 +149,7 @@ def _kept(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | Non
     blocks = _SMS * tile.resident
     if tiles_n > blocks or tiles_m * tiles_n <= blocks:
         return None
-    return _deepest(replace(tile, stages=2, keep=steps), item)
+    return deepest(replace(tile, stages=2, keep=steps), item)
 
 
 def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTile]:
@@ -179,24 +161,6 @@ def _shares(o: Operands, tile: HopperTile, bindings: Bindings) -> list[HopperTil
     tiles = math.prod(evaluate(d, bindings) for d in tile_counts(o, tile))
     counts = [s for s in _SPLITS if s <= steps // 2 and tiles * s <= _MOST_BLOCKS and -(-steps // -(-steps // s)) == s]
     return [shared for s in counts if (shared := replace(tile, split=s, persistent=0)).fits(itemsize(o.a.dtype))]
-
-
-def _streams(o: Operands, tiles: Sequence[HopperTile], bindings: Bindings) -> list[HopperTile]:
-    """Tiles whose last waves are dealt out by steps, where whole tiles would leave enough of a wave empty."""
-    return [stream for tile in tiles if (stream := _stream(o, tile, bindings)) is not None]
-
-
-def _stream(o: Operands, tile: HopperTile, bindings: Bindings) -> HopperTile | None:
-    steps = o.steps(tile)
-    if o.beside is not None or tile.cluster > 1 or not isinstance(steps, int) or steps < _STREAM_STEPS:
-        return None
-    tiles, blocks = math.prod(evaluate(d, bindings) for d in tile_counts(o, tile)), _SMS * tile.resident
-    idle = 1 - tiles / (-(-tiles // blocks) * blocks)
-    if idle < _IDLE or tiles > _STREAM_WAVES * blocks or tile.m * tile.n < _STREAM_SIZE:
-        return None
-    if blocks > _STREAM_SHARES * tiles or (tiles < blocks and shares(o, tile) < 2):
-        return None
-    return _deepest(replace(tile, stages=2, stream=1), itemsize(o.a.dtype))
 
 
 def _slice(channels: int, o: Operands) -> int:
@@ -221,7 +185,7 @@ def _stages(o: Operands, width: int, total: int) -> list[tuple[int, int]]:
     return [*plain, (o.filter.taps[1], o.halo)] if slides else plain
 
 
-def _deepest(tile: HopperTile, item: int) -> HopperTile | None:
+def deepest(tile: HopperTile, item: int) -> HopperTile | None:
     """The tile with as many stages as fit."""
     deepest_first = (replace(tile, stages=stages) for stages in range(8, 1, -1))
     return next((deeper for deeper in deepest_first if deeper.fits(item)), None)
