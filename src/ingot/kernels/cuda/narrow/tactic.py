@@ -99,7 +99,8 @@ class NarrowTactic:
         finish = 2 * columns * sum(_SLOW_OPS.get(op.op, 3) for op in o.normal.epilogue)
         tile = _steps(g) * (6 + 2 * columns) + 2 * finish + 30
         loads = math.ceil(_units(g, rows, wide) / 32) * 22
-        slots = rows * wide * tile + loads + warps * (_steps(g) * columns * 4 + 40)
+        turns = math.ceil(rows * wide / warps) * warps  # all warps wait for those with one tile more
+        slots = turns * tile + loads + warps * (_steps(g) * columns * 4 + 40)
         shared = _shared(g, rows, wide)
         resident = max(min((228 << 10) // (shared + 1024), 16 // warps), 1)
         rounds = math.ceil(blocks / (target.sms * resident))
