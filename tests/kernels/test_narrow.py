@@ -25,12 +25,14 @@ def variant(warps: int, rows: int, wide: int) -> Variant:
     return Variant(TACTIC.name, (("warps", warps), ("rows", rows), ("wide", wide)))
 
 
-def check(region: Region, variants: list[Variant], bindings: dict[str, int] | None = None) -> None:
+def check(
+    region: Region, variants: list[Variant], bindings: dict[str, int] | None = None, target: Target = SM90
+) -> None:
     assert TACTIC.accepts(region, SM90)
     inputs = quantized_inputs(region, bindings)
     want = exact(region, inputs, bindings or {})
     for chosen in variants:
-        source = TACTIC.source(region, chosen)
+        source = TACTIC.source(region, chosen, target)
         kernel = Kernel(ENTRY, b"", (source.grid, 1, 1), 32 * chosen["warps"], 0, source.arguments)
         (got,) = run_on_host(source.text, kernel, region, inputs, bindings)
         assert_quantized(got, want)
@@ -40,6 +42,12 @@ def check(region: Region, variants: list[Variant], bindings: dict[str, int] | No
 @pytest.mark.parametrize("name", CASES)
 def test_numerics_on_the_host(name: str) -> None:
     check(CASES[name], [variant(4, 2, 2), variant(4, 4, 1)])
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["signed", "stride 2", "residual", "halves with SiLU"])
+def test_blocks_that_take_several_parts(name: str) -> None:
+    check(CASES[name], [variant(4, 1, 1), variant(8, 1, 1)], target=replace(SM90, sms=1))
 
 
 @needs_compiler
@@ -86,7 +94,7 @@ def test_what_columns_are_read_with_is_no_other_kernels_result() -> None:
 def test_machine_code(name: str, cc: int) -> None:
     region, target = CASES[name], Target(cc)
     first = TACTIC.variants(region, target, {})[0]
-    made = compile_cuda(TACTIC.source(region, first).text, ENTRY, target)
+    made = compile_cuda(TACTIC.source(region, first, target).text, ENTRY, target)
     assert made.spills == 0
     assert TACTIC.compile(region, first, target).kernels[0].pdl is (Pdl.TRIGGERS if cc >= 90 else Pdl.NONE)
 

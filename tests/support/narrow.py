@@ -35,6 +35,8 @@ CASES: dict[str, Region] = {
     "64 channels": quantized_conv((1, 64, 5, 18), (16, 64, 3, 3), pads=PADS, out="float32"),
     "64 channels, stride 2": quantized_conv((1, 64, 7, 35), (16, 64, 2, 2), strides=(2, 2)),
     "residual": with_silu(quantized_conv((2, 16, 6, 17), (16, 16, 3, 3), pads=PADS, residual=True)),
+    "halves of the outputs": quantized_conv((1, 32, 9, 34), (64, 32, 3, 3), pads=PADS, strides=(2, 2), bias=True),
+    "halves with SiLU": with_silu(quantized_conv((2, 64, 4, 17), (32, 64, 3, 3), pads=PADS, residual=True)),
     "one row of taps": quantized_conv((1, 32, 5, 19), (16, 32, 1, 5), pads=(0, 2, 0, 2)),
     "offset of pixels": quantized_conv((1, 16, 5, 17), (16, 16, 3, 3), pads=PADS, x_type="uint8", offset=(5, 17)),
 }

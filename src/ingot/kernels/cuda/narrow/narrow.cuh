@@ -1,14 +1,16 @@
 // A convolution of bytes over few channels, out of an image in shared memory.
 //
-// A block copies the pixels that its results see once, in pieces of 16 bytes. A row of a matrix that ldmatrix reads is one
-// piece: of eight results side by side these are eight pixels, and the next tap's are a pixel further. So no
-// gathered matrix is written anywhere. The depth runs over taps, then pieces of a pixel; two pieces make a fragment.
+// A block copies the pixels that its results see once, in pieces of 16 bytes, and those for its next results while it
+// multiplies. A row of a matrix that ldmatrix reads is one piece: of eight results side by side these are eight pixels, and
+// the next tap's are a pixel further. So no gathered matrix is written anywhere. The depth runs over taps, then pieces of a pixel; two pieces make a fragment.
 //
 // A warp multiplies sixteen results of one row at a time with weights that stay in its registers, which hold channels in
-// such an order that a lane's results for one pixel lie side by side.
+// such an order that a lane's results for one pixel lie side by side. Where all channels are too many for that, every
+// second warp has the other half of them.
 
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTilesN = kOutputs / 8;
+constexpr int kOwn = kOutputs / kParts;
+constexpr int kTilesN = kOwn / 8;
 constexpr int kLaneColumns = 2 * kTilesN;
 constexpr int kUnits = kTapsH * kTapsW * kPieces;
 constexpr int kSteps = (kUnits + 1) / 2;
@@ -47,28 +49,24 @@ INGOT_INLINE void read_image(unsigned to, const byte_t* from, int first_row, int
     const bool inside = y >= 0 && y < kHeight && x >= 0 && x < kWidth;
     copy_async<16>(to + place_of(i), inside ? from + y * kRowStep + x * kColumnStep + i % kPieces * 16 : from, inside);
   }
-  copies_commit();
-  copies_wait<0>();
+}
+
+// Part ``index`` of all results.
+struct Part {
+  int number, first_row, first_col;
+};
+INGOT_INLINE Part part_of(int index) {
+  return {index / (kBlocksWide * kBlocksHigh), index / kBlocksWide % kBlocksHigh * kRows,
+          index % kBlocksWide * (16 * kWide)};
 }
 
 template <class E>
-INGOT_INLINE void convolve(const byte_t* image, const signed char* from, const E& epilogue, long long step) {
-  INGOT_DYNAMIC_SHARED(unsigned char, memory);
-  const unsigned base = shared_address(memory);
+INGOT_INLINE void multiply_part(const Part& at, unsigned base, const Weights& weights, const E& epilogue,
+                                const typename E::Columns& columns, int col) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int first_col = blockIdx.x % kBlocksWide * (16 * kWide);
-  const int first_row = blockIdx.x / kBlocksWide % kBlocksHigh * kRows;
-  const int number = blockIdx.x / (kBlocksWide * kBlocksHigh), col = lane % 4 * kLaneColumns;
-  Weights weights;
-  read_weights(weights, from, lane);  // they do not depend on earlier kernels
-  typename E::Columns columns;
-  epilogue.columns(columns, col, 0);
-  pdl_wait();
-  read_image(base, image + number * step, first_row, first_col);
-  pdl_trigger();
-  __syncthreads();
+  const int number = at.number, first_row = at.first_row, first_col = at.first_col;
   const int half = lane / 16, pixel = lane % 16 * kStrideW * kPieces;
-  for (int tile = warp; tile < kRows * kWide; tile += kWarps) {
+  for (int tile = warp / kParts; tile < kRows * kWide; tile += kWarps / kParts) {
     const int y = first_row + tile / kWide, x = first_col + tile % kWide * 16 + lane / 4;
     const int row = (number * kOutHeight + y) * kOutWidth + x;
     typename E::Fetched fetched[2];
@@ -96,5 +94,37 @@ INGOT_INLINE void convolve(const byte_t* image, const signed char* from, const E
       for (int i = 0; i < kLaneColumns; ++i) values[i] = sums[i / 2][pass * 2 + i % 2];
       epilogue.finish(fetched[pass], columns, values, row + 8 * pass, col, 0);
     }
+  }
+}
+
+// ``parts`` in all, of which a block takes every ``blocks``-th.
+template <class E>
+INGOT_INLINE void convolve(const byte_t* image, const signed char* from, const E& epilogue, long long step, int parts,
+                           int blocks) {
+  INGOT_DYNAMIC_SHARED(unsigned char, memory);
+  const unsigned base = shared_address(memory);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int own = warp % kParts * kOwn, col = own + lane % 4 * kLaneColumns;
+  Weights weights;
+  read_weights(weights, from + own * kWeightStep, lane);  // they do not depend on earlier kernels
+  typename E::Columns columns;
+  epilogue.columns(columns, col, 0);
+  pdl_wait();
+  Part at = part_of(blockIdx.x);
+  read_image(base, image + at.number * step, at.first_row, at.first_col);
+  copies_commit();
+  for (int index = blockIdx.x, turn = 0; index < parts; index += blocks, turn ^= 1) {
+    const Part next = part_of(index + blocks);
+    if (index + blocks < parts) {
+      read_image(base + (turn ^ 1) * kImageBytes, image + next.number * step, next.first_row, next.first_col);
+    } else {
+      pdl_trigger();
+    }
+    copies_commit();
+    copies_wait<1>();  // all but what was asked for just now
+    __syncthreads();
+    multiply_part(at, base + turn * kImageBytes, weights, epilogue, columns, col);
+    __syncthreads();  // before the next turn writes where this one read
+    at = next;
   }
 }

@@ -26,6 +26,8 @@ from ingot.kernels.triton.indexing import broadcast_strides
 
 ENTRY = "ingot_narrow"
 _TYPES = {"int8": ("signed char", "s8"), "uint8": ("unsigned char", "u8")}
+_PARTS_OF_OUTPUTS = (1, 2)
+"""How many warps share the output channels of a result."""
 _CHANNELS = (16, 32, 64)
 _OUTPUTS = (16, 32, 64)
 _PIECE = 16
@@ -40,8 +42,9 @@ _WARPS = (4, 8)
 _ROWS = (1, 2, 4, 8)
 _PARTS = (1, 2, 3, 4, 6)
 """Blocks that share a row of results."""
-_SHARED = 96 << 10
-"""Most bytes of an image in shared memory: two blocks on an SM that has 228 KB."""
+_SHARED = 112 << 10
+"""Most bytes of two images in shared memory: two blocks on an SM that has 228 KB."""
+_SM_SHARED = 228 << 10
 _CLOCK = 1.7e9
 _START = 2.4e-6
 """Seconds of one block beside its instructions: weights, then the image, then results on their way out."""
@@ -59,6 +62,8 @@ class NarrowTactic:
         if target.cc < 80:
             return No(f"{target.name} has no mma.sync of 32 bytes")
         found = _pixels(region)
+        if not isinstance(found, No) and _shared(found.geometry, 1, 1) > min(_SHARED, target.shared_per_block):
+            return No("too large a window")
         answer = found if isinstance(found, No) else check_epilogue(found)
         return _columns_are_constant(_read(region)) if answer else answer
 
@@ -72,18 +77,18 @@ class NarrowTactic:
             for warps in _WARPS
             for rows in _ROWS
             for w in wide
-            if _shared(g, rows, w) <= _SHARED and rows * w >= warps
+            if _shared(g, rows, w) <= min(_SHARED, target.shared_per_block) and rows * w * _shares(g) >= warps
         ]
         found = found or [Variant(self.name, (("warps", 4), ("rows", 1), ("wide", 1)))]
         return sorted(found, key=lambda v: (self.estimate(region, v, target, bindings), str(v)))
 
-    def source(self, region: Region, variant: Variant) -> Source:
+    def source(self, region: Region, variant: Variant, target: Target) -> Source:
         """CUDA C++ of a variant."""
-        return _generate(_read(region), variant["warps"], variant["rows"], variant["wide"])
+        return _generate(_read(region), variant["warps"], variant["rows"], variant["wide"], target)
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Machine code of a variant."""
-        source = self.source(region, variant)
+        source = self.source(region, variant, target)
         cubin = compile_cuda(source.text, ENTRY, target, options=quick_math(region)).cubin
         shared = _shared(_read(region).geometry, variant["rows"], variant["wide"])
         pdl = Pdl.TRIGGERS if target.pdl else Pdl.NONE
@@ -95,14 +100,14 @@ class NarrowTactic:
         o, (warps, rows, wide) = _read(region), (variant[key] for key in ("warps", "rows", "wide"))
         g = o.geometry
         blocks = evaluate(_blocks(o, rows, wide), bindings)
-        columns = o.cols // 8
+        columns = o.cols // 8 // _shares(g)
         finish = 2 * columns * sum(_SLOW_OPS.get(op.op, 3) for op in o.normal.epilogue)
         tile = _steps(g) * (6 + 2 * columns) + 2 * finish + 30
         loads = math.ceil(_units(g, rows, wide) / 32) * 22
-        turns = math.ceil(rows * wide / warps) * warps  # all warps wait for those with one tile more
+        turns = math.ceil(rows * wide * _shares(g) / warps) * warps  # all warps wait for those with one tile more
         slots = turns * tile + loads + warps * (_steps(g) * columns * 4 + 40)
         shared = _shared(g, rows, wide)
-        resident = max(min((228 << 10) // (shared + 1024), 16 // warps), 1)
+        resident = _resident(shared, warps)
         rounds = math.ceil(blocks / (target.sms * resident))
         together = min(resident, math.ceil(blocks / target.sms))
         issue = rounds * together * slots / (min(4, together * warps) * _CLOCK)
@@ -124,12 +129,10 @@ def _pixels(region: Region) -> Pixels | No:
         return No(f"{g.x.dtype} by {g.w.dtype}, or weights that are not constant")
     if g.in_channels not in _CHANNELS or g.out_channels not in _OUTPUTS or math.prod(g.kernel) == 1:
         return No("other than 16, 32 or 64 channels on either side, or a window of one pixel")
-    if _steps(g) * g.out_channels // 4 > _WORDS:
+    if _words(g, _PARTS_OF_OUTPUTS[-1]) > _WORDS or int(g.out_channels) // _shares(g) < _OUTPUTS[0]:
         return No("weights that do not stay in registers")
     if not in_vectors(g.w, 1, _WORD):
         return No("weights whose channels are not innermost, or not aligned")
-    if _shared(g, 1, 1) > _SHARED:
-        return No("too large a window")
     return pixels(region, g, _PIECE)
 
 
@@ -156,6 +159,16 @@ def _steps(g: Geometry) -> int:
     return -(-math.prod(g.kernel) * int(g.in_channels) // (2 * _PIECE))
 
 
+def _words(g: Geometry, parts: int) -> int:
+    """Registers of a lane that the weights of a warp take."""
+    return _steps(g) * int(g.out_channels) // parts // 4
+
+
+def _shares(g: Geometry) -> int:
+    """Warps that share the output channels: as few as their registers allow."""
+    return next(parts for parts in _PARTS_OF_OUTPUTS if _words(g, parts) <= _WORDS or parts == _PARTS_OF_OUTPUTS[-1])
+
+
 def _units(g: Geometry, rows: int, wide: int) -> int:
     """Pieces of the image that a block has."""
     height = (rows - 1) * g.stride[0] + g.kernel[0]
@@ -163,8 +176,13 @@ def _units(g: Geometry, rows: int, wide: int) -> int:
 
 
 def _shared(g: Geometry, rows: int, wide: int) -> int:
-    """Bytes of shared memory: pieces change places within eight."""
-    return -(-_units(g, rows, wide) // 8) * 8 * _PIECE
+    """Bytes of shared memory: two images, whose pieces change places within eight."""
+    return 2 * (-(-_units(g, rows, wide) // 8) * 8 * _PIECE)
+
+
+def _resident(shared: int, warps: int) -> int:
+    """Blocks that an SM holds at a time, at up to 128 registers a thread."""
+    return max(min(_SM_SHARED // (shared + 1024), 16 // warps), 1)
 
 
 def _blocks(o: Pixels, rows: int, wide: int) -> Dim:
@@ -172,16 +190,20 @@ def _blocks(o: Pixels, rows: int, wide: int) -> Dim:
     return mul(o.geometry.batch, high, across)
 
 
-def _generate(o: Pixels, warps: int, rows: int, wide: int) -> Source:
+def _generate(o: Pixels, warps: int, rows: int, wide: int, target: Target) -> Source:
     g, region = o.geometry, o.normal.region
-    epilogue = EpilogueText(o, o.cols, o.rows, lane=o.cols // 4)
+    epilogue = EpilogueText(o, o.cols, o.rows, lane=o.cols // _shares(g) // 4)
     struct, value, out = epilogue.text(), epilogue.value(), epilogue.out
     x, w = (out.input(name) for name in region.ops[0].inputs[:2])
     step = out.number(g.x.strides[0], 8)
+    parts = _blocks(o, rows, wide)
+    most = target.sms * _resident(_shared(g, rows, wide), warps)
+    grid: Dim = min(parts, most) if isinstance(parts, int) else parts
+    total, blocks = out.number(parts), out.number(grid)
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({32 * warps}) {ENTRY}({out.declared}) {{
   const Epilogue epilogue = {value};
-  convolve({x}, {w}, epilogue, {step});
+  convolve({x}, {w}, epilogue, {step}, {total}, {blocks});
 }}
 """
     kind, mark = _TYPES[g.x.dtype]
@@ -197,11 +219,11 @@ INGOT_INLINE void multiply(sum_t (&d)[4], const unsigned (&a)[4], const unsigned
   INGOT_MMA_BYTES("{mark}.s8");
 #endif
 }}"""
-    parts = [
+    texts = [
         HELPERS, types, template("tensor_core.cuh"), template("mma/instructions.cuh"), product,
         _constants(o, warps, rows, wide), struct, template("narrow/narrow.cuh"), kernel,
     ]  # fmt: skip
-    return Source("\n".join(parts), _blocks(o, rows, wide), out.arguments)
+    return Source("\n".join(texts), grid, out.arguments)
 
 
 def _constants(o: Pixels, warps: int, rows: int, wide: int) -> str:
@@ -210,6 +232,7 @@ def _constants(o: Pixels, warps: int, rows: int, wide: int) -> str:
     step, _, weight_h, weight_w = g.w.strides
     values = {
         "Warps": warps, "Rows": rows, "Wide": wide, "Pieces": int(g.in_channels) // _PIECE, "Outputs": o.cols,
+        "Parts": _shares(g), "ImageBytes": _shared(g, rows, wide) // 2,
         "TapsH": g.kernel[0], "TapsW": g.kernel[1], "StrideH": g.stride[0], "StrideW": g.stride[1],
         "PadH": g.pad[0], "PadW": g.pad[1], "Height": g.input[0], "Width": g.input[1],
         "OutHeight": height, "OutWidth": width, "BlocksHigh": -(-height // rows),
