@@ -45,10 +45,15 @@ _PARTS = (1, 2, 3, 4, 6)
 _SHARED = 112 << 10
 """Most bytes of two images in shared memory: two blocks on an SM that has 228 KB."""
 _SM_SHARED = 228 << 10
+_SM_REGISTERS = 1 << 16
+_SM_THREADS = 1024
+"""That are worth having on an SM: more blocks have fewer parts each, and start one after another."""
 _CLOCK = 1.7e9
 _START = 2.4e-6
 """Seconds of one block beside its instructions: weights, then the image, then results on their way out."""
-_SLOW_OPS = {"Sigmoid": 14, "Gelu": 30, "Exp": 9, "Tanh": 20, "Div": 9, "Erf": 24}
+_SLOW_OPS = {"Sigmoid": 6, "Gelu": 20, "Exp": 5, "Tanh": 18, "Div": 5, "Erf": 20}
+"""Instructions of scalar ops that take more than ``_OP``."""
+_OP = 1.5
 
 
 class NarrowTactic:
@@ -101,13 +106,13 @@ class NarrowTactic:
         g = o.geometry
         blocks = evaluate(_blocks(o, rows, wide), bindings)
         columns = o.cols // 8 // _shares(g)
-        finish = 2 * columns * sum(_SLOW_OPS.get(op.op, 3) for op in o.normal.epilogue)
+        finish = 2 * columns * sum(_SLOW_OPS.get(op.op, _OP) for op in o.normal.epilogue)
         tile = _steps(g) * (6 + 2 * columns) + 2 * finish + 30
         loads = math.ceil(_units(g, rows, wide) / 32) * 22
         turns = math.ceil(rows * wide * _shares(g) / warps) * warps  # all warps wait for those with one tile more
         slots = turns * tile + loads + warps * (_steps(g) * columns * 4 + 40)
         shared = _shared(g, rows, wide)
-        resident = _resident(shared, warps)
+        resident = _resident(shared, warps, _words(g, _shares(g)))
         rounds = math.ceil(blocks / (target.sms * resident))
         together = min(resident, math.ceil(blocks / target.sms))
         issue = rounds * together * slots / (min(4, together * warps) * _CLOCK)
@@ -180,9 +185,10 @@ def _shared(g: Geometry, rows: int, wide: int) -> int:
     return 2 * (-(-_units(g, rows, wide) // 8) * 8 * _PIECE)
 
 
-def _resident(shared: int, warps: int) -> int:
-    """Blocks that an SM holds at a time, at up to 128 registers a thread."""
-    return max(min(_SM_SHARED // (shared + 1024), 16 // warps), 1)
+def _resident(shared: int, warps: int, words: int) -> int:
+    """Blocks that an SM holds at a time: their threads have about so many registers with ``words`` of weights."""
+    threads = min(_SM_REGISTERS // (45 + 3 * words // 2), _SM_THREADS)
+    return max(min(_SM_SHARED // (shared + 1024), threads // (32 * warps)), 1)
 
 
 def _blocks(o: Pixels, rows: int, wide: int) -> Dim:
@@ -197,7 +203,7 @@ def _generate(o: Pixels, warps: int, rows: int, wide: int, target: Target) -> So
     x, w = (out.input(name) for name in region.ops[0].inputs[:2])
     step = out.number(g.x.strides[0], 8)
     parts = _blocks(o, rows, wide)
-    most = target.sms * _resident(_shared(g, rows, wide), warps)
+    most = target.sms * _resident(_shared(g, rows, wide), warps, _words(g, _shares(g)))
     grid: Dim = min(parts, most) if isinstance(parts, int) else parts
     total, blocks = out.number(parts), out.number(grid)
     kernel = f"""
