@@ -1,12 +1,12 @@
-"""Times `ingot.quantize` on ResNet-50 with 500 crops of photos, on the CPU: calibration, alternatives, budget.
+"""Times `ingot.quantize` on ResNet-50 with 500 crops of photos: calibration, alternatives, budget.
 
-python benchmarks/calibration.py [--samples 500] [--json FILE]
+python benchmarks/calibration.py [--target auto|cuda|cpu] [--samples 500] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ import msgspec
 import numpy as np
 
 import ingot
+from ingot.device.device import Device
 from ingot.measure.environment import Environment, environment
 from ingot.precision.report import Report
+from ingot.progress import Stopwatch
 from ingot.zoo import datasets
 from ingot.zoo.architectures import build
 
 Array = np.ndarray[Any, Any]
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu" / "calibration-resnet50.json"
+CPU = "CPU"
 SIZE = 224
 MEAN, DEVIATION = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 """Of ImageNet's pixels."""
@@ -35,9 +38,9 @@ class Result(msgspec.Struct):
     seconds: float
     """Of the whole of `ingot.quantize`, by the clock."""
     cpu_seconds: float
-    """What its threads took of all cores; on a machine with other work the clock says more."""
-    reached: dict[str, float]
-    """Seconds from the start until each stage last told of its progress."""
+    """What its threads, and processes that compile, took of all cores; with other work the clock says more."""
+    stages: dict[str, float]
+    """Seconds by the clock of each stage."""
     report: Report
 
 
@@ -46,19 +49,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--target", default="auto", help="where it is calibrated: auto, cuda or cpu")
     flags = parser.parse_args()
-    images = crops(flags.samples)
-    start, cpu, reached = time.perf_counter(), time.process_time(), dict[str, float]()
-
-    def progress(stage: str, done: int, total: int) -> None:
-        del done, total
-        reached[stage] = round(time.perf_counter() - start, 3)
-
-    made = ingot.quantize(build("resnet50"), images, progress=progress)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    result = Result(environment(None), "zoo:resnet50", len(images), seconds, cpu, reached, made.report)
+    images, model = crops(flags.samples), build("resnet50")
+    cpu, watch = processor(), Stopwatch()
+    made = ingot.quantize(model, images, target=flags.target, progress=watch)
+    stages, seconds = watch.seconds()
+    cpu = processor() - cpu
+    device = None if made.report.calibrated_on == CPU else Device.open().info
+    result = Result(environment(device), "zoo:resnet50", len(images), seconds, cpu, stages, made.report)
     flags.json.write_bytes(msgspec.json.encode(result) + b"\n")
-    print(f"{seconds:.1f} s ({cpu:.1f} s of CPU) for {result.samples} samples; {reached}")
+    told = ", ".join(f"{stage} {taken:.1f}" for stage, taken in stages.items())
+    print(f"{seconds:.1f} s ({cpu:.1f} s of CPU) for {result.samples} samples on {made.report.calibrated_on}; {told}")
+
+
+def processor() -> float:
+    """Seconds of processor time that this process and its children took."""
+    return sum(os.times()[:4])
 
 
 def crops(count: int) -> Array:

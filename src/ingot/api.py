@@ -104,6 +104,7 @@ def quantize(
     samples: int | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
     host: bool = False,
+    target: str = "auto",
     shapes: Mapping[str, Sequence[Dim] | str] | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -114,14 +115,15 @@ def quantize(
     (``cosine``, ``top1`` or ``module:function``) that is allowed: layers stay in floating point until it is kept;
     None takes what comes. ``rounding``: of weights, ``nearest`` or ``adaround``. ``keep``: nodes that stay.
     ``pixels``: how pictures become numbers. ``calibration_cache``: a file that is read in place of calibrating, or
-    written. ``host``: for ONNX Runtime on the CPU. Raises IngotError for a model, data or options that are wrong.
+    written. ``host``: for ONNX Runtime on the CPU. ``target``: where it is calibrated, ``auto`` (the GPU if there is
+    one and the work is worth it), ``cuda`` or ``cpu``. Raises IngotError for a model, data or options that are wrong.
     """
     _expect_build_extra()
-    from ingot.builder.quantizing import quantize as run
+    from ingot.builder.api import quantize_on
 
     plain = _quantization(precision, calibration_cache, accuracy_budget, metric, rounding)
     options = dataclasses.replace(plain, method=method, keep=tuple(keep), pixels=pixels, samples=samples, host=host)
-    return run(model, options, data, shapes=_shapes(shapes or {}), progress=progress or silent)
+    return quantize_on(target, model, options, data, shapes=_shapes(shapes or {}), progress=progress or silent)
 
 
 def _quantization(

@@ -33,16 +33,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_quantize_writes_a_model_and_prints_every_layer(folder: Path) -> None:
     out = folder / "net.int8.onnx"
     made = ingot(
-        "quantize", folder / "net.onnx", "-o", out, "--calibration", folder / "data.npz", "--json", folder / "r"
-    )
+        "quantize", folder / "net.onnx", "-o", out, "--calibration", folder / "data.npz", "--json", folder / "r",
+        "--target", "cpu",
+    )  # fmt: skip
     assert made.exit_code == 0, made.output
-    assert "4 of 4 layers, 0 given back; 16 calibration samples" in made.output
+    assert "4 of 4 layers, 0 given back; 16 calibration samples on CPU" in made.output
     assert "within the budget of 0.005" in made.output and made.output.count("within the budget") >= 4
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(out).graph.node}
     report = json.loads((folder / "r").read_text())
-    assert report["precision"] == "int8"
+    assert report["precision"] == "int8" and report["calibrated_on"] == "CPU"
     assert {"import", "calibrate", "other"} <= report["cost"]["stages"].keys() and report["cost"]["peak_bytes"] > 2**24
     assert 0 < report["cost"]["stages"]["calibrate"] <= report["cost"]["seconds"]
+
+
+def test_calibration_is_on_a_gpu_or_the_cpu(folder: Path) -> None:
+    words = ["quantize", folder / "net.onnx", "-o", folder / "x.onnx", "--calibration", folder / "data.npz"]
+    made = ingot(*words, "--target", "sm_90")
+    assert made.exit_code == 1 and "nothing can be calibrated on 'sm_90'" in made.output
 
 
 def test_rounding_is_passed_on(folder: Path) -> None:

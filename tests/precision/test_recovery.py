@@ -17,6 +17,7 @@ from ingot.precision.formats import INT8
 from ingot.precision.host import HostRuns
 from ingot.precision.layers import layers_of
 from ingot.precision.metrics import Evaluator, metric_of
+from ingot.precision.observer import HostObserver
 from ingot.precision.recipes import wanted_of
 from ingot.precision.settings import Settings
 from ingot.precision.weights import mean_shift
@@ -26,7 +27,7 @@ SETTINGS = Settings()
 
 def _statistics(model: ir.Model, samples: np.ndarray) -> Statistics:
     wanted = wanted_of(model, SETTINGS)
-    return calibrate(HostRuns(model, wanted.names), data_for(model, samples), wanted)
+    return calibrate(HostObserver(HostRuns(model, wanted.names), wanted), data_for(model, samples))
 
 
 def _error(model: ir.Model, statistics: Statistics, samples: np.ndarray, original: ir.Model) -> float:

@@ -17,6 +17,7 @@ def test_device_tests_pass_on_the_stand_in_driver(tmp_path: Path) -> None:
         "runtime/test_open_program.py",
         "runtime/test_segments.py",
         "runtime/test_switch.py",
+        "builder/test_device_observer.py",
         "device/test_device.py",
         "device/test_node_parameters.py",
     )

@@ -56,12 +56,10 @@ def run_on_host(
     bindings = bindings or {}
     library = _library(program_source, tuple(dict.fromkeys(k.entry for k in program.kernels)))
     out_specs = [bound(s, bindings) for s in region.output_specs]
-    ins = [
-        _Guarded(scatter(np.asarray(a), bound(s, bindings))) for a, s in zip(inputs, region.input_specs, strict=True)
-    ]
-    outs = [_Guarded(poisoned(s)) for s in out_specs]
+    ins = [Guarded(scatter(np.asarray(a), bound(s, bindings))) for a, s in zip(inputs, region.input_specs, strict=True)]
+    outs = [Guarded(poisoned(s)) for s in out_specs]
     scratch = [
-        _Guarded(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8))
+        Guarded(np.full(max(evaluate(w.bytes, bindings), 1), 0 if w.zeroed else 0xFF, np.uint8))
         for w in program.workspaces
     ]
     before = [g.content.tobytes() for g in ins]
@@ -82,7 +80,20 @@ def run_on_host(
     return [window(g.content, s).copy() for g, s in zip(outs, out_specs, strict=True)]
 
 
-class _Guarded:
+def launch_on_host(
+    source: str, entries: Sequence[str], entry: str, blocks: int, threads: int, args: Sequence[tuple[int, int]]
+) -> None:
+    """One launch of the kernel ``entry`` of ``source``, which has ``entries``; arguments are values and their bytes."""
+    library = _library(source, tuple(entries))
+    numbers = [(ctypes.c_int if size == 4 else ctypes.c_longlong)(value) for value, size in args]
+    addresses = (ctypes.c_void_p * max(len(numbers), 1))(*(ctypes.addressof(n) for n in numbers))
+    fibred = int(any(word in source for word in _WAITING))
+    run = getattr(library, f"ingot_run_{entry}")
+    status = run(addresses, len(numbers), (ctypes.c_uint * 3)(blocks, 1, 1), threads, fibred, 1)
+    assert status == 0, _PROBLEMS[status]
+
+
+class Guarded:
     """A flat array at a 256-byte boundary between two runs of 0xFF bytes."""
 
     def __init__(self, like: np.ndarray) -> None:
@@ -100,7 +111,7 @@ class _Guarded:
 
 
 def _argument(
-    argument: object, ins: list[_Guarded], outs: list[_Guarded], scratch: list[_Guarded], bindings: Bindings
+    argument: object, ins: list[Guarded], outs: list[Guarded], scratch: list[Guarded], bindings: Bindings
 ) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong:
     match argument:
         case Input(index):

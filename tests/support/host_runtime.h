@@ -30,6 +30,8 @@ static inline float __int_as_float(int bits) { float x; memcpy(&x, &bits, 4); re
 static inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
 static inline int __float_as_int(float x) { int bits; memcpy(&bits, &x, 4); return bits; }
 static inline long long __double_as_longlong(double x) { long long bits; memcpy(&bits, &x, 8); return bits; }
+static inline float __fmul_rn(float x, float y) { return x * y; }
+static inline float __fadd_rn(float x, float y) { return x + y; }
 static inline double __longlong_as_double(long long bits) { double x; memcpy(&x, &bits, 8); return x; }
 static inline unsigned short ingot_host_half_bits(float x) {
   unsigned bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import onnx
+
 from ingot.builder.best import BEST, Seen, build_best
 from ingot.builder.host_only import build_host_engine
 from ingot.builder.hosting import host_islands
 from ingot.builder.judge import EngineJudge
+from ingot.builder.observing import Observers
 from ingot.builder.profiles import build_profiles
 from ingot.builder.provenance import provenance, quantized_provenance
-from ingot.builder.quantizing import quantize
+from ingot.builder.quantizing import Quantized, quantize
 from ingot.builder.reading import Model, read_model
 from ingot.builder.stages import Dumper
 from ingot.builder.strict import refuse_islands, refuse_whole
@@ -25,7 +28,7 @@ from ingot.importer.load import Imported
 from ingot.importer.versions import refusal
 from ingot.kernels.api import Target
 from ingot.kernels.table import TACTICS
-from ingot.options import BuildOptions
+from ingot.options import BuildOptions, Quantization, Shapes
 from ingot.passes.lower import lower
 from ingot.passes.pipeline import canonicalise
 from ingot.plan.build import build_plan
@@ -65,14 +68,47 @@ def build_engine(
     eight = options.quantization
     if eight is None:
         return build(model, options)
+    elsewhere = device_observers(chosen, always=False)
     if eight.precision == BEST:
-        return build_best(model, options, chosen, data, build, progress, told)
+        return build_best(model, options, chosen, data, build, progress, told, elsewhere)
     host = replace(eight, host=chosen.target is None)
-    made = quantize(model, host, data, shapes=options.shapes, progress=progress)
+    made = quantize(model, host, data, shapes=options.shapes, progress=progress, elsewhere=elsewhere)
     if told is not None:
         told(made.report)
     engine = build(made.model, replace(options, quantization=None))
     return replace(engine, provenance=quantized_provenance(engine.provenance, made.sha256, made.report))
+
+
+def quantize_on(
+    target: str,
+    model: Model,
+    options: Quantization,
+    data: Source | None = None,
+    *,
+    shapes: Shapes = (),
+    progress: Progress = silent,
+) -> Quantized:
+    """As :func:`ingot.builder.quantizing.quantize`, calibrated on the device that ``target`` names.
+
+    ``target``: ``auto`` (the GPU if there is one and the work is worth it), ``cuda`` or ``cpu``; it changes nothing
+    else. Raises IngotError where ``cuda`` finds no GPU, too.
+    """
+    if target not in ("auto", "cuda", "cpu"):
+        raise IngotError(f"nothing can be calibrated on {target!r}", fix="take auto, cuda or cpu")
+    elsewhere = device_observers(choose_target(target), always=target == "cuda")
+    return quantize(model, options, data, shapes=shapes, progress=progress, elsewhere=elsewhere)
+
+
+def device_observers(chosen: Chosen, *, always: bool) -> Observers | None:
+    """What calibrates on the GPU that is there, ``always`` or where it is worth it; None without a GPU."""
+    if chosen.target is None or chosen.device is None:
+        return None
+    plain = Chosen(replace(chosen.target, tf32=False))
+
+    def build(model: onnx.ModelProto, options: BuildOptions) -> EngineFile:
+        return _whole(model, options, plain, silent, None)
+
+    return Observers(chosen.device, chosen.target, build, always=always)
 
 
 def _whole(model: Model, options: BuildOptions, chosen: Chosen, progress: Progress, seen: Seen | None) -> EngineFile:

@@ -30,6 +30,7 @@ from ingot.options import BuildOptions, Quantization
 from ingot.precision.best import Candidate, quantize_best
 from ingot.precision.data import Source
 from ingot.precision.mixed import FLOAT
+from ingot.precision.observer import Opens
 from ingot.precision.report import LayerReport, Report
 from ingot.progress import Progress
 from ingot.runtime.engine import Engine
@@ -71,8 +72,10 @@ def build_best(
     build: Build,
     progress: Progress,
     told: Callable[[Report], None] | None,
+    elsewhere: Opens | None = None,
 ) -> EngineFile:
-    """The engine, with ``options.quantization`` saying what accuracy may be lost; ``told`` gets the report.
+    """The engine, with ``options.quantization`` saying what accuracy may be lost; ``told`` gets the report, and
+    ``elsewhere`` may calibrate in place of the CPU.
 
     Raises IngotError for a model, data or options that are wrong; a calibration cache without data is not enough, for
     losses have to be measured.
@@ -87,7 +90,7 @@ def build_best(
         seconds = _host_seconds([entry.engine for entry in entries])
         winner, why = _winner(entries, seconds, "measured as whole engines", WORTH)
     else:
-        sha256, entries = _for_device(model, plain, eight, chosen.target, data, build, progress)
+        sha256, entries = _for_device(model, plain, eight, chosen.target, data, build, progress, elsewhere)
         winner, why = _contest(entries, chosen)
     report = _explained(winner, entries[0], why)
     if told is not None:
@@ -108,6 +111,7 @@ def _for_device(
     data: Source | None,
     build: Build,
     progress: Progress,
+    elsewhere: Opens | None,
 ) -> tuple[str, list[_Entry]]:
     """The digest of the model, and the engines: the one without 8-bit layers last."""
     work = ready(model, eight, data, plain.shapes, progress)
@@ -125,7 +129,7 @@ def _for_device(
 
     precisions = ("int8", "fp8") if target.cc >= _FP8_FROM else ("int8",)
     settings = settings_of(replace(eight, precision="int8"))
-    candidates = quantize_best(work.model, work.sha256, work.data, settings, precisions, timed, progress)
+    candidates = quantize_best(work.model, work.sha256, work.data, settings, precisions, timed, progress, elsewhere)
 
     def entry(candidate: Candidate) -> _Entry:
         made, report = candidate.result

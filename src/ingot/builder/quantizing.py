@@ -14,6 +14,7 @@ from ingot.options import Quantization, Shapes
 from ingot.passes.pipeline import prepare_to_quantize
 from ingot.precision.data import Data, Options, Source, open_data
 from ingot.precision.inputs import inputs_of
+from ingot.precision.observer import Opens
 from ingot.precision.quantizer import quantize_model
 from ingot.precision.report import Report
 from ingot.precision.settings import Settings
@@ -39,16 +40,17 @@ def quantize(
     *,
     shapes: Shapes = (),
     progress: Progress = silent,
+    elsewhere: Opens | None = None,
 ) -> Quantized:
     """``model`` with 8-bit layers, as far as the accuracy budget allows.
 
     ``data`` takes the place of ``options.calibration``: see :func:`ingot.precision.data.open_data`. Neither is needed
-    where ``options.cache`` holds a calibration. Input sizes that ``shapes`` does not fix stay open. Raises
-    IngotError for a model, data, a cache or options that are wrong.
+    where ``options.cache`` holds a calibration. Input sizes that ``shapes`` does not fix stay open. ``elsewhere``: what
+    may calibrate in place of the CPU. Raises IngotError for a model, data, a cache or options that are wrong.
     """
     settings = settings_of(options)
     work = ready(model, options, data, shapes, progress)
-    made, report = quantize_model(work.model, work.sha256, work.data, settings, progress)
+    made, report = quantize_model(work.model, work.sha256, work.data, settings, progress, elsewhere)
     return Quantized(proto_of(made), work.sha256, msgspec.structs.replace(report, notes=[*report.notes, *work.notes]))
 
 

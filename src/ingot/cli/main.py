@@ -167,6 +167,7 @@ def quantize(
     pixels: Pixels = None,
     samples: Samples = None,
     host: Annotated[bool, typer.Option("--host", help="For ONNX Runtime on the CPU: all numbers unsigned.")] = False,
+    target: Annotated[str, typer.Option("--target", help="Where it is calibrated: auto, cuda or cpu.")] = "auto",
     shapes: ShapeTexts = None,
     json: Json = None,
 ) -> None:
@@ -180,7 +181,7 @@ def quantize(
         rounding=rounding,
     )  # fmt: skip
     assert eight is not None
-    if not run_quantize(model, output, eight, shapes or (), json):
+    if not run_quantize(model, output, eight, shapes or (), json, target):
         raise typer.Exit(3)
 
 

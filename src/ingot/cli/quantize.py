@@ -44,14 +44,16 @@ def quantization(
     )  # fmt: skip
 
 
-def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None) -> bool:
+def quantize(
+    model: str, output: Path, eight: Quantization, shapes: Sequence[str], json: str | None, target: str = "auto"
+) -> bool:
     """Writes the model and prints the report; false when the loss is beyond the budget.
 
-    The JSON also says what it cost.
+    ``target``: where it is calibrated. The JSON also says what it cost.
     """
     import msgspec
 
-    from ingot.builder.quantizing import quantize as run
+    from ingot.builder.api import quantize_on
     from ingot.cli.files import write_text
     from ingot.cli.source import open_source
     from ingot.files import write_atomically
@@ -59,7 +61,7 @@ def quantize(model: str, output: Path, eight: Quantization, shapes: Sequence[str
     source = open_source(model)
     with render.build_progress() as progress:
         watch = Stopwatch(progress)
-        made = run(source.model, eight, shapes=parse_shapes(shapes), progress=watch)
+        made = quantize_on(target, source.model, eight, shapes=parse_shapes(shapes), progress=watch)
     report: Report = made.report
     write_atomically(output, made.model.SerializeToString(deterministic=True))
     cost = cost_of(watch)
@@ -92,12 +94,16 @@ def show(report: Report, *, layers: bool = False) -> None:
             print(f"tried: {trial.what}: {trial.sqnr_db:.1f} dB{', taken' if trial.taken else ''}")
     print(
         f"{report.precision}: {report.quantized} of {len(report.layers)} layers, {report.given_back} given back; "
-        f"{report.samples} calibration samples{_loss(report)}"
+        f"{report.samples} calibration samples{_where(report)}{_loss(report)}"
     )
     for note in report.notes[:_FEW]:
         print(f"note: {render.shorten(note, 200)}")
     if len(report.notes) > _FEW:
         print(f"... and {len(report.notes) - _FEW} more notes: see --json")
+
+
+def _where(report: Report) -> str:
+    return f" on {report.calibrated_on}" if report.calibrated_on not in ("", "calibration cache") else ""
 
 
 def _loss(report: Report) -> str:

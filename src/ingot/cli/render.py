@@ -22,9 +22,14 @@ _STAGES = {
     "measure": "measuring candidates",
     "whole": "comparing engines",
     "plan": "planning memory",
+    "original": "running the original",
+    "equalise": "evening out channels",
+    "observer": "compiling for calibration",
     "calibrate": "calibrating",
+    "alternatives": "trying ranges and biases",
     "sensitivity": "trying single layers",
     "evaluate": "measuring the loss",
+    "report": "comparing layers",
 }
 _WIDE = 160
 """Columns where the output is no terminal, so that tables in files and logs are whole."""

@@ -14,6 +14,7 @@ from ingot.precision.data import Data
 from ingot.precision.draft import Draft
 from ingot.precision.metrics import Evaluator, metric_of
 from ingot.precision.mixed import FLOAT, Mixed, written
+from ingot.precision.observer import Opens
 from ingot.precision.quantizer import SAMPLE, Origin, Result, expect_layers, full_evaluator, prepared_for, reported
 from ingot.precision.recipes import best_draft
 from ingot.precision.report import Trial
@@ -51,17 +52,18 @@ def quantize_best(
     precisions: Sequence[str],
     timed: Timed,
     progress: Progress = silent,
+    elsewhere: Opens | None = None,
 ) -> list[Candidate]:
     """Models that lose no more than the budget: the mix that should be fastest, and single precisions that fit.
 
-    ``settings.precision`` does not count: ``precisions`` are what the target has. Ranges are calibrated once, and the
-    drafts of all precisions are of one model. The last one is the model with all layers in floating point. Raises
-    what :func:`ingot.precision.quantizer.quantize_model` raises.
+    ``settings.precision`` does not count: ``precisions`` are what the target has. Ranges are calibrated once, on the
+    CPU or ``elsewhere``, and the drafts of all precisions are of one model. The last one is the model with all layers
+    in floating point. Raises what :func:`ingot.precision.quantizer.quantize_model` raises.
     """
     expect_layers(model, settings)
     sample = first(data, SAMPLE)
     evaluator = Evaluator(model, sample, metric_of("cosine"))
-    prepared = prepared_for(model, sha256, data, evaluator, settings, progress)
+    prepared = prepared_for(model, sha256, data, evaluator, settings, progress, elsewhere)
     drafts: dict[str, Draft] = {}
     trials: list[Trial] = []
     for name in precisions:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ingot.errors import IngotError
 from ingot.precision.data import ADVISED, Batch, Data
 from ingot.precision.histogram import Channels, Histogram
-from ingot.precision.host import Runs
+from ingot.precision.observer import Observer, Wanted
 from ingot.progress import Progress, silent
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to observe: ranges of values, and channels of some, by axis."""
-
-    ranges: tuple[str, ...]
-    channels: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All values, each once."""
-        return tuple(dict.fromkeys((*self.ranges, *self.channels)))
+CACHE = "calibration cache"
 
 
 @dataclass(frozen=True)
@@ -34,6 +23,8 @@ class Statistics:
     channels: Mapping[str, Channels]
     samples: int
     notes: tuple[str, ...] = ()
+    where: str = CACHE
+    """What ran the model: ``CPU``, the name of a GPU, or nothing."""
 
     def saved(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -55,29 +46,22 @@ class Statistics:
         return set(wanted.ranges) <= self.histograms.keys() and set(wanted.channels) <= self.channels.keys()
 
 
-def calibrate(runs: Runs, data: Data, wanted: Wanted, progress: Progress = silent) -> Statistics:
-    """Statistics of ``wanted`` over all of ``data``; memory does not grow with it.
+def calibrate(observer: Observer, data: Data, progress: Progress = silent) -> Statistics:
+    """What ``observer`` sees of all of ``data``; memory does not grow with it.
 
-    ``runs`` gives the values by name: a :class:`HostRuns`, or a context of a device. Raises IngotError for data that
-    does not fit, is empty, or makes a value NaN or infinite everywhere.
+    Raises IngotError for data that does not fit, is empty, or makes a value NaN or infinite everywhere.
     """
-    histograms = {name: Histogram() for name in wanted.ranges}
-    channels = {name: Channels(axis) for name, axis in wanted.channels.items()}
     samples = 0
     for batch in data.batches():
         progress("calibrate", samples, data.samples or 0)
-        made = runs.run(batch.feeds)
-        for name, array in ((n, batch.feeds.get(n, made.get(n))) for n in wanted.names):
-            assert array is not None, f"{name} was not made"
-            if name in histograms:
-                histograms[name].add(array)
-            if name in channels:
-                channels[name].add(array)
+        observer.see(batch.feeds)
         samples += batch.samples
     if not samples:
         raise IngotError(f"{data.where} is empty", fix=f"give at least {ADVISED} samples")
+    histograms, channels = observer.seen()
     progress("calibrate", samples, samples)
-    return Statistics(histograms, channels, samples, _notes(histograms, samples, data.where))
+    notes = _notes(histograms, samples, data.where)
+    return Statistics(histograms, channels, samples, notes, observer.where)
 
 
 def _notes(histograms: Mapping[str, Histogram], samples: int, where: str) -> tuple[str, ...]:

@@ -13,6 +13,10 @@ BINS = 8192
 """Bins on each side of zero. At a threshold of a 32nd of the largest number two bins are left per step of INT8."""
 _MOMENTUM = 0.9
 """Weight of the past in the moving average."""
+_CHUNK = 1 << 17
+"""Numbers that are counted at once: what is made of them stays in the processor's cache."""
+_MERGES = 14
+"""After so many merges of pairs all numbers are in the two bins beside zero, and stay there."""
 
 
 class Histogram:
@@ -49,30 +53,39 @@ class Histogram:
             if finite.size:
                 self.add(finite)
             return
+        self._merge(self.widen(low, high))
+        self.counts += _counted(flat, self.factor)
+
+    def widen(self, low: float, high: float) -> int:
+        """Takes in the range of a batch's finite numbers; how often its counts' pairs have to be merged before theirs.
+
+        Whoever calls it counts the numbers, here or on a device, at ``factor`` as it is afterwards.
+        """
         most = max(-low, high)
         self.average = most if not self.batches else _MOMENTUM * self.average + (1 - _MOMENTUM) * most
         self.batches += 1
         self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
-        self._reach(most)
         if not self.limit:
-            self.counts[BINS] += flat.size
-            return
-        places = (flat * np.float32(BINS / self.limit) + np.float32(BINS)).astype(np.int32)
-        self.counts += np.bincount(np.clip(places, 0, 2 * BINS - 1, out=places), minlength=2 * BINS)
-
-    def _reach(self, most: float) -> None:
-        """Widens the bins until ``most`` fits."""
-        if not self.limit:
-            zeros = int(self.counts.sum())
-            self.limit = most
-            self.counts[:] = 0
-            self.counts[BINS] = zeros
-            return
+            self.limit = most  # zeros, if there were any, are where they belong
+        times = 0
         while most > self.limit:
+            self.limit *= 2
+            times += 1
+        return min(times, _MERGES)
+
+    @property
+    def factor(self) -> np.float32:
+        """What a number is multiplied with to find its bin, beside the middle; finite for ranges near 0 too."""
+        if not self.limit:
+            return np.float32(0)
+        return np.float32(min(BINS / self.limit, float(np.finfo(np.float32).max)))
+
+    def _merge(self, times: int) -> None:
+        """Makes the bins twice as wide, so many times."""
+        for _ in range(times):
             pairs = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros(2 * BINS, np.int64)
             self.counts[BINS // 2 : BINS // 2 + BINS] = pairs
-            self.limit *= 2
 
     def filled(self) -> tuple[Array, Array]:
         """Centres (float64) and counts of the bins that are not empty."""
@@ -110,6 +123,21 @@ class Histogram:
         made.lowest, made.highest = float(saved["lowest"]), float(saved["highest"])
         made.batches, made.nonfinite = int(saved["batches"]), int(saved["nonfinite"])
         return made
+
+
+def _counted(flat: Array, factor: np.float32) -> Array:
+    """Counts of finite float32 numbers by bin, int64 [2 * BINS]."""
+    counts = np.zeros(2 * BINS, np.int64)
+    scaled, places = (np.empty(min(flat.size, _CHUNK), kind) for kind in (np.float32, np.intp))
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK]
+        here, there = scaled[: part.size], places[: part.size]
+        np.multiply(part, factor, out=here)
+        np.add(here, np.float32(BINS), out=here)
+        np.clip(here, 0, 2 * BINS - 1, out=here)
+        np.copyto(there, here, casting="unsafe")  # towards zero
+        counts += np.bincount(there, minlength=2 * BINS)
+    return counts
 
 
 class Channels:

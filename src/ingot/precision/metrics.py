@@ -15,6 +15,8 @@ from ingot.precision.host import HostRuns, Runs
 from ingot.precision.inputs import Array
 from ingot.precision.judged import JudgedRuns
 
+_CHUNK = 1 << 17
+"""Numbers that are compared at once: they stay in the processor's cache."""
 Outputs = Mapping[str, Array]
 Score = Callable[[Sequence[Outputs], Sequence[Array | None], Sequence[Outputs]], float]
 """(outputs by batch, labels by batch, the original's outputs by batch) to a number; more is better."""
@@ -111,6 +113,22 @@ def noise_ratio(wanted: Array, made: Array) -> float:
         a, b = a[both].astype(np.float64), b[both].astype(np.float64)
         error, signal, lost = float(np.dot(b - a, b - a)), float(np.dot(a, a)), 1.0 - float(both.mean())
     return (error / signal if signal else float(error > 0)) + lost
+
+
+def likeness(wanted: Array, made: Array) -> tuple[float, float]:
+    """:func:`noise_ratio` and :func:`cosine` of two large arrays, which are read once."""
+    if wanted.shape != made.shape or not wanted.size:
+        return noise_ratio(wanted, made), cosine(wanted, made) if wanted.shape == made.shape else 0.0
+    a, b = _flat(wanted), _flat(made)
+    sums = np.zeros(4)
+    for start in range(0, a.size, _CHUNK):
+        x, y = a[start : start + _CHUNK], b[start : start + _CHUNK]
+        apart = y - x
+        sums += np.dot(apart, apart), np.dot(x, x), np.dot(y, y), np.dot(x, y)
+    error, signal, other, product = map(float, sums)
+    if not np.isfinite(sums).all() or not (signal and other):
+        return noise_ratio(wanted, made), cosine(wanted, made)
+    return error / signal, product / float(np.sqrt(signal) * np.sqrt(other))
 
 
 def _flat(array: Array) -> Array:

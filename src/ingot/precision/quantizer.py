@@ -13,6 +13,7 @@ from ingot.precision.calibrate import first, limited
 from ingot.precision.data import ADVISED, Batch, Data
 from ingot.precision.metrics import Evaluator, decibels, metric_of
 from ingot.precision.mixed import Mixture, Part, alone, written
+from ingot.precision.observer import Opens
 from ingot.precision.placement import place
 from ingot.precision.recipes import Prepared, best_draft, cached, calibrated, drafted, mixture
 from ingot.precision.report import Report, Trial
@@ -33,13 +34,19 @@ class Result(NamedTuple):
 
 
 def quantize_model(
-    model: ir.Model, sha256: str, data: Data | None, settings: Settings, progress: Progress = silent
+    model: ir.Model,
+    sha256: str,
+    data: Data | None,
+    settings: Settings,
+    progress: Progress = silent,
+    elsewhere: Opens | None = None,
 ) -> Result:
     """``model`` in 8 bits, as far as the budget allows.
 
     ``model`` is prepared (batch normalisations folded, nodes named) and ``sha256`` that of its origin. ``data`` may be
-    None where ``settings.cache`` holds a calibration; then nothing is measured. Raises IngotError for data or a
-    cache that does not fit, and for a model without anything to quantize.
+    None where ``settings.cache`` holds a calibration; then nothing is measured. ``elsewhere``: what may calibrate in
+    place of the CPU. Raises IngotError for data or a cache that does not fit, and for a model without anything to
+    quantize.
     """
     expect_layers(model, settings)
     if data is None:
@@ -50,23 +57,35 @@ def quantize_model(
             raise IngotError("adaptive rounding learns from data, and there is only a cache", fix="give --calibration")
         draft = alone(drafted(prepared.model, prepared.statistics, settings.method, settings))
         return _result(draft, without_budget(draft, settings), Origin(prepared, settings))
+    progress("original", 0, 1)
     sample = first(data, SAMPLE)
     evaluator = Evaluator(model, sample, metric_of("cosine"))
-    prepared = prepared_for(model, sha256, data, evaluator, settings, progress)
+    progress("original", 1, 1)
+    prepared = prepared_for(model, sha256, data, evaluator, settings, progress, elsewhere)
     single, trials = best_draft(prepared, evaluator, settings, data, progress)
     draft, more = mixture(single, prepared, evaluator, settings)
     trials += more
+    progress("evaluate", 0, 0)
     full = full_evaluator(model, data, settings)
     outcome = without_budget(draft, settings) if full is None else search(draft, evaluator, full, settings, progress)
-    return _result(draft, outcome, Origin(prepared, settings, sample, evaluator, full, trials))
+    progress("report", 0, 1)
+    made = _result(draft, outcome, Origin(prepared, settings, sample, evaluator, full, trials))
+    progress("report", 1, 1)
+    return made
 
 
 def prepared_for(
-    model: ir.Model, sha256: str, data: Data, evaluator: Evaluator, settings: Settings, progress: Progress
+    model: ir.Model,
+    sha256: str,
+    data: Data,
+    evaluator: Evaluator,
+    settings: Settings,
+    progress: Progress,
+    elsewhere: Opens | None = None,
 ) -> Prepared:
-    """What the cache holds, where there is one, else what calibration with ``data`` finds."""
+    """What the cache holds, where there is one, else what calibration with ``data`` finds, on the CPU or elsewhere."""
     found = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
-    return calibrated(model, sha256, data, evaluator, settings, progress) if found is None else found
+    return calibrated(model, sha256, data, evaluator, settings, progress, elsewhere) if found is None else found
 
 
 def full_evaluator(model: ir.Model, data: Data, settings: Settings) -> Evaluator | None:
@@ -132,5 +151,6 @@ def reported(precision: str, parts: Sequence[Part], made: ir.Model, outcome: Out
         layers=layers,
         trials=[*prepared.trials, *origin.trials],
         notes=notes,
+        calibrated_on=prepared.statistics.where,
     )
     return Result(made, report)

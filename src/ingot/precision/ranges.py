@@ -102,7 +102,10 @@ def result_error(tensors: Sequence[Seen], threshold: float, form: Format) -> flo
 
 def errors(histogram: Histogram, threshold: float, form: Format) -> tuple[float, float]:
     """Mean error and mean squared error of a tensor's numbers, quantized at ``threshold``."""
-    centres, counts = histogram.filled()
+    return _errors(*histogram.filled(), threshold, form)
+
+
+def _errors(centres: Array, counts: Array, threshold: float, form: Format) -> tuple[float, float]:
     scale = form.scale(threshold)
     apart = form.grid(centres / scale) * scale - centres
     total = max(1, int(counts.sum()))
@@ -132,7 +135,8 @@ def percentile(histogram: Histogram, form: Format) -> float:
 def mse(histogram: Histogram, form: Format) -> float:
     """The threshold with the least mean squared error of the numbers themselves."""
     tried = histogram.largest * 2.0 ** (-np.arange(_STEPS) / _PER_OCTAVE)
-    return float(min(tried, key=lambda value: errors(histogram, float(value), form)[1]))
+    centres, counts = histogram.filled()
+    return float(min(tried, key=lambda value: _errors(centres, counts, float(value), form)[1]))
 
 
 def entropy(histogram: Histogram, form: Format) -> float:

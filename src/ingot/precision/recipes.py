@@ -8,8 +8,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ingot.errors import No
 from ingot.precision.cache import Calibration, read_cache, write_cache
-from ingot.precision.calibrate import Statistics, Wanted, calibrate, kept, limited
+from ingot.precision.calibrate import Statistics, calibrate, kept, limited
 from ingot.precision.data import Data
 from ingot.precision.draft import Draft, draft_of
 from ingot.precision.equalise import equalise, pairs_of
@@ -17,6 +18,7 @@ from ingot.precision.host import HostRuns
 from ingot.precision.layers import FIRST, first_and_last
 from ingot.precision.metrics import Evaluator, decibels
 from ingot.precision.mixed import Mixture, alone, with_others
+from ingot.precision.observer import HostObserver, Opens, Wanted
 from ingot.precision.placement import place
 from ingot.precision.report import Trial
 from ingot.precision.rounding import SAMPLES, adaptive_flips
@@ -61,13 +63,23 @@ def cached(model: ir.Model, sha256: str, path: Path, settings: Settings) -> Prep
 
 
 def calibrated(
-    model: ir.Model, sha256: str, data: Data, evaluator: Evaluator, settings: Settings, progress: Progress
+    model: ir.Model,
+    sha256: str,
+    data: Data,
+    evaluator: Evaluator,
+    settings: Settings,
+    progress: Progress,
+    elsewhere: Opens | None = None,
 ) -> Prepared:
-    """Statistics over all of ``data``, of ``model`` or of the equalised form that errs least on the sample."""
+    """Statistics over all of ``data``, of ``model`` or of the equalised form that errs least on the sample.
+
+    ``elsewhere``: what may look at the data in place of the CPU.
+    """
     tried = _Tried("channels as they are", model)
     trials: list[Trial] = []
     before = None
     if settings.recover and pairs_of(model, scaled=True):
+        progress("equalise", 0, 1)
         sample = kept(evaluator.batches, data.where)
         before = _seen(model, sample, settings)
         forms = [tried, *_forms(model, before)]
@@ -76,7 +88,13 @@ def calibrated(
         best = min(range(len(forms)), key=lambda i: errors[i] * (_GAIN if i == 0 else 1.0))
         tried = forms[best]
         trials = [Trial(f.what, decibels(e), f is tried) for f, e in zip(forms, errors, strict=True)]
-    found = calibrate(_runs(tried.model, settings), data, wanted_of(tried.model, settings), progress)
+        progress("equalise", 1, 1)
+    wanted = wanted_of(tried.model, settings)
+    opened = None if elsewhere is None else elsewhere(tried.model, wanted, evaluator.batches[0], data.samples, progress)
+    notes = (f"calibrated on the CPU: {opened.reason}",) if isinstance(opened, No) else ()
+    observer = _on_host(tried.model, settings) if opened is None or isinstance(opened, No) else opened
+    found = calibrate(observer, data, progress)
+    found = replace(found, notes=(*notes, *found.notes))
     if settings.cache is not None:
         made = Calibration(sha256, found, before if tried.names else None, tried.scaled)
         write_cache(settings.cache, made)
@@ -110,12 +128,13 @@ def drafted(model: ir.Model, statistics: Statistics, method: str, settings: Sett
     return draft_of(model, statistics, settings.form, method, both_branches=settings.host)
 
 
-def _runs(model: ir.Model, settings: Settings) -> HostRuns:
-    return HostRuns(model, wanted_of(model, settings).names)
+def _on_host(model: ir.Model, settings: Settings) -> HostObserver:
+    wanted = wanted_of(model, settings)
+    return HostObserver(HostRuns(model, wanted.names), wanted)
 
 
 def _seen(model: ir.Model, sample: Data, settings: Settings) -> Statistics:
-    return calibrate(_runs(model, settings), sample, wanted_of(model, settings))
+    return calibrate(_on_host(model, settings), sample)
 
 
 def best_draft(
@@ -125,6 +144,7 @@ def best_draft(
 
     ``data``: what adaptive rounding learns from, where it is asked for; the sample itself is left out if there is more.
     """
+    progress("alternatives", 0, 1)
     methods = ("auto", *_RIVALS) if settings.method == "auto" else (settings.method,)
     drafts = [drafted(prepared.model, prepared.statistics, method, settings) for method in methods]
     errors = [_error(draft, evaluator) for draft in drafts]
@@ -145,6 +165,7 @@ def best_draft(
         better = error < _GAIN * least
         trials.append(Trial(what, decibels(error), better))
         best, least = (rival, error) if better else (best, least)
+    progress("alternatives", 1, 1)
     return best, trials
 
 

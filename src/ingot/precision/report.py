@@ -69,6 +69,8 @@ class Report(msgspec.Struct, frozen=True):
     layers: list[LayerReport]
     trials: list[Trial]
     notes: list[str]
+    calibrated_on: str = ""
+    """``CPU``, the name of a GPU, or ``calibration cache``."""
 
     @property
     def within_budget(self) -> bool:

@@ -12,7 +12,7 @@ from ingot.graph.edit import is_op
 from ingot.precision.data import Batch
 from ingot.precision.host import HostRuns
 from ingot.precision.layers import PRODUCTS
-from ingot.precision.metrics import cosine, decibels, noise_ratio
+from ingot.precision.metrics import decibels, likeness
 from ingot.precision.mixed import Part
 from ingot.precision.report import LayerReport
 from ingot.precision.search import Outcome
@@ -92,7 +92,7 @@ def _measured(original: ir.Model, made: ir.Model, sample: Sequence[Batch]) -> di
     for batch in sample:
         wanted, found = (run.run(batch.feeds) for run in runs)
         for name in names:
-            total[name].append((noise_ratio(wanted[name], found[name]), cosine(wanted[name], found[name])))
+            total[name].append(likeness(wanted[name], found[name]))
         used += batch.samples
         if used >= _SAMPLES:
             break
