@@ -135,9 +135,10 @@ def measured(found: Subject, arguments: argparse.Namespace) -> Account:
         relative=relative,
         tolerance=tolerance_of(file),
         whole=whole,
-        steps=_steps(file, at, alone, inside, kernels),
+        steps=_steps(file, at, alone, inside.steps, kernels),
         cache=arguments.cache,
         uncounted=uncounted,
+        inside_error=inside.error,
         nothing=empty,
     )
 

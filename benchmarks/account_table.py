@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,7 @@ _STALLS = 3
 """Reasons that are named, and least share of the warps' time of one."""
 _LEAST_STALL = 0.1
 _REASONS = {
-    "barrier": "block's barrier", "gmma": "tensor cores", "long_scoreboard": "memory",
+    "barrier": "block's barrier", "gmma": "tensor cores", "long_scoreboard": "memory or a tile",
     "short_scoreboard": "shared memory", "math_pipe_throttle": "arithmetic", "no_instruction": "instructions",
     "imc_miss": "constants", "wait": "fixed latency", "not_selected": "another warp",
     "mio_throttle": "shared memory's queue", "lg_throttle": "memory's queue", "branch_resolving": "branches",
@@ -65,6 +66,8 @@ class Account(msgspec.Struct, frozen=True):
     """What ``ncu`` did to the caches between its passes."""
     uncounted: str = ""
     """Why there are no counters."""
+    inside_error: float = 0.0
+    """Of ``Step.inside``, in microseconds; 0 where it is not known."""
     nothing: Nothing | None = None
     """What kernels that do nothing cost; None where there are no programmatic edges."""
 
@@ -117,25 +120,43 @@ def markdown(account: Account) -> str:
     for step in account.steps:
         groups.setdefault((step.layer, _family(step.tactic)), []).append(step)
     columns = ["layer", "count", "alone µs", "inside µs", "sum inside", "floor µs"]
-    columns += ["SMs busy", "tensor cores", "issue", "L2", "DRAM", "warps wait for"] if counted else []
+    columns += ["SMs", "on an SM µs", "tensor cores", "issue", "warps wait for"] if counted else []
     columns.append("tactic")
-    rows = [_row(name, family, steps, counted=counted) for (name, family), steps in groups.items()]
-    rows.append(_total(account.steps, len(columns)))
+    sms = account.environment.sms
+    rows = [_row(name, family, steps, sms if counted else 0) for (name, family), steps in groups.items()]
+    rows.append(_total(account.steps, sms, len(columns)))
     lines = ["| " + " | ".join(row) + " |" for row in (columns, ["---"] * len(columns), *rows)]
     return "\n\n".join([_machine(account), *_sums(account), "\n".join(lines), _note(account, counted=counted)])
 
 
-def _row(name: str, family: str, steps: Sequence[Step], *, counted: bool) -> list[str]:
+def _row(name: str, family: str, steps: Sequence[Step], sms: int) -> list[str]:
+    """``sms``: of the GPU, 0 where there are no counters."""
     inside = [step.inside for step in steps if step.inside is not None]
     cells = [name, str(len(steps)), f"{statistics.mean(step.alone for step in steps):.1f}"]
     cells += [f"{statistics.mean(inside):.1f}", f"{sum(inside):.1f}"] if inside else ["–", "–"]
     cells.append(f"{statistics.mean(step.floor for step in steps):.1f}")
-    if counted:
-        for key in ("busy", "tensor", "issue", "l2", "dram"):
-            values = [step.counters[key] for step in steps if key in step.counters]
-            cells.append(f"{statistics.mean(values):.0f} %" if values else "–")
-        cells.append(waits(steps))
+    cells += _counted(steps, sms) if sms else []
     return [*cells, f"`{family}`"]
+
+
+def _counted(steps: Sequence[Step], sms: int) -> list[str]:
+    counted = [step for step in steps if step.counters]
+    blocks = sorted({min(math.prod(step.grid), sms) for step in counted})
+    spent = [found for step in counted if (found := on_sm(step, sms)) is not None]
+    rows = [step.counters for step in counted]
+    tensor = [100 * row["tensor"] / row["busy"] for row in rows if row.get("busy") and "tensor" in row]
+    issue = [row["issue"] for row in rows if "issue" in row]
+    cells = ["/".join(map(str, blocks)) or "–", f"{statistics.mean(spent):.1f}" if spent else "–"]
+    cells += [f"{statistics.mean(found):.0f} %" if found else "–" for found in (tensor, issue)]
+    return [*cells, waits(steps)]
+
+
+def on_sm(step: Step, sms: int) -> float | None:
+    """Microseconds that an SM that gets blocks has any, on average; None where it was not counted."""
+    duration, busy = (step.counters.get(name) for name in ("duration", "busy"))
+    if duration is None or busy is None:
+        return None
+    return duration * busy / 100 * sms / min(math.prod(step.grid), sms)
 
 
 def waits(steps: Sequence[Step]) -> str:
@@ -148,10 +169,12 @@ def waits(steps: Sequence[Step]) -> str:
     return ", ".join(text) or "–"
 
 
-def _total(steps: Sequence[Step], columns: int) -> list[str]:
+def _total(steps: Sequence[Step], sms: int, columns: int) -> list[str]:
     inside = [step.inside for step in steps if step.inside is not None]
+    spent = [found for step in steps if (found := on_sm(step, sms)) is not None]
     cells = ["all, in sum", str(len(steps)), f"{sum(step.alone for step in steps):.1f}", ""]
     cells += [f"{sum(inside):.1f}" if inside else "–", f"{sum(step.floor for step in steps):.1f}"]
+    cells += ["", f"{sum(spent):.1f}"] if spent else []
     return [*cells, *[""] * (columns - len(cells))]
 
 
@@ -209,10 +232,12 @@ def _note(account: Account, *, counted: bool) -> str:
         "*Alone*: back to back with itself, without overlap; *inside*: by how much the graph is longer with it (the "
         "first row has the start of a graph on top); each a mean."
     )
+    text += f" A step *inside* is known to ±{account.inside_error:.1f} µs." if account.inside_error else ""
     if counted:
         text += (
-            " Percentages by `ncu`, kernels one after another: SMs that have a block, tensor cores, cycles in which a "
-            "scheduler issues, the L2 cache's and the memory's throughput, each of the most possible."
+            " By `ncu`, kernels one after another: *SMs* that get blocks; *on an SM*, how long such an SM has them; "
+            "the share of that time in which its tensor cores work, and in which a scheduler issues an instruction; "
+            "what warps do when they issue none, in shares of all their time."
         )
         text += " Caches were emptied before every pass." if account.cache == "all" else ""
     else:

@@ -26,6 +26,8 @@ _QUEUED = 300
 """Runs between events that are queued behind another."""
 _PREFIX_ROUNDS = (15, 100)
 """Times that each beginning of the graph runs, at least and at most."""
+_MEDIAN_ERROR = 1.25
+"""Standard error of the median of normal samples, relative to that of their mean."""
 
 
 class Slow(msgspec.Struct, frozen=True):
@@ -163,24 +165,35 @@ def without_programmatic(file: EngineFile) -> EngineFile | None:
     return replace(file, plan=msgspec.structs.replace(plan, steps=steps))
 
 
-def inside(context: DeviceContext, seconds: float) -> dict[int, float]:
-    """By how many microseconds each step makes the graph longer, by the step's index; what is bound runs.
+class Inside(msgspec.Struct, frozen=True):
+    """What steps cost in the graph, in microseconds."""
+
+    steps: dict[int, float]
+    """By how much each makes the graph longer, by its index."""
+    error: float
+    """Standard error of one of them, the median over all. Where the clock gives way it is as large as a step."""
+
+
+def inside(context: DeviceContext, seconds: float) -> Inside:
+    """By how much each step makes the graph longer; what is bound runs.
 
     The graph's beginnings, of the first step, the first two and so on, are timed between events, each behind a run of
-    the whole graph, which leaves the caches as a run finds them. The first step has the start of a graph on top. Empty
-    where the engine is not one graph. ``seconds``: roughly what it may take.
+    the whole graph, which leaves the caches as a run finds them. The first step has the start of a graph on top. No
+    steps where the engine is not one graph. ``seconds``: roughly what it may take.
     """
     program = context.bound
     if not isinstance(program, Program) or not program.on_device:
-        return {}
+        return Inside({}, 0.0)
     order = program.steps
     graphs = [_beginning(program, order[: count + 1]) for count in range(len(order))]
     once = statistics.median(_queued(context))
     least, most = _PREFIX_ROUNDS
     rounds = min(max(round(seconds / (1.5 * once * len(graphs))), least), most)
-    times = _behind_whole(context, graphs, rounds)
-    steps = np.diff(times, prepend=_behind_whole(context, [None], rounds)[0])
-    return {index: 1e6 * float(step) for index, step in zip(order, steps, strict=True)}
+    samples = 1e6 * np.array(_behind_whole(context, [None, *graphs], rounds))
+    steps = np.diff(np.median(samples, axis=1))
+    errors = _MEDIAN_ERROR * samples.std(axis=1) / rounds**0.5
+    error = float(np.median(np.hypot(errors[1:], errors[:-1])))
+    return Inside({index: float(step) for index, step in zip(order, steps, strict=True)}, error)
 
 
 def _beginning(program: Program, steps: Sequence[int]) -> Graph:
@@ -190,8 +203,8 @@ def _beginning(program: Program, steps: Sequence[int]) -> Graph:
     return builder.instantiate()
 
 
-def _behind_whole(context: DeviceContext, graphs: Sequence[Graph | None], rounds: int) -> list[float]:
-    """Median seconds of each graph (of nothing for None), in turns."""
+def _behind_whole(context: DeviceContext, graphs: Sequence[Graph | None], rounds: int) -> list[list[float]]:
+    """Seconds of each graph (of nothing for None), in turns."""
     start, end = Event(), Event()
     samples: list[list[float]] = [[] for _ in graphs]
     for _ in range(rounds):
@@ -203,4 +216,4 @@ def _behind_whole(context: DeviceContext, graphs: Sequence[Graph | None], rounds
             end.record(context.stream)
             context.synchronize()
             found.append(end.since(start))
-    return [statistics.median(found) for found in samples]
+    return samples

@@ -46,10 +46,20 @@ def times(ncu: ModuleType) -> ModuleType:
 def test_what_ncu_wrote_is_read(ncu: ModuleType) -> None:
     stem, product = ncu.parse(SAMPLE.read_text())
     assert (stem.name, stem.grid, stem.block) == ("ingot_stem", (56, 1, 1), 256)
-    assert stem.counters == pytest.approx({"duration": 6.848, "dram_read": 1638400, "l2_hit": 71.25, "tensor": 12.5})
-    assert stem.stalls == pytest.approx({"barrier": 1 / 6, "long_scoreboard": 4 / 6, "selected": 1 / 6})
-    assert "dram_read" not in product.counters, "n/a is no number"
-    assert product.stalls == {"selected": 1.0}, "nothing and infinity are no numbers"
+    wanted = {
+        "duration": 6.176, "hz": 1826949874.39, "busy": 27.28, "sm": 8.04, "tensor": 7.18, "issue": 30.07,
+        "warps": 12.34, "dram": 2.18, "dram_read": 642816, "dram_written": 0, "l2": 3.02, "l2_hit": 71.56,
+    }  # fmt: skip
+    assert {key: stem.counters[key] for key in wanted} == pytest.approx(wanted)
+    assert sum(stem.stalls.values()) == pytest.approx(1.0)
+    assert product.stalls["long_scoreboard"] / product.stalls["selected"] == pytest.approx(3.31)
+
+
+@pytest.mark.parametrize("text", ["n/a", "", "inf", "nan"])
+def test_what_is_no_number_is_left_out(ncu: ModuleType, text: str) -> None:
+    sample = SAMPLE.read_text().replace('"18,176"', f'"{text}"').replace('"3.31"', f'"{text}"')
+    _, product = ncu.parse(sample)
+    assert "dram_read" not in product.counters and "long_scoreboard" not in product.stalls
 
 
 def test_no_table_is_an_error(ncu: ModuleType) -> None:
@@ -182,7 +192,7 @@ def account(table: ModuleType, times: ModuleType, *, counted: bool = True) -> ob
     steps = [
         table.Step(
             number, layer, tactic, "ingot_product", [98, 1, 1], alone, inside, 0.5,
-            {"busy": 50.0, "tensor": 4.0, "l2": 20.0} if counted else {},
+            {"duration": 4.0, "busy": 50.0, "tensor": 4.0} if counted else {},
             {"selected": 0.3, "barrier": 0.2, "long_scoreboard": 0.45, "wait": 0.05} if counted else {},
         )
         for number, (layer, tactic, alone, inside) in enumerate(
@@ -194,8 +204,9 @@ def account(table: ModuleType, times: ModuleType, *, counted: bool = True) -> ob
     host = times.Host(run, run, run, times.Slow(100, 12.5, 2.5, 10.0))
     whole = times.Whole(host, host, run, run, None)
     reason = "" if counted else "there is no ncu"
+    machine = msgspec.structs.replace(environment(None), sms=132)
     return table.Account(
-        "b1", "zoo:resnet50", {}, {"input": [1, 3, 224, 224]}, environment(None), 5e-4, 0.03, whole, steps,
+        "b1", "zoo:resnet50", {}, {"input": [1, 3, 224, 224]}, machine, 5e-4, 0.03, whole, steps,
         uncounted=reason, nothing=table.Nothing(1.5, 0.75, 213 << 10, 1.25, 0.875) if counted else None,
     )  # fmt: skip
 
@@ -203,11 +214,11 @@ def account(table: ModuleType, times: ModuleType, *, counted: bool = True) -> ob
 def test_equal_layers_share_a_row(table: ModuleType, times: ModuleType) -> None:
     text = table.markdown(account(table, times))
     row = (
-        "| 1x1 64->64 @56 | 2 | 2.5 | 4.2 | 8.5 | 0.5 | 50 % | 4 % | – | 20 % | – | memory 45 %, block's barrier 20 % "
-        "| `cuda.hopper` |"
+        "| 1x1 64->64 @56 | 2 | 2.5 | 4.2 | 8.5 | 0.5 | 98 | 2.7 | 8 % | – | memory or a tile 45 %, "
+        "block's barrier 20 % | `cuda.hopper` |"
     )
     assert row in text
-    assert "| all, in sum | 3 | 6.5 |  | 9.5 | 1.5 |" in text
+    assert "| all, in sum | 3 | 6.5 |  | 9.5 | 1.5 |  | 8.1 |" in text
     assert "| one run, from the host | 2 | 171.0 | 172.0 | 1.006 |" in text
     assert "100 runs take 12.5 µs more than the median: 2.5 in `enqueue`, 10.0 in the wait; with" in text
     assert "every 1.50 µs; by programmatic edges every 0.75, with 213 KB of shared memory a block every 1.25" in text
@@ -217,7 +228,7 @@ def test_equal_layers_share_a_row(table: ModuleType, times: ModuleType) -> None:
 def test_without_counters_the_table_says_why(table: ModuleType, times: ModuleType) -> None:
     text = table.markdown(account(table, times, counted=False))
     assert "| 1x1 64->64 @56 | 2 | 2.5 | 4.2 | 8.5 | 0.5 | `cuda.hopper` |" in text
-    assert "No hardware counters: there is no ncu." in text and "SMs busy" not in text
+    assert "No hardware counters: there is no ncu." in text and "on an SM" not in text
 
 
 def test_the_tables_of_a_file_go_into_a_page(table: ModuleType, times: ModuleType, tmp_path: Path) -> None:
