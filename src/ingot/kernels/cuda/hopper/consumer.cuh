@@ -115,10 +115,27 @@ INGOT_INLINE void fetch(Held& held, const Epilogue& epilogue, const Corner& at, 
     epilogue.fetch(held[chunk % kHeld][pass], chunk_row(at, chunk, pass, lane), chunk_col(at, chunk, lane), at.z);
 }
 
-// Where a block's columns are always the same, what the epilogue reads for them stays in registers if these are few.
+// What the epilogue reads for whole columns is asked for before the products, if its registers are few: once where a
+// block's columns are always the same. So are the quotients of two products' scales.
 constexpr int kColumnRegisters = (int)sizeof(Epilogue::Columns) / 4 * kChunksWide;
-constexpr bool kColumnsStay = kKeep > 0 && kColumnRegisters <= 64 && kColumnRegisters + kUnits * kTileN / (kRescaled ? 1 : 2) <= 128;
-typedef Epilogue::Columns Staying[kColumnsStay ? kChunksWide : 1];
+constexpr int kSumRegisters = kUnits * kTileN / (kRescaled ? 1 : 2);
+constexpr bool kColumnsAreFew = kColumnRegisters <= 64 && kColumnRegisters + kSumRegisters <= 128;
+constexpr bool kColumnsStay = kKeep > 0 && kColumnsAreFew;
+constexpr bool kColumnsHeld =
+    kColumnsStay || (kColumnsAreFew && kColumnRegisters + kSumRegisters + (int)sizeof(Held) / 4 <= kFreeRegisters);
+struct Whole {
+  Epilogue::Columns columns[kColumnsHeld ? kChunksWide : 1];
+  float quotients[kRescaled && kColumnsHeld ? kChunksWide : 1][kLaneColumns];
+};
+INGOT_INLINE void hold_columns(Whole& to, const Epilogue& epilogue, const Corner& at, int lane) {
+  if constexpr (kColumnsHeld) {
+#pragma unroll
+    for (int chunk = 0; chunk < kChunksWide; ++chunk) {
+      epilogue.columns(to.columns[chunk], chunk_col(at, chunk, lane), at.z);
+      if constexpr (kRescaled) load_quotients(to.quotients[chunk], epilogue, chunk_col(at, chunk, lane));
+    }
+  }
+}
 
 // Turns the accumulators' layout into eight consecutive columns per lane, through memory of this warp's own.
 INGOT_INLINE void stage(const sum_t* d, sum_t* staging, int lane) {
@@ -149,25 +166,25 @@ INGOT_INLINE void take(sum_t (&values)[kLaneColumns], const sum_t* d, const sum_
   }
 }
 
-INGOT_INLINE void finish(const Accumulators& acc, Held& held, const Staying& staying, const Problem& p,
-                         const Epilogue& epilogue, sum_t* staging, const Corner& at, int lane) {
+INGOT_INLINE void finish(const Accumulators& acc, Held& held, Whole& whole, const Problem& p, const Epilogue& epilogue,
+                         sum_t* staging, const Corner& at, int lane) {
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk) {
     if (at.row + chunk / kChunksWide * 64 >= p.rows) continue;
     const int col = chunk_col(at, chunk, lane);
-    Epilogue::Columns own;
-    if (!kColumnsStay) epilogue.columns(own, col, at.z);
-    const Epilogue::Columns& columns = kColumnsStay ? staying[chunk % kChunksWide % (sizeof(Staying) / sizeof(own))] : own;
+    constexpr int kLast = kColumnsHeld ? kChunksWide : 1;
+    Epilogue::Columns& columns = whole.columns[chunk % kLast];
+    if (!kColumnsHeld) epilogue.columns(columns, col, at.z);
     const sum_t* d = &acc[kRescaled][chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)];
-    float quotients[kLaneColumns];
-    load_quotients(quotients, epilogue, col);
+    float (&by)[kLaneColumns] = whole.quotients[kRescaled ? chunk % kLast : 0];
+    if (!kColumnsHeld) load_quotients(by, epilogue, col);
     if (!kDealt) stage(d, staging, lane);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       sum_t values[kLaneColumns];
       take(values, d, staging, pass, lane);
       if (kRescaled)
-        add_first(values, &acc[0][chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)], quotients, pass);
+        add_first(values, &acc[0][chunk / kChunksWide][chunk % kChunksWide * (kChunk / 2)], by, pass);
       epilogue.finish(held[chunk % kHeld][pass], columns, values, chunk_row(at, chunk, pass, lane), col, at.z);
     }
     if (chunk + kHeld < kChunks) fetch(held, epilogue, at, chunk + kHeld, lane);
@@ -183,12 +200,8 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
   pdl_wait();
   if (kKeep > 0 && blockIdx.x < total) barrier_wait(kept_barrier(base), 0);
   int turn = kPing ? group : 0;
-  Staying staying;
-  if (kColumnsStay && (int)blockIdx.x < total) {
-    const Corner at = {0, place_of(p, blockIdx.x).col, 0};
-#pragma unroll
-    for (int chunk = 0; chunk < kChunksWide; ++chunk) epilogue.columns(staying[chunk % (sizeof(Staying) / sizeof(staying[0]))], chunk_col(at, chunk, lane), 0);
-  }
+  Whole whole;
+  if (kColumnsStay && (int)blockIdx.x < total) hold_columns(whole, epilogue, {0, place_of(p, blockIdx.x).col, 0}, lane);
   for (int tile = blockIdx.x / kBlocks + turn * stride; tile < total; tile += stride * (kPing ? 2 : 1)) {
     const Place place = place_of(p, tile);
     const Corner at = {place.row + (kPing ? 0 : group * kUnits * 64) + warp * 16, place.col, place.z};
@@ -196,9 +209,10 @@ INGOT_INLINE void consume(const Problem& p, const Epilogue& epilogue, unsigned b
     unsigned phase = turn * p.steps / kStages & 1;
 #pragma unroll
     for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
+    if (!kColumnsStay) hold_columns(whole, epilogue, at, lane);
     if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
     multiply(acc, p, base, group, lane, stage, phase);
-    finish(acc, held, staying, p, epilogue, staging, at, lane);
+    finish(acc, held, whole, p, epilogue, staging, at, lane);
     turn += kPing ? 2 : 1;
   }
 }

@@ -32,8 +32,9 @@ _BYTES = 0.2e-6
 """Instructions that make bytes of 64 rows of 128 columns, for all warps of an SM together."""
 _RELOADED = 1.25
 """The same where what the epilogue reads for whole columns does not stay in registers."""
-_RESCALED = 0.12e-6
-"""Bringing sums of a first product to the scales of the second, per 64 rows of 128 columns (not measured)."""
+_RESCALED = (0.12e-6, 0.5e-6)
+"""Bringing sums of a first product to the scales of the second, per 64 rows of 128 columns: with quotients that are
+there, and where they are made of what is read for every tile (64 + 64 -> 256 at 56 x 56, batch 8, on an H200)."""
 _CLUSTER = 0.71e-6
 """More until the blocks of a cluster have met."""
 _MEETING = 0.3e-6
@@ -87,7 +88,7 @@ def seconds(o: Operands, tile: HopperTile, target: Target, bindings: Bindings) -
     store = stored / min(target.bandwidth / busy, _STORE)
     finish = _finish(o, tile) * tile.units * tile.n / 128 + store
     if o.scales is not None:
-        finish += _RESCALED * together * tile.groups * tile.units * tile.n / 128
+        finish += _RESCALED[not _held(o, tile)] * together * tile.groups * tile.units * tile.n / 128
     if tile.split > 1:
         finish += _MEETING + _SHARED_SUM * math.log2(tile.split) * tile.m * tile.n * min(tiles, slots)
     total = _START + tile.kept_bytes(item) / _L2 + (_CLUSTER if tile.cluster * tile.split > 1 else 0.0)
@@ -130,9 +131,16 @@ def _finish(o: Operands, tile: HopperTile) -> float:
     alone = _DEALT / tile.dealt**0.25 if tile.dealt else _EPILOGUE
     if any(itemsize(spec.dtype) > 1 for spec in o.region.output_specs):
         return alone
-    stays = tile.keep > 0 and tile.n <= 128 and (tile.units + 1) * tile.n <= 256
+    stays = tile.keep > 0 and _held(o, tile)
     together = tile.groups * tile.resident
     return max(alone, _BYTES * together * (1.0 if stays else _RELOADED))
+
+
+def _held(o: Operands, tile: HopperTile) -> bool:
+    """Whether what bytes are made with for whole columns, two or three numbers each, is held in registers."""
+    if o.scales is not None:
+        return tile.units * tile.n <= 64
+    return tile.n <= 128 and (tile.units + 1) * tile.n <= 256
 
 
 def _fabric_bytes(o: Operands, tile: HopperTile, bindings: Bindings, tiles: int) -> float:

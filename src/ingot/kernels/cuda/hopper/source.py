@@ -96,7 +96,7 @@ def _constants(o: Operands, tile: HopperTile, held: int) -> str:
         "Item": item, "TileM": tile.m, "TileN": tile.n, "Units": tile.units, "Groups": tile.groups,
         "Slice": tile.slice, "Slices": tile.slices, "Stages": tile.stages, "Cluster": tile.cluster, "Split": tile.split,
         "Order": tile.order, "Chunk": tile.chunk(item), "Held": held, "Slide": tile.slide, "Keep": tile.keep,
-        "TapStep": o.tap_step,
+        "TapStep": o.tap_step, "FreeRegisters": tile.free_registers,
         "ProducerRegisters": tile.registers[0], "ConsumerRegisters": tile.registers[1],
         "TapsH": f.taps[0], "TapsW": f.taps[1], "StrideH": f.stride[0], "StrideW": f.stride[1],
         "PadH": f.pad[0], "PadW": f.pad[1], "DilationH": f.dilation[0], "DilationW": f.dilation[1],

@@ -187,7 +187,7 @@ INGOT_INLINE void consume_parts(const Problem& p, const Epilogue& epilogue, cons
   Part part;
   Accumulators acc;
   Held held;
-  Staying staying;  // of columns that are always the same: here they are not
+  Whole whole;
   pdl_wait();
   int turn = 0, next = 0;  // next: of all steps through the stages
   for (; next_part(deal, walk, part); ++turn) {
@@ -203,6 +203,7 @@ INGOT_INLINE void consume_parts(const Problem& p, const Epilogue& epilogue, cons
     if (last) {
 #pragma unroll
       for (int chunk = 0; chunk < kHeld; ++chunk) fetch(held, epilogue, at, chunk, lane);
+      hold_columns(whole, epilogue, at, lane);
     }
     if (kPing) barrier_wait(turn_barrier(base, group), ((turn >> 1) + (group == 0)) & 1);
     Problem some = p;
@@ -211,7 +212,7 @@ INGOT_INLINE void consume_parts(const Problem& p, const Epilogue& epilogue, cons
     if (last) {
       for (int step = first + part.count; step < next; step += kSumSteps)
         add_left(acc[0], shared, base, own, lane, stage, phase);
-      finish(acc, held, staying, p, epilogue, staging, at, lane);
+      finish(acc, held, whole, p, epilogue, staging, at, lane);
     } else {
       leave(acc[0], exchange, own, lane);
     }

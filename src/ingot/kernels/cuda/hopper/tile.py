@@ -144,10 +144,15 @@ class HopperTile:
         consumer = min((pool - _PRODUCER_REGISTERS) // self.groups // 8 * 8, 240)
         return (0, 0) if self.entry_registers >= 232 else (_PRODUCER_REGISTERS, consumer)
 
+    @property
+    def free_registers(self) -> int:
+        """Of a consumer, for sums and what is held while the products run."""
+        return (self.registers[1] or self.entry_registers) - WORKING - 12
+
     def held_chunks(self, itemsize: int, fetched: int) -> int:
         """Chunks whose epilogue operands, ``fetched`` registers each, are held while the products run."""
         total = self.units * self.n // self.chunk(itemsize)
-        spare = (self.registers[1] or self.entry_registers) - self.units * self.n // 2 - WORKING - 12
+        spare = self.free_registers - self.units * self.n // 2
         spare -= _ADDING if self.stream else 0
         return max(1, min(total, spare // fetched)) if fetched else 1
 
