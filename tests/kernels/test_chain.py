@@ -13,13 +13,15 @@ from ingot.graph.dims import evaluate
 from ingot.graph.region import Region
 from ingot.graph.tensor import TensorSpec, spec
 from ingot.kernels.api import Input, Output, Scratch, Target, TensorMap, Variant
+from ingot.kernels.cuda.chain import tactic
 from ingot.kernels.cuda.chain.pair import PairTactic
 from ingot.kernels.cuda.chain.plan import ChainPlan, halves, plan_chain
 from ingot.kernels.cuda.chain.source import ENTRY, generate
 from ingot.kernels.cuda.chain.tactic import ChainTactic, candidates
 from ingot.kernels.cuda.chain.tile import ChainTile
 from ingot.kernels.cuda.hopper.tile import SHARED_PER_BLOCK
-from ingot.kernels.cuda.nvrtc import compile_cuda
+from ingot.kernels.cuda.nvrtc import CompiledCuda, compile_cuda
+from ingot.kernels.cuda.product import quick_math
 
 SM90 = Target(90)
 CHAIN, PAIR = ChainTactic(), PairTactic()
@@ -71,8 +73,22 @@ def test_machine_code_without_spills(name: str) -> None:
     plan = planned(CASES[name])
     forms = {(t.units * plan.narrow, t.groups): t for t in candidates(plan)}
     for tile in (forms[max(forms)], max(forms.values(), key=lambda t: t.groups)):
-        made = compile_cuda(generate(plan, tile, SM90).text, ENTRY, SM90, specific=True)
+        text, options = generate(plan, tile, SM90).text, quick_math(CASES[name])
+        made = compile_cuda(text, ENTRY, SM90, options=options, specific=True)
         assert made.spills == 0 and made.registers <= tile.entry_registers
+
+
+@pytest.mark.parametrize("name", ["silu", "bfloat16"])
+def test_arithmetic_is_as_quick_as_behind_other_products(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def compile_nothing(source: str, entry: str, target: Target, *, options: tuple[str, ...], specific: bool) -> object:
+        given.extend(options)
+        return CompiledCuda(b"", 0, 0, 0)
+
+    monkeypatch.setattr(tactic, "compile_cuda", compile_nothing)
+    CHAIN.compile(CASES[name], CHAIN.variants(CASES[name], SM90, {"N": 2})[0], SM90)
+    assert tuple(given) == quick_math(CASES[name]) and ("--ftz=true" in given) == (name == "silu")
 
 
 def test_weights_stay_where_they_fit() -> None:
