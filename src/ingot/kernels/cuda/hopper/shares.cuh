@@ -3,6 +3,7 @@
 constexpr int kSumPitch = kTileN + 8;
 constexpr int kPieces = kTileM / 16 * kChunksWide;
 constexpr int kOwnPieces = (kPieces + kSplit * 4 * kGroups - 1) / (kSplit * 4 * kGroups);
+constexpr bool kColumnsEarly = kOwnPieces * (int)sizeof(Epilogue::Columns) / 4 <= 48;  // few enough to be held
 static_assert(kSplit == 1 || kTileM * kSumPitch * 4 <= kOffsetStaging, "sums lie where the stages were");
 
 INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsigned base, unsigned char* shared,
@@ -12,10 +13,14 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
   const Place place = place_of(p, blockIdx.x / kBlocks);
   Accumulators acc;  // of one product: a share has no second one
   Epilogue::Fetched held[kOwnPieces][kPasses];
+  Epilogue::Columns columns[kColumnsEarly ? kOwnPieces : 1];
   pdl_wait();
 #pragma unroll
   for (int i = 0; i < kOwnPieces; ++i) {
     const int piece = first + i * kSplit * 4 * kGroups;
+    if (kColumnsEarly && piece < kPieces)
+      epilogue.columns(columns[i % (sizeof(columns) / sizeof(columns[0]))],
+                       place.col + piece % kChunksWide * kChunk + lane % kLanes * 8, place.z);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass)
       if (piece < kPieces)
@@ -42,15 +47,15 @@ INGOT_INLINE void consume_share(const Problem& p, const Epilogue& epilogue, unsi
     const int piece = first + i * kSplit * 4 * kGroups;
     if (piece >= kPieces) continue;
     const int col = piece % kChunksWide * kChunk + lane % kLanes * 8;
-    Epilogue::Columns columns;
-    epilogue.columns(columns, place.col + col, place.z);
+    Epilogue::Columns& own = columns[i % (sizeof(columns) / sizeof(columns[0]))];
+    if (!kColumnsEarly) epilogue.columns(own, place.col + col, place.z);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int row = piece / kChunksWide * 16 + pass * kPassRows + lane / kLanes;
       sum_t values[kLaneColumns] = {};  // eight: what is shared is never dealt out
 #pragma unroll
       for (int rank = 0; rank < kSplit; ++rank) add_shared(reinterpret_cast<sum_t(&)[8]>(values), base + (row * kSumPitch + col) * 4, rank);
-      epilogue.finish(held[i][pass], columns, values, place.row + row, place.col + col, place.z);
+      epilogue.finish(held[i][pass], own, values, place.row + row, place.col + col, place.z);
     }
   }
   cluster_sync();  // the others may still read this block's sums
