@@ -35,6 +35,8 @@ from ingot.kernels.cuda.window import PoolPlan, plan_pool
 
 _WHOLE = 16
 """Largest window that is loaded before it is combined."""
+_WHOLE_WORDS = 40
+"""Most words of one, where bytes are combined as they are loaded."""
 _LAUNCH = 2.0e-6
 _BYTES = """
 // The larger of two halves each; their upper bytes decide.
@@ -77,8 +79,8 @@ class PoolSource:
         self.inner_axis = plan.loops[-1][0]
         self.rank = len(plan.loops)
         self.kind = c_type(plan.dtypes[plan.anchor.inputs[0]])
-        self.whole = plan.window_size <= _WHOLE
         self.bytes = _in_words(plan, vector)
+        self.whole = plan.window_size <= (_WHOLE_WORDS * 4 // vector if self.bytes else _WHOLE)
 
     def text(self, entry: str) -> str:
         """The kernel's CUDA C++."""

@@ -33,7 +33,9 @@ _FORMS = (
     # units, groups, ping
     (1, 1, 0), (2, 1, 0), (1, 2, 0), (2, 2, 0), (1, 3, 0), (1, 2, 1), (2, 2, 1),
 )  # fmt: skip
-_COLUMNS = (32, 64, 96, 128, 192, 256)
+_COLUMNS = (32, 64, 96, 128, 160, 192, 256)
+_ALONE = 160
+"""Columns that are tried only where they are enough for all, and 128 are not."""
 _SLIDING = 32
 """Fewest bytes of channels per load for taps to share it."""
 _MOST_HALO = 32
@@ -112,6 +114,8 @@ def candidates(o: Operands, bindings: Bindings) -> list[HopperTile]:
     for (units, groups, ping), n, (per_stage, slide) in itertools.product(_FORMS, _COLUMNS, _stages(o, depth, total)):
         if not slide and per_stage * depth * item > 128 and units * groups * n > 128:
             continue  # a long stage pays where tiles are small
+        if n == _ALONE and not 128 < o.cols <= n:
+            continue
         if n >= 2 * max(o.cols, 32) or (n > o.cols and n - o.cols >= 64) or (o.columns_inner and n % 64):
             continue
         for cluster, resident in ((1, 1), (1, 2), (2, 1)):
