@@ -33,6 +33,8 @@ class Kind(StrEnum):
     """Two pointwise Convs with pointwise ops behind each; the second reads the first one's result."""
     SUM = "sum"
     """The sum of two pointwise Convs or ConvIntegers of any strides, pointwise ops behind it."""
+    INVERTED = "inverted"
+    """A pointwise Conv, if any, a depthwise one and a pointwise one in a row, scalar ops behind each."""
     EXCITE = "excite"
     """The mean over the pixels of each channel, two 1 x 1 convolutions of it, and the gate's product with the input."""
     GEMM = "gemm"
@@ -197,6 +199,7 @@ ANCHORS: dict[Kind, tuple[str, ...]] = {
     Kind.STEM: ("Conv",),
     Kind.CHAIN: ("Conv",),
     Kind.SUM: ("Conv", "ConvInteger"),
+    Kind.INVERTED: ("Conv",),
     Kind.EXCITE: ("Conv",),
     Kind.GEMM: ("MatMul", "Gemm", "MatMulInteger"),
     Kind.ATTENTION: ("Attention",),

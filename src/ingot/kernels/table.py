@@ -8,6 +8,7 @@ from ingot.kernels.cuda.depthwise.tactic import TACTICS as DEPTHWISE
 from ingot.kernels.cuda.excite.tactic import TACTICS as EXCITE
 from ingot.kernels.cuda.gemv.tactic import TACTICS as GEMV
 from ingot.kernels.cuda.hopper.tactic import TACTICS as HOPPER
+from ingot.kernels.cuda.inverted.tactic import TACTICS as INVERTED
 from ingot.kernels.cuda.map import TACTICS as MAP
 from ingot.kernels.cuda.mma.tactic import TACTICS as MMA
 from ingot.kernels.cuda.narrow.tactic import TACTICS as NARROW
@@ -23,6 +24,6 @@ from ingot.kernels.triton.attention import TACTICS as ATTENTION
 from ingot.kernels.triton.tactics import TACTICS as PRODUCTS
 
 TACTICS: tuple[Tactic, ...] = (
-    *STEM, *EXCITE, *CHAIN, *HOPPER, *MMA, *GEMV, *DEPTHWISE, *NARROW, *PRODUCTS, *ATTENTION, *ROWWISE, *REDUCE, *POOL,
-    *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
+    *STEM, *EXCITE, *INVERTED, *CHAIN, *HOPPER, *MMA, *GEMV, *DEPTHWISE, *NARROW, *PRODUCTS, *ATTENTION, *ROWWISE,
+    *REDUCE, *POOL, *SCATTER, *TOPK, *RECURRENT, *MAP, *PLUGIN,
 )  # fmt: skip

@@ -28,14 +28,14 @@ def join_pointwise(flat: FlatGraph, groups: Sequence[Group], apart: Apart, bindi
     """
     parts = Partition.of(flat, groups)
     for group in groups:
-        if group.ident in parts.groups and _pointwise(flat, group, strided=True):
+        if group.ident in parts.groups and is_pointwise(flat, group, strided=True):
             beside = _added(parts, group)
-            if beside is not None and _large(flat, flat.ops[beside.ops[0]].body.outputs[0], bindings):
+            if beside is not None and bytes_of(flat, flat.ops[beside.ops[0]].body.outputs[0], bindings) >= LARGE:
                 _join(parts, beside, group, Kind.SUM, apart)
     for group in groups:
-        if group.ident in parts.groups and _pointwise(flat, group):
+        if group.ident in parts.groups and is_pointwise(flat, group):
             first = _before(parts, group)
-            if first is not None and _large(flat, flat.ops[group.ops[0]].body.inputs[0], bindings):
+            if first is not None and bytes_of(flat, flat.ops[group.ops[0]].body.inputs[0], bindings) >= LARGE:
                 _join(parts, first, group, Kind.CHAIN, apart)
     return parts.ordered()
 
@@ -61,7 +61,7 @@ def _added(parts: Partition, group: Group) -> Group | None:
         found = parts.groups[parts.group_of[maker]] if maker is not None else None
         lone = found is not None and found is not group and found.ops == [maker] and other not in parts.flat.outputs
         if found is not None and lone and parts.readers[other] == [index] and parts.readers[made] == [index]:
-            return found if _pointwise(parts.flat, found, strided=True) else None
+            return found if is_pointwise(parts.flat, found, strided=True) else None
     return None
 
 
@@ -71,7 +71,7 @@ def _before(parts: Partition, second: Group) -> Group | None:
     made = ops[second.ops[0]].body.inputs[0]
     maker = parts.producer.get(made)
     first = parts.groups[parts.group_of[maker]] if maker is not None else None
-    if first is None or first is second or not (_pointwise(parts.flat, first) or _unstrided_sum(parts.flat, first)):
+    if first is None or first is second or not (is_pointwise(parts.flat, first) or _unstrided_sum(parts.flat, first)):
         return None
     own = {name for i in first.ops for name in ops[i].body.outputs}
     alone = all(name not in own or name == made for i in second.ops for name in ops[i].body.inputs)
@@ -83,7 +83,7 @@ def _unstrided_sum(flat: FlatGraph, group: Group) -> bool:
     return group.kind is Kind.SUM and all(set(pair) == {1} for pair in strides)
 
 
-def _pointwise(flat: FlatGraph, group: Group, *, strided: bool = False) -> bool:
+def is_pointwise(flat: FlatGraph, group: Group, *, strided: bool = False) -> bool:
     """Whether it begins with a 1 x 1 convolution of 16-bit floats with constant weights; ``strided``: of any stride."""
     op: FlatOp = flat.ops[group.ops[0]]
     if group.kind is not Kind.CONV or op.body.op != "Conv" or op.origin or op.body.attr("group", 1) != 1:
@@ -96,6 +96,7 @@ def _pointwise(flat: FlatGraph, group: Group, *, strided: bool = False) -> bool:
     return half and plain and unpadded and len(taps) == 2 and all(tap == 1 for tap in taps)
 
 
-def _large(flat: FlatGraph, name: str, bindings: Bindings) -> bool:
+def bytes_of(flat: FlatGraph, name: str, bindings: Bindings) -> int:
+    """Bytes of a value at ``bindings``."""
     value = flat.values[name]
-    return evaluate(value.elements, bindings) * itemsize(value.dtype) >= LARGE
+    return evaluate(value.elements, bindings) * itemsize(value.dtype)

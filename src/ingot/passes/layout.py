@@ -330,7 +330,7 @@ class _Assigner:
         if have.constant or not have.rank:
             return None
         unit = [have.shape[a] == 1 or have.strides[a] == 1 for a in range(have.rank)]
-        if group.kind in (Kind.CONV, Kind.CHAIN, Kind.SUM) and name == op.inputs[0] and op.op in _WEIGHTED_OPS:
+        if group.kind in CONVOLUTIONS - {Kind.STEM, Kind.EXCITE} and name == op.inputs[0] and op.op in _WEIGHTED_OPS:
             channels = have.shape[1]
             few = isinstance(channels, int) and channels < _FEW_CHANNELS and have.dense()
             return None if unit[1] or few else channels_last(have.rank)

@@ -18,6 +18,7 @@ from ingot.passes.data_sizes import accepts_sizes, data_sizes, sources
 from ingot.passes.excite import mark_excites
 from ingot.passes.flatten import FlatGraph, flatten
 from ingot.passes.host import host_model
+from ingot.passes.inverted import join_inverted
 from ingot.passes.islands import cheaper_on_host
 from ingot.passes.layout import Layout, assign_layout
 from ingot.passes.lazy import Laziness, decide, guards
@@ -114,6 +115,7 @@ def _cut(
         flat = replace(flat, guards=guards(flat, lazy.conditions))
         flat = mark_excites(flat, frozenset(plain))
         flat, groups = join_quantized_sums(flat, partition(flat, frozenset(solo)), apart)
+        groups = join_inverted(flat, groups, apart, usual)
         groups = join_pointwise(flat, groups, apart, usual)
         cut = _Cut(flat, groups, assign_layout(flat, groups))
         if _settle(cut, takes, host, solo, plain, apart):
@@ -173,7 +175,7 @@ def _settle(
         names = [cut.flat.ops[i].name for i in group.ops]
         made_from = {cut.flat.ops[i].origin for i in group.ops} - {""}
         again = True
-        if group.kind in (Kind.CHAIN, Kind.SUM):
+        if group.kind in (Kind.CHAIN, Kind.SUM, Kind.INVERTED):
             apart.add((group.kind, names[0]))
         elif made_from:
             plain.update(dict.fromkeys(sorted(made_from), str(answer)))  # back to the node as it was

@@ -14,6 +14,7 @@ _BY_KIND = {
     Kind.STEM: "convolution",
     Kind.CHAIN: "convolution",
     Kind.SUM: "convolution",
+    Kind.INVERTED: "convolution",
     Kind.GEMM: "GEMM",
     Kind.ATTENTION: "attention",
     Kind.ROWWISE: "reduction",

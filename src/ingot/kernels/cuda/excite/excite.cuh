@@ -2,50 +2,6 @@
 // registers. What a block's channels and pixels give to the hidden channels goes to all others; the first product is
 // linear, so that this is all that blocks tell each other. The second one makes the gates of the block's own channels.
 
-#ifdef INGOT_HOST
-INGOT_INLINE void others_arrive() {}
-INGOT_INLINE void others_wait() { ingot_sync_group(); }
-INGOT_INLINE unsigned cluster_rank() { return blockIdx.x % kCluster; }
-INGOT_INLINE void put(float* own, unsigned rank, float value) {
-  const long long at = (unsigned char*)own - ingot_dynamic_shared;
-  *(float*)(ingot_shared_of[rank] + at) = value;
-}
-#else
-INGOT_INLINE void others_arrive() {
-#if __CUDA_ARCH__ >= 900
-  if (kCluster > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
-}
-INGOT_INLINE void others_wait() {
-  if (kCluster == 1) {
-    __syncthreads();
-  } else {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-  }
-}
-INGOT_INLINE unsigned cluster_rank() {
-  unsigned rank = 0;
-#if __CUDA_ARCH__ >= 900
-  if (kCluster > 1) asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-// Stores a number where block `rank` of the cluster has what lies at `own` in this block's shared memory.
-INGOT_INLINE void put(float* own, unsigned rank, float value) {
-  if (kCluster == 1) {
-    *own = value;
-  } else {
-#if __CUDA_ARCH__ >= 900
-    unsigned there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
-#endif
-  }
-}
-#endif
-
 typedef vec_t<element_t, kVector> pack_t;
 typedef vec_t<element_t, kInnerVector> inner_t;
 constexpr int kAbreast = kThreads / kHiddenLanes;    // hidden channels that are summed at once

@@ -126,7 +126,8 @@ extern "C" __global__ void __launch_bounds__({form.threads}) {ENTRY}({out.declar
 }}
 """
     element = f"typedef {dtypes.TABLE[plan.x.dtype].cuda} element_t;"
-    text = "\n".join([HELPERS, element, constants, *functions, template("excite/excite.cuh"), kernel])
+    templates = [template("cluster.cuh"), template("excite/excite.cuh")]
+    text = "\n".join([HELPERS, element, constants, *functions, *templates, kernel])
     return Source(text, mul(plan.batch, form.cluster), out.arguments)
 
 

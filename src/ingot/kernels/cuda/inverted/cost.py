@@ -1,0 +1,127 @@
+"""Which variants of an inverted-residual kernel there are, and what they cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+
+from ingot.errors import YES, Answer, No
+from ingot.graph.dtypes import itemsize
+from ingot.graph.region import Region
+from ingot.kernels.api import Target
+from ingot.kernels.cost import LAUNCH, shared_limit, shared_per_sm, threads_per_sm
+from ingot.kernels.cuda.inverted.plan import InvertedPlan, plan_inverted
+from ingot.kernels.cuda.inverted.tile import InvertedTile
+
+_LEAST_CC = 80
+_CLUSTERS_CC = 90
+_MOST_CLUSTER = 16
+_HEIGHTS = (1, 2, 4, 7, 8)
+_WIDTHS = (4, 7, 8, 14, 16, 28)
+_CHUNKS = (16, 32, 48, 64, 80, 96, 128, 144, 192)
+_MOST_RESULTS = 128
+"""Pixels of a tile's result."""
+_MOST_SUMS = 8
+"""Units of 16 by 16 sums that a warp keeps in registers."""
+_THREADS = (128, 256, 512)
+_STRIPS = ((4, 2), (2, 2), (4, 4), (2, 4))
+"""Pixels and pairs of channels of a thread's strip."""
+_MOST_SEEN = 8
+"""Most pixels made for one of the result; by taps alone, with stride 2, there are four."""
+_CLOCK = 1.7e9
+_FILE = 65536
+_REGISTERS = 96
+"""Of a thread, at most."""
+_FIXED = 1.9e-6
+"""Seconds of a block beside its instructions: the image on its way, results, barriers."""
+_TOGETHER = 0.5e-6
+"""Seconds in which the blocks of a cluster meet."""
+_EACH_SUM = 0.02e-9
+"""Seconds for a sum that goes to another block."""
+_FETCH = 1.2e10
+"""Bytes per second and block in which weights arrive that are asked for before the wait; half of it is hidden."""
+
+
+def accepts(region: Region, target: Target) -> Answer:
+    """Whether one kernel can run the Region: 16-bit floats, weights that fit in the shared memory of its blocks."""
+    if target.cc < _LEAST_CC:
+        return No(f"{target.name} is older than sm_80")
+    plan = plan_inverted(region)
+    if isinstance(plan, No):
+        return plan
+    where = "a cluster of blocks" if target.cc >= _CLUSTERS_CC else f"a block, and {target.name} has no clusters"
+    return YES if tiles(plan, target) else No(f"the weights do not fit in the shared memory of {where}")
+
+
+@lru_cache(maxsize=256)
+def tiles(plan: InvertedPlan, target: Target) -> tuple[InvertedTile, ...]:
+    """Every variant whose blocks are busy and whose tensors fit."""
+    height, width = plan.size
+    clusters = range(1, _MOST_CLUSTER + 1) if target.cc >= _CLUSTERS_CC else (1,)
+    found = []
+    areas = itertools.product({min(h, height) for h in _HEIGHTS}, {min(w, width) for w in _WIDTHS})
+    for (h, w), cluster, chunk in itertools.product(areas, clusters, _CHUNKS):
+        if h * w > _MOST_RESULTS or not _even(plan, cluster, chunk):
+            continue
+        if plan.widen is None and cluster * chunk < plan.hidden:
+            continue  # the image is not widened in parts: a block has all of its channels
+        for threads, (wide, words) in itertools.product(_THREADS, _STRIPS):
+            tile = InvertedTile(plan, h, w, cluster, chunk, threads, min(wide, w), words)
+            if _fits(tile, target):
+                found.append(tile)
+    return tuple(found)
+
+
+def _even(plan: InvertedPlan, cluster: int, chunk: int) -> bool:
+    """Whether blocks and parts of so many channels leave little over."""
+    pieces = -(-plan.hidden // 16)
+    share = -(-pieces // cluster)
+    chunks = -(-share // (chunk // 16))
+    slice_ = chunks * (chunk // 16)
+    return chunk // 16 <= share and slice_ * cluster <= 1.15 * pieces and -(-pieces // slice_) == cluster
+
+
+def _fits(tile: InvertedTile, target: Target) -> bool:
+    """Whether shared memory and registers are enough, and threads have something to do."""
+    if tile.shared > shared_limit(target) or tile.rounds_of_product > _MOST_SUMS:
+        return False
+    if tile.pixels > _MOST_SEEN * tile.results and tile.results < min(tile.plan.size[0] * tile.plan.size[1], 16):
+        return False
+    return tile.items * 4 >= tile.threads or tile.threads == min(_THREADS)
+
+
+def seconds(tile: InvertedTile, target: Target, batch: int) -> float:
+    """Predicted seconds: a block's steps one after the other, waves of blocks, and all traffic."""
+    plan = tile.plan
+    blocks = batch * math.prod(tile.tiles) * tile.cluster
+    by_threads = min(threads_per_sm(target) // tile.threads, _FILE // (tile.threads * _REGISTERS))
+    resident = max(1, min(shared_per_sm(target) // (tile.shared + 1024), by_threads))
+    per_sm = -(-blocks // target.sms)
+    together = min(resident, per_sm)
+    waves = -(-per_sm // resident)
+    item = itemsize(plan.x.dtype)
+    cycles = tile.chunks * _chunk_cycles(tile, together)
+    weights = tile.slice * (tile.depth + tile.cols + plan.geometry.taps) * item
+    sums = tile.results * tile.cols * together * _EACH_SUM + _TOGETHER if tile.cluster > 1 else 0.0
+    once = cycles / _CLOCK + sums + weights * together / _FETCH / 16
+    height, width = plan.geometry.input
+    image = int(height) * int(width) * plan.channels + math.prod(plan.size) * plan.cols
+    traffic = batch * image * item / target.bandwidth
+    return LAUNCH + _FIXED + max(waves * once + (waves - 1) * _FIXED / 2, traffic)
+
+
+def _chunk_cycles(tile: InvertedTile, together: int) -> float:
+    """Cycles of one chunk: what the busiest warp waits for, or what all warps of an SM's blocks issue."""
+    g, warps = tile.plan.geometry, tile.warps
+    wide = tile.wide_expansion
+    expansion = tile.depth // 16 * (1 + 3 * wide) + wide * 60 + 40
+    rounds = tile.rounds_of_expansion(wide) if tile.plan.widen else 0
+    vector, span = 2 * tile.words, (tile.wide - 1) * g.stride[1] + g.kernel[1]
+    line = span * (vector + 3) + g.kernel[1] * (vector + 3 + tile.wide * vector)
+    strip = g.kernel[0] * line + tile.wide * vector * 5
+    strips = -(-tile.items // tile.threads)
+    product = tile.chunk // 16 * 4 + 20
+    alone = rounds * (expansion * 2.5 + 100) + strips * strip * 1.5 + tile.rounds_of_product * product * 4 + 250
+    issued = rounds * expansion + strips * strip + tile.rounds_of_product * product
+    return max(alone, together * issued * warps / 4 * 1.2)
