@@ -65,7 +65,7 @@ def test_numerics(name: str) -> None:
 @pytest.mark.parametrize(("cluster", "chunk"), [(1, 16), (2, 16), (3, 16), (4, 16)])
 def test_hidden_channels_over_blocks_and_in_parts(cluster: int, chunk: int) -> None:
     region = inverted_region((1, 24, 6, 7), 56, 24, residual="x")  # 56: no multiple of 16, so that some are padding
-    tile = InvertedTile(planned(region), 4, 4, cluster, chunk, 128, 2, 2)
+    tile = InvertedTile(planned(region), 4, 4, cluster, chunk, 128)
     assert tile.chunks == -(-4 // cluster)
     inputs = inverted_inputs(region)
     source = ONE.source(region, tile.variant(ONE.name))
@@ -146,3 +146,13 @@ def test_both_are_measured() -> None:
     region = inverted_region((1, 64, 14, 14), 384, 64, residual="x")
     found = {one.variant.tactic for one in offered(region, SM90, {}, TACTICS).shortlist(3)}
     assert found == {ONE.name, TURNS.name}
+
+
+def test_bounds_that_are_halves_are_applied_to_words() -> None:
+    def text(region: Region) -> str:
+        return ONE.source(region, ONE.variants(region, SM90, {})[0]).text
+
+    assert "bounded<true, true>(word, 0x46004600u)" in text(CASES["residual"])  # two times 6
+    assert "bounded<" not in text(CASES["bounds that are no halves"]).split("widened_pair")[1].split("}")[0]
+    assert "packed<true>(widened(low), widened(high))" in text(CASES["bounds that are no halves"])
+    assert "packed<true>(widened(low), widened(high))" in text(CASES["5 x 5, SiLU"])

@@ -25,6 +25,7 @@ def inverted_region(
     pads: tuple[int, int, int, int] | None = None,
     residual: str = "",
     act: str = CLIP,
+    bounds: tuple[float, float] = (0.0, 6.0),
     widens: bool = True,
     biases: tuple[bool, bool, bool] = (True, True, True),
     dtype: str = "float16",
@@ -76,7 +77,7 @@ def inverted_region(
     last = add("Conv", (last, "wp", "bp"), "p", result)
     if residual:
         last = add("Add", (residual, last), "y", result)
-    literals = {"low": 0.0, "high": 6.0} if act == CLIP else {}
+    literals = dict(zip(("low", "high"), bounds, strict=True)) if act == CLIP else {}
     region = build_region(Kind.INVERTED, values, ops, inner, (last,), literals)
     return region.with_specs(dict(specs or {}))
 
@@ -103,6 +104,7 @@ CASES: dict[str, Region] = {
     "without padding": inverted_region((1, 16, 10, 9), 32, 24, pads=(0, 0, 0, 0)),
     "channels in eights": inverted_region((1, 8, 7, 9), 40, 8),
     "many channels": inverted_region((1, 160, 7, 7), 320, 160, residual="x"),
+    "bounds that are no halves": inverted_region((1, 16, 7, 6), 48, 24, bounds=(-0.3, 0.7)),
     "no expansion": inverted_region((1, 32, 9, 14), 32, 16, widens=False),
     "no expansion, padded": inverted_region((2, 40, 6, 7), 40, 40, widens=False, residual="x", act="SiLU", stride=1),
     "bfloat16": inverted_region((1, 24, 8, 8), 48, 24, residual="x", dtype="bfloat16"),

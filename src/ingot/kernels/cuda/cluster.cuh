@@ -9,10 +9,6 @@ INGOT_INLINE void put(float* own, unsigned rank, float value) {
   const long long at = (unsigned char*)own - ingot_dynamic_shared;
   *(float*)(ingot_shared_of[rank] + at) = value;
 }
-INGOT_INLINE void put_pair(float* own, unsigned rank, float first, float second) {
-  put(own, rank, first);
-  put(own + 1, rank, second);
-}
 #else
 INGOT_INLINE void others_arrive() {
 #if __CUDA_ARCH__ >= 900
@@ -44,18 +40,6 @@ INGOT_INLINE void put(float* own, unsigned rank, float value) {
     unsigned there;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(there), "f"(value) : "memory");
-#endif
-  }
-}
-// Two numbers side by side, at a multiple of 8 bytes.
-INGOT_INLINE void put_pair(float* own, unsigned rank, float first, float second) {
-  if (kCluster == 1) {
-    store_vec(own, vec_t<float, 2>{{first, second}});
-  } else {
-#if __CUDA_ARCH__ >= 900
-    unsigned there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(own)), "r"(rank));
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(first), "f"(second) : "memory");
 #endif
   }
 }

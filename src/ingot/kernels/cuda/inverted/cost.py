@@ -25,8 +25,6 @@ _MOST_RESULTS = 128
 _MOST_SUMS = 8
 """Units of 16 by 16 sums that a warp keeps in registers."""
 _THREADS = (128, 256, 512)
-_STRIPS = ((4, 2), (2, 2), (4, 4), (2, 4))
-"""Pixels and pairs of channels of a thread's strip."""
 _MOST_SEEN = 8
 """Most pixels made for one of the result; by taps alone, with stride 2, there are four."""
 _CLOCK = 1.7e9
@@ -66,10 +64,8 @@ def tiles(plan: InvertedPlan, target: Target) -> tuple[InvertedTile, ...]:
             continue
         if plan.widen is None and cluster * chunk < plan.hidden:
             continue  # the image is not widened in parts: a block has all of its channels
-        for threads, (wide, words) in itertools.product(_THREADS, _STRIPS):
-            tile = InvertedTile(plan, h, w, cluster, chunk, threads, min(wide, w), words)
-            if _fits(tile, target):
-                found.append(tile)
+        every = (InvertedTile(plan, h, w, cluster, chunk, threads) for threads in _THREADS)
+        found += [tile for tile in every if _fits(tile, target)]
     return tuple(found)
 
 
@@ -86,9 +82,8 @@ def _fits(tile: InvertedTile, target: Target) -> bool:
     """Whether shared memory and registers are enough, and threads have something to do."""
     if tile.shared > shared_limit(target) or tile.rounds_of_product > _MOST_SUMS:
         return False
-    if tile.pixels > _MOST_SEEN * tile.results and tile.results < min(tile.plan.size[0] * tile.plan.size[1], 16):
-        return False
-    return tile.items * 4 >= tile.threads or tile.threads == min(_THREADS)
+    small = tile.results < min(math.prod(tile.plan.size), 16)
+    return not (small and tile.pixels > _MOST_SEEN * tile.results)
 
 
 def seconds(tile: InvertedTile, target: Target, batch: int) -> float:
@@ -113,15 +108,8 @@ def seconds(tile: InvertedTile, target: Target, batch: int) -> float:
 
 def _chunk_cycles(tile: InvertedTile, together: int) -> float:
     """Cycles of one chunk: what the busiest warp waits for, or what all warps of an SM's blocks issue."""
-    g, warps = tile.plan.geometry, tile.warps
-    wide = tile.wide_expansion
-    expansion = tile.depth // 16 * (1 + 3 * wide) + wide * 60 + 40
-    rounds = tile.rounds_of_expansion(wide) if tile.plan.widen else 0
-    vector, span = 2 * tile.words, (tile.wide - 1) * g.stride[1] + g.kernel[1]
-    line = span * (vector + 3) + g.kernel[1] * (vector + 3 + tile.wide * vector)
-    strip = g.kernel[0] * line + tile.wide * vector * 5
-    strips = -(-tile.items // tile.threads)
-    product = tile.chunk // 16 * 4 + 20
-    alone = rounds * (expansion * 2.5 + 100) + strips * strip * 1.5 + tile.rounds_of_product * product * 4 + 250
-    issued = rounds * expansion + strips * strip + tile.rounds_of_product * product
-    return max(alone, together * issued * warps / 4 * 1.2)
+    expansion = tile.expansion(tile.wide_expansion) if tile.plan.widen else 0
+    depthwise = tile.depthwise(tile.tall)
+    product = tile.rounds_of_product * (tile.chunk // 16 * 4 + 20)
+    issued = expansion + depthwise + product
+    return max(2.5 * issued + 250, together * issued * tile.warps / 4 * 1.2)

@@ -1,5 +1,5 @@
-// An inverted residual block: a 1 x 1 convolution that widens, a depthwise one, and a 1 x 1 convolution that narrows. Without
-// the first one (kWidens) the depthwise convolution reads the image, and channels of the image are the hidden ones.
+// An inverted residual block: a 1 x 1 convolution that widens, a depthwise one, and a 1 x 1 convolution that narrows.
+// Without the first one (kWidens) the depthwise convolution reads the image, whose channels are the hidden ones.
 //
 // A cluster of kCluster blocks makes kTileH by kTileW pixels of one image's result; each block has kSlice of the hidden
 // channels, in kChunks parts of kChunk. It widens all pixels that its taps see (those at the tile's edges are made by
@@ -19,48 +19,37 @@ constexpr int kResults = kTileH * kTileW;
 constexpr int kResultTiles = (kResults + 15) / 16;
 constexpr int kColTiles = kColsPadded / 16;
 constexpr int kUnitsP = (kResultTiles * kColTiles + kWarps - 1) / kWarps;
-constexpr int kVector = kWords * 2;
-constexpr int kGroupsD = kChunk / kVector;
-constexpr int kStrips = (kTileW + kWide - 1) / kWide;
-constexpr int kSpan = (kWide - 1) * kStrideW + kTapsW;
-constexpr bool kRagged = ((kStrips - 1) * kWide) * kStrideW + kSpan > kSeenW;
+constexpr int kUnitsD = (kResultTiles + kTall - 1) / kTall * (kChunk / 16);
 constexpr int kQuads = kShare / 4;
 constexpr int kFinish = (kQuads + kThreads - 1) / kThreads;
-typedef vec_t<unsigned, kWords> pack_t;
 typedef vec_t<element_t, 4> four_t;
 
 struct Tensors {
-  const element_t *x, *widen, *taps, *narrow, *residual;
+  const element_t *x, *widen, *taps, *narrow, *bias_widen, *bias_spread, *bias_narrow, *residual;
   element_t* y;
   long long image, image_residual, image_to;  // elements from one image to the next
 };
 
 #ifdef INGOT_HOST
-INGOT_INLINE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned* b) { ingot_host_mma<element_t>(d, a, b); }
-#else
-INGOT_INLINE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned* b) { multiply_halves<kHalf>(d, a, b); }
-#endif
-
-// The two numbers of a word.
-INGOT_INLINE void unpack(float& low, float& high, unsigned word) {
-  if constexpr (!kHalf) {
-    low = __uint_as_float(word << 16);
-    high = __uint_as_float(word & 0xffff0000u);
-  } else {
-#ifdef INGOT_HOST
-    low = ingot_half_value((unsigned short)word);
-    high = ingot_half_value((unsigned short)(word >> 16));
-#else
-    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}"
-        : "=f"(low), "=f"(high)
-        : "r"(word));
-#endif
-  }
+INGOT_INLINE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned* b) {
+  ingot_host_mma<element_t>(d, a, b);
 }
-INGOT_INLINE void unpack(float (&to)[kVector], const pack_t& from) {
-#pragma unroll
-  for (int i = 0; i < kWords; ++i) unpack(to[2 * i], to[2 * i + 1], from.v[i]);
+INGOT_INLINE void multiply_half(float (&d)[4], unsigned low, unsigned high, unsigned column) {
+  const unsigned a[4] = {low, high, 0u, 0u}, b[2] = {column, 0u};
+  ingot_host_mma<element_t>(d, a, b);
 }
+#else
+INGOT_INLINE void multiply(float (&d)[4], const unsigned (&a)[4], const unsigned* b) {
+  multiply_halves<kHalf>(d, a, b);
+}
+// Half of the depth: two words of A and one of B.
+INGOT_INLINE void multiply_half(float (&d)[4], unsigned low, unsigned high, unsigned column) {
+  if constexpr (kHalf)
+    multiply_eight_deep(d, low, high, column);
+  else
+    multiply_eight_deep_bfloat(d, low, high, column);
+}
+#endif
 
 // Sixteen rows by 32 bytes of the depth, as operand A; sixteen columns of operand B.
 INGOT_INLINE unsigned row_of_a(unsigned base, int pitch) {
@@ -76,7 +65,7 @@ INGOT_INLINE unsigned row_of_b(unsigned base, int pitch) {
 template <int kRows, int kPieces, typename Place, typename Ask>
 INGOT_INLINE void bring(unsigned char* to, const Place& place, const Ask& ask) {
   const unsigned base = shared_address(to);
-#pragma unroll 8
+#pragma unroll 4
   for (int at = 0; at < kRows * kPieces; at += kThreads) {
     const int i = at + threadIdx.x, row = i / kPieces, piece = i % kPieces;
     if (kRows * kPieces % kThreads != 0 && i >= kRows * kPieces) break;
@@ -86,6 +75,13 @@ INGOT_INLINE void bring(unsigned char* to, const Place& place, const Ask& ask) {
   }
 }
 
+template <int kCount, int kAll> INGOT_INLINE void bring_bias(unsigned char* to, const element_t* bias, int first) {
+  bring<kCount / 8, 1>(to, [](int row) { return row * 16; }, [&](int row, int, bool& inside) {
+    inside = first + row * 8 < kAll;
+    return bias + (inside ? first + row * 8 : 0);
+  });
+}
+
 INGOT_INLINE int of_image(int row) { return row * kPitchX; }
 INGOT_INLINE void bring_weights(unsigned char* base, const Tensors& t, int first) {
   if constexpr (kWidens)
@@ -93,15 +89,20 @@ INGOT_INLINE void bring_weights(unsigned char* base, const Tensors& t, int first
       inside = first + row < kHidden && piece * 8 < kChannels;
       return t.widen + (inside ? (first + row) * kChannels + piece * 8 : 0);
     });
-  bring<kTapsH * kTapsW, kSlice / 8>(base + kTaps, [](int tap) { return tap * kSlice * 2; }, [&](int tap, int piece, bool& inside) {
+  const auto of_tap = [](int tap) { return tap * kSlice * 2; };
+  bring<kTapsH * kTapsW, kSlice / 8>(base + kTaps, of_tap, [&](int tap, int piece, bool& inside) {
     inside = first + piece * 8 < kHidden;
     const int at = tap / kTapsW * kWeightH + tap % kTapsW * kWeightW;
     return t.taps + (inside ? at + first + piece * 8 : 0);
   });
-  bring<kColsPadded, kSlice / 8>(base + kNarrow, [](int row) { return row * kPitchW; }, [&](int row, int piece, bool& inside) {
-    inside = row < kCols && first + piece * 8 < kHidden;
-    return t.narrow + (inside ? row * kHidden + first + piece * 8 : 0);
+  const auto of_column = [](int col) { return col * kPitchW; };
+  bring<kColsPadded, kSlice / 8>(base + kNarrow, of_column, [&](int col, int piece, bool& inside) {
+    inside = col < kCols && first + piece * 8 < kHidden;
+    return t.narrow + (inside ? col * kHidden + first + piece * 8 : 0);
   });
+  if (kHasBiasWiden) bring_bias<kSlice, kHidden>(base + kBiasWiden, t.bias_widen, first);
+  if (kHasBiasSpread) bring_bias<kSlice, kHidden>(base + kBiasSpread, t.bias_spread, first);
+  if (kHasBiasNarrow) bring_bias<kColsPadded, kCols>(base + kBiasNarrow, t.bias_narrow, 0);
   copies_commit();
 }
 
@@ -128,7 +129,7 @@ INGOT_INLINE void bring_image(unsigned char* base, const Tensors& t, int image, 
 
 // The columns of the hidden tile that lie beside the image, whatever the tile, are zero.
 INGOT_INLINE void clear_margins(unsigned char* hidden) {
-  constexpr int kPieces = kChunk / 8, kMargin = kSeenW - kBoxW;
+  constexpr int kPieces = kChunk / 8, kMargin = kSeenW > kBoxW ? kSeenW - kBoxW : 1;
   for (int i = threadIdx.x; i < kSeenH * kMargin * kPieces; i += kThreads) {
     const int piece = i % kPieces, at = i / kPieces % kMargin, line = i / kPieces / kMargin;
     const int column = at < kBoxLeft ? at : at + kBoxW;
@@ -136,30 +137,39 @@ INGOT_INLINE void clear_margins(unsigned char* hidden) {
   }
 }
 
+// A row's two sums of a fragment, and those of the row eight below, start from the bias of their columns.
+template <bool kHas> INGOT_INLINE void begin_with(float (&sums)[4], const unsigned char* bias) {
+  sums[0] = sums[1] = 0.0f;
+  if (kHas) unpack<kHalf>(sums[0], sums[1], *(const unsigned*)(bias + threadIdx.x % 4 * 4));
+  sums[2] = sums[0];
+  sums[3] = sums[1];
+}
+
 // Hidden channels of all pixels that are seen; zero outside of the image, where the depthwise convolution pads.
 INGOT_INLINE void widen(unsigned char* base, int chunk, int top, int left) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const float* const bias = (const float*)(base + kBiasWiden) + chunk * kChunk;
+  const unsigned char* const bias = base + kBiasWiden + chunk * kChunk * 2;
 #pragma unroll 1
   for (int unit = warp; unit < kUnitsE; unit += kWarps) {
     const int tile = unit / kGroupsE, col = unit % kGroupsE * 16 * kWideE;
     float sums[2 * kWideE][4];
 #pragma unroll
-    for (int i = 0; i < 2 * kWideE; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sums[i][j] = 0.0f;
+    for (int n = 0; n < 2 * kWideE; ++n) begin_with<kHasBiasWiden>(sums[n], bias + (col + n * 8) * 2);
     const unsigned a_at = row_of_a(shared_address(base + kImage) + tile * 16 * kPitchX, kPitchX);
     const unsigned b_at = row_of_b(shared_address(base + kWiden) + (chunk * kChunk + col) * kPitchX, kPitchX);
+    unsigned a[2][4], b[2][kWideE][4];  // of this step of the depth, and of the next
 #pragma unroll
-    for (int k = 0; k < kDepth / 16; ++k) {
-      unsigned a[4];
-      load_matrices(a, a_at + k * 32);
+    for (int k = -1; k < kDepth / 16; ++k) {
+      if (k + 1 < kDepth / 16) {
+        load_matrices(a[(k + 1) % 2], a_at + (k + 1) * 32);
+#pragma unroll
+        for (int n = 0; n < kWideE; ++n) load_matrices(b[(k + 1) % 2][n], b_at + n * 16 * kPitchX + (k + 1) * 32);
+      }
+      if (k < 0) continue;
 #pragma unroll
       for (int n = 0; n < kWideE; ++n) {
-        unsigned b[4];
-        load_matrices(b, b_at + n * 16 * kPitchX + k * 32);
-        multiply(sums[2 * n], a, b);
-        multiply(sums[2 * n + 1], a, b + 2);
+        multiply(sums[2 * n], a[k % 2], b[k % 2][n]);
+        multiply(sums[2 * n + 1], a[k % 2], b[k % 2][n] + 2);
       }
     }
 #pragma unroll
@@ -170,98 +180,111 @@ INGOT_INLINE void widen(unsigned char* base, int chunk, int top, int left) {
       unsigned char* const to = base + kHiddenTile + (line * kSeenW + column) * kPitchH + (col + lane % 4 * 2) * 2;
 #pragma unroll
       for (int n = 0; n < 2 * kWideE; ++n) {
-        const int c = col + n * 8 + lane % 4 * 2;
-        const unsigned word = packed<kHalf>(widened(sums[n][half * 2] + bias[c]), widened(sums[n][half * 2 + 1] + bias[c + 1]));
+        const unsigned word = widened_pair(sums[n][half * 2], sums[n][half * 2 + 1]);
         *(unsigned*)(to + n * 16) = inside ? word : 0u;
       }
     }
   }
 }
 
-// The depthwise convolution: a thread makes kWide pixels side by side of kVector channels.
+// The depthwise convolution of sixteen pixels and eight channels: for each tap a product with a matrix that has the
+// channels' weights in its diagonal and zeros elsewhere. Each warp makes kTall times sixteen pixels of 16 channels.
 INGOT_INLINE void spread(unsigned char* base, int chunk, int count) {
-  const unsigned char* const hidden = base + kHiddenTile;
-  for (int i = threadIdx.x; i < kGroupsD * kStrips * kTileH; i += kThreads) {
-    const int channel = i % kGroupsD * kVector, strip = i / kGroupsD % kStrips * kWide, line = i / kGroupsD / kStrips;
-    const unsigned char* const taps = base + kTaps + (chunk * kChunk + channel) * 2;
-    const float* const bias = (const float*)(base + kBiasSpread) + chunk * kChunk + channel;
-    float sums[kWide][kVector];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool diagonal = lane / 8 == lane % 4;  // its word of the matrix: rows lane % 4 * 2 and next, column lane / 4
+  const unsigned mask = diagonal ? (lane / 4 % 2 == 0 ? 0xffffu : 0xffff0000u) : 0u;
+#pragma unroll 1
+  for (int unit = warp; unit < kUnitsD; unit += kWarps) {
+    const int channel = unit % (kChunk / 16) * 16, tile = unit / (kChunk / 16) * kTall;
+    const unsigned* const taps = (const unsigned*)(base + kTaps + (chunk * kChunk + channel) * 2) + lane / 8;
+    float sums[kTall][2][4];
+    unsigned from[kTall];
 #pragma unroll
-    for (int j = 0; j < kWide; ++j)
+    for (int i = 0; i < kTall; ++i) {
+      const int own = (tile + i) * 16 + lane % 16, pixel = own < kResults ? own : kResults - 1;
+      const int at = pixel / kTileW * kStrideH * kSeenW + pixel % kTileW * kStrideW;
+      from[i] = shared_address(base + kHiddenTile) + at * kPitchH + channel * 2 + lane / 16 * 16;
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) sums[j][k] = bias[k];
-#pragma unroll
-    for (int y = 0; y < kTapsH; ++y) {
-      float pixels[kSpan][kVector];
-#pragma unroll
-      for (int j = 0; j < kSpan; ++j) {
-        int column = strip * kStrideW + j;
-        if (kRagged && column >= kSeenW) column = kSeenW - 1;
-        const int at = ((line * kStrideH + y) * kSeenW + column) * kPitchH + channel * 2;
-        unpack(pixels[j], load_vec<kWords>((const unsigned*)(hidden + at)));
-      }
-#pragma unroll
-      for (int x = 0; x < kTapsW; ++x) {
-        float tap[kVector];
-        unpack(tap, load_vec<kWords>((const unsigned*)(taps + (y * kTapsW + x) * kSlice * 2)));
-#pragma unroll
-        for (int j = 0; j < kWide; ++j)
-#pragma unroll
-          for (int k = 0; k < kVector; ++k) sums[j][k] = fmaf(pixels[j * kStrideW + x][k], tap[k], sums[j][k]);
-      }
+      for (int n = 0; n < 2; ++n)
+        begin_with<kHasBiasSpread>(sums[i][n], base + kBiasSpread + (chunk * kChunk + channel + n * 8) * 2);
     }
 #pragma unroll
-    for (int j = 0; j < kWide; ++j) {
-      if (strip + j >= kTileW) break;
-      pack_t made;
+    for (int y = 0; y < kTapsH; ++y)
 #pragma unroll
-      for (int k = 0; k < kWords; ++k) made.v[k] = packed<kHalf>(spread_out(sums[j][2 * k]), spread_out(sums[j][2 * k + 1]));
-      // Channels beyond the last are multiplied by zeros: they may be anything but infinite.
-      if (kPadded && chunk * kChunk + channel >= count) made = pack_t{};
-      store_vec((unsigned*)(base + kSpreadTile + (line * kTileW + strip + j) * kPitchH + channel * 2), made);
+      for (int x = 0; x < kTapsW; ++x) {
+        const unsigned* const words = taps + (y * kTapsW + x) * (kSlice / 2);
+        const unsigned first = words[0] & mask, second = words[4] & mask;
+#pragma unroll
+        for (int i = 0; i < kTall; ++i) {
+          unsigned a[4];
+          load_matrices(a, from[i] + (y * kSeenW + x) * kPitchH);
+          multiply_half(sums[i][0], a[0], a[1], first);
+          multiply_half(sums[i][1], a[2], a[3], second);
+        }
+      }
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) {
+      if (tile + i >= kResultTiles) break;
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          const int row = (tile + i) * 16 + half * 8 + lane / 4, c = channel + n * 8 + lane % 4 * 2;
+          unsigned word = spread_pair(sums[i][n][half * 2], sums[i][n][half * 2 + 1]);
+          // Channels beyond the last are multiplied by zeros: they may be anything but infinite.
+          if (kPadded && chunk * kChunk + c >= count) word = 0u;
+          *(unsigned*)(base + kSpreadTile + row * kPitchH + c * 2) = word;
+        }
     }
   }
 }
 
 typedef float Sums[kUnitsP][2][4];
 
-// What a chunk of hidden channels gives to the result.
+// What a chunk of hidden channels gives to the result. All of a warp's units go along the depth together; those behind
+// the last one are made again of its operands, and nobody reads them.
 INGOT_INLINE void narrow(Sums& sums, unsigned char* base, int chunk) {
-  const int warp = threadIdx.x / 32;
+  unsigned a_at[kUnitsP], b_at[kUnitsP];
 #pragma unroll
   for (int i = 0; i < kUnitsP; ++i) {
-    const int unit = warp + i * kWarps;
-    if (unit >= kResultTiles * kColTiles) break;
-    const int tile = unit / kColTiles, col = unit % kColTiles * 16;
-    const unsigned a_at = row_of_a(shared_address(base + kSpreadTile) + tile * 16 * kPitchH, kPitchH);
-    const unsigned b_at = row_of_b(shared_address(base + kNarrow) + col * kPitchW + chunk * kChunk * 2, kPitchW);
+    const int last = kResultTiles * kColTiles - 1, own = threadIdx.x / 32 + i * kWarps, unit = own < last ? own : last;
+    a_at[i] = row_of_a(shared_address(base + kSpreadTile) + unit / kColTiles * 16 * kPitchH, kPitchH);
+    b_at[i] = row_of_b(shared_address(base + kNarrow) + unit % kColTiles * 16 * kPitchW + chunk * kChunk * 2, kPitchW);
+  }
 #pragma unroll
-    for (int k = 0; k < kChunk / 16; ++k) {
-      unsigned a[4], b[4];
-      load_matrices(a, a_at + k * 32);
-      load_matrices(b, b_at + k * 32);
-      multiply(sums[i][0], a, b);
-      multiply(sums[i][1], a, b + 2);
+  for (int k = 0; k < kChunk / 16; ++k) {
+    unsigned a[4], b[kUnitsP][4];
+#pragma unroll
+    for (int i = 0; i < kUnitsP; ++i) load_matrices(b[i], b_at[i] + k * 32);
+#pragma unroll
+    for (int i = 0; i < kUnitsP; ++i) {
+      if (i == 0 || kResultTiles > 1) load_matrices(a, a_at[i] + k * 32);
+      multiply(sums[i][0], a, b[i]);
+      multiply(sums[i][1], a, b[i] + 2);
     }
   }
 }
 
-// Hands each sum to the block that finishes it.
-INGOT_INLINE void hand_over(const Sums& sums, float* got, unsigned rank) {
+// Hands each sum to the block that finishes it, four side by side: of two lanes one has those of the upper row of both.
+INGOT_INLINE void hand_over(const Sums& sums, float* got, unsigned barrier, unsigned rank) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool odd = lane % 2 == 1;
 #pragma unroll
   for (int i = 0; i < kUnitsP; ++i) {
     const int unit = warp + i * kWarps;
     if (unit >= kResultTiles * kColTiles) break;
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const int pixel = unit / kColTiles * 16 + half * 8 + lane / 4, col = unit % kColTiles * 16 + n * 8 + lane % 4 * 2;
-        if (pixel >= kResults || col >= kCols) continue;
-        const int at = pixel * kCols + col;
-        put_pair(got + rank * kShare + at % kShare, at / kShare, sums[i][n][half * 2], sums[i][n][half * 2 + 1]);
-      }
+    for (int n = 0; n < 2; ++n) {
+      const float(&own)[4] = sums[i][n];
+      const float first = __shfl_xor_sync(0xffffffffu, odd ? own[0] : own[2], 1);
+      const float second = __shfl_xor_sync(0xffffffffu, odd ? own[1] : own[3], 1);
+      const sums_t four = odd ? sums_t{{first, second, own[2], own[3]}} : sums_t{{own[0], own[1], first, second}};
+      const int pixel = unit / kColTiles * 16 + lane / 4 + (odd ? 8 : 0);
+      const int col = unit % kColTiles * 16 + n * 8 + lane % 4 / 2 * 4;
+      if (pixel >= kResults || col >= kCols) continue;
+      const int at = pixel * kCols + col;
+      put_quad(got + rank * kShare + at % kShare, at / kShare, barrier, four);
+    }
   }
 }
 
@@ -280,17 +303,19 @@ INGOT_INLINE Place place_of(int turn, unsigned rank, int row, int column) {
   return p;
 }
 
-INGOT_INLINE void run_inverted(const Tensors& t, const Biases& biases) {
+INGOT_INLINE void run_inverted(const Tensors& t) {
   INGOT_DYNAMIC_SHARED(unsigned char, base);
+  const unsigned rank = cluster_rank(), barrier = shared_address(base + kBarrier);
+  // Every block of the cluster gives each of the sums that this one finishes.
+  const int all = kResults * kCols - (int)rank * kShare, finished = all < 0 ? 0 : (all < kShare ? all : kShare);
+  quads_expect(barrier, finished * kCluster * 4);
   others_arrive();
-  const unsigned rank = cluster_rank();
   const int place = (int)blockIdx.x / kCluster, image = place / (kTilesH * kTilesW);
   const int row = place / kTilesW % kTilesH * kTileH, column = place % kTilesW * kTileW;
   const int top = row * kStrideH - kPadH, left = column * kStrideW - kPadW, first = (int)rank * kSlice;
   const int count = kHidden - first < kSlice ? kHidden - first : kSlice;
   // Weights are no other kernel's result: they are here when the image is.
   bring_weights(base, t, first);
-  bring_biases(base, first, biases);
   if (kSeenW > kBoxW) clear_margins(base + kHiddenTile);
   pdl_wait();
   pdl_trigger();
@@ -300,8 +325,8 @@ INGOT_INLINE void run_inverted(const Tensors& t, const Biases& biases) {
   for (int i = 0; i < kFinish; ++i) {
     const Place p = place_of(i, rank, row, column);
     beside[i] = four_t{};
-    if (kResidual && p.inside)
-      beside[i] = load_vec<4>(t.residual + image * t.image_residual + p.row * kRowStepResidual + p.column * kColumnStepResidual + p.channel);
+    const int at = p.row * kRowStepResidual + p.column * kColumnStepResidual + p.channel;
+    if (kResidual && p.inside) beside[i] = load_vec<4>(t.residual + image * t.image_residual + at);
   }
   Sums sums;
 #pragma unroll
@@ -322,20 +347,22 @@ INGOT_INLINE void run_inverted(const Tensors& t, const Biases& biases) {
   }
   float* const got = (float*)(base + kGot);
   if (kCluster > 1) others_wait();  // all blocks of the cluster have begun
-  hand_over(sums, got, rank);
-  others_arrive();
-  others_wait();
-  const float* const bias = (const float*)(base + kBiasNarrow);
+  hand_over(sums, got, barrier, rank);
+  quads_wait(barrier);
 #pragma unroll
   for (int i = 0; i < kFinish; ++i) {
     const Place p = place_of(i, rank, row, column);
     if (!p.inside) continue;
     float total[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) total[j] = bias[p.channel + j];
+    for (int j = 0; j < 4; j += 2) {
+      total[j] = total[j + 1] = 0.0f;
+      const unsigned char* const bias = base + kBiasNarrow + (p.channel + j) * 2;
+      if (kHasBiasNarrow) unpack<kHalf>(total[j], total[j + 1], *(const unsigned*)bias);
+    }
 #pragma unroll
     for (int k = 0; k < kCluster; ++k) {
-      const vec_t<float, 4> part = load_vec<4>(got + k * kShare + (threadIdx.x + i * kThreads) * 4);
+      const sums_t part = load_vec<4>(got + k * kShare + (threadIdx.x + i * kThreads) * 4);
 #pragma unroll
       for (int j = 0; j < 4; ++j) total[j] += part.v[j];
     }

@@ -197,14 +197,14 @@ def _unfit(plan: InvertedPlan) -> No | None:
     region = plan.region
     convs = plan.stages
     names = [convs[0].conv.inputs[0], region.outputs[0], *([plan.residual] if plan.residual else [])]
-    types = {region.spec_of[n].dtype for n in (*names, *(s.conv.inputs[1] for s in convs), *(s.result for s in convs))}
+    types = {region.spec_of[n].dtype for s in convs for n in (*names, *s.conv.inputs, s.result) if n}
     if len(types) != 1 or not types <= set(_FLOATS):
         return No(f"values of types {', '.join(sorted(types))}")
     for name in names:
         if not in_vectors(region.spec_of[name], 1, VECTOR) or not isinstance(region.spec_of[name].strides[0], int):
             return No(f"{name!r} whose channels are not innermost in multiples of {VECTOR}")
-    for stage in convs:
-        bias = region.spec_of[stage.bias] if stage.bias else None
-        if bias is not None and (not bias.constant or any(stage.bias in op.inputs for op in stage.after)):
-            return No("a bias that is not constant, or read again")
+    for stage in (stage for stage in convs if stage.bias):
+        bias = region.spec_of[stage.bias]
+        if not bias.constant or bias.align % 16 or any(stage.bias in op.inputs for op in stage.after):
+            return No("a bias that is not constant and aligned to 16 bytes, or read again")
     return None

@@ -29,47 +29,29 @@ def generate(tile: InvertedTile) -> Source:
         plan.y.strides[0],
     ]
     numbers = ", ".join(out.number(step, 8) for step in steps)
-    fill = _biases(tile, out)
+    stages = (plan.widen, plan.spread, plan.narrow)
+    biases = [out.input(stage.bias) if stage is not None and stage.bias else "nullptr" for stage in stages]
+    tensors = ", ".join([x, *inputs, *biases, residual, y, numbers])
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({tile.threads}) {ENTRY}({out.declared}) {{
-  const Tensors tensors = {{{x}, {", ".join(inputs)}, {residual}, {y}, {numbers}}};
-  run_inverted(tensors, Biases{{{", ".join(out.input(s.bias) for s in _biased(plan))}}});
+  const Tensors tensors = {{{tensors}}};
+  run_inverted(tensors);
 }}
 """
     functions = [
         _function(plan, "widened", plan.widen),
         _function(plan, "spread_out", plan.spread),
         _function(plan, "narrowed", plan.narrow),
+        _pair(plan, "widened", "widened_pair", plan.widen),
+        _pair(plan, "spread_out", "spread_pair", plan.spread),
     ]
     element = f"typedef {dtypes.TABLE[plan.x.dtype].cuda} element_t;"
+    templates = ("inverted/words.cuh", "tensor_core.cuh", "mma/instructions.cuh", "cluster.cuh", "inverted/quads.cuh")
     parts = [
-        HELPERS, _TYPES, element, _constants(tile), template("tensor_core.cuh"), template("mma/instructions.cuh"),
-        template("cluster.cuh"), *functions, fill, template("inverted/inverted.cuh"), kernel,
+        HELPERS, _TYPES, element, _constants(tile), *map(template, templates), *functions,
+        template("inverted/inverted.cuh"), kernel,
     ]  # fmt: skip
     return Source("\n".join(parts), mul(plan.batch, *tile.tiles, tile.cluster), out.arguments)
-
-
-def _biased(plan: InvertedPlan) -> list[Stage]:
-    return [stage for stage in plan.stages if stage.bias]
-
-
-def _biases(tile: InvertedTile, out: CudaText) -> str:
-    """``struct Biases``, and what puts them into shared memory as floats; zeros where there are none."""
-    plan = tile.plan
-    fields, lines = [], []
-    places = (("BiasWiden", plan.widen, True), ("BiasSpread", plan.spread, True), ("BiasNarrow", plan.narrow, False))
-    for name, stage, sliced in places:
-        value = "0.0f"
-        if stage is not None and stage.bias:
-            out.input(stage.bias)
-            fields.append(f"  const {dtypes.TABLE[plan.region.spec_of[stage.bias].dtype].cuda}* in{name};")
-            at, most = ("first + i", "kHidden") if sliced else ("i", "kCols")
-            value = f"{at} < {most} ? (float)b.in{name}[{at}] : 0.0f"
-        count = tile.slice if sliced else tile.cols
-        loop = f"for (int i = threadIdx.x; i < {count}; i += kThreads)"
-        lines.append(f"  {loop} ((float*)(base + k{name}))[i] = {value};")
-    head = "INGOT_INLINE void bring_biases(unsigned char* base, int first, const Biases& b) {"
-    return "\n".join(["struct Biases {", *fields, "};", head, *lines, "}"])
 
 
 def _constants(tile: InvertedTile) -> str:
@@ -79,7 +61,7 @@ def _constants(tile: InvertedTile) -> str:
         "Threads": tile.threads, "Cluster": tile.cluster, "TileH": tile.height, "TileW": tile.width,
         "TilesH": tile.tiles[0], "TilesW": tile.tiles[1], "Channels": plan.channels, "Depth": tile.depth,
         "Hidden": plan.hidden, "Slice": tile.slice, "Chunk": tile.chunk, "Chunks": tile.chunks, "Cols": plan.cols,
-        "ColsPadded": tile.cols, "WideE": tile.wide_expansion, "Wide": tile.wide, "Words": tile.words,
+        "ColsPadded": tile.cols, "WideE": tile.wide_expansion, "Tall": tile.tall,
         "Share": tile.share, "TapsH": g.kernel[0], "TapsW": g.kernel[1], "StrideH": g.stride[0],
         "StrideW": g.stride[1], "PadH": g.pad[0], "PadW": g.pad[1], "Height": g.input[0], "Width": g.input[1],
         "OutHeight": plan.size[0], "OutWidth": plan.size[1], "SeenH": tile.seen[0], "SeenW": tile.seen[1],
@@ -92,6 +74,10 @@ def _constants(tile: InvertedTile) -> str:
     padded = tile.slice * tile.cluster > plan.hidden
     flags = {"Half": plan.x.dtype == "float16", "Padded": padded, "Residual": bool(plan.residual)}
     flags["Widens"] = plan.widen is not None
+    flags |= {
+        f"Has{name}": stage is not None and bool(stage.bias)
+        for name, stage in (("BiasWiden", plan.widen), ("BiasSpread", plan.spread), ("BiasNarrow", plan.narrow))
+    }
     return constants(values, flags)
 
 
@@ -113,3 +99,37 @@ def _function(plan: InvertedPlan, name: str, stage: Stage | None) -> str:
         lines.append(f"  const float e{number} = {code};")
         names[op.outputs[0]] = f"e{number}"
     return "\n".join([*lines, f"  return {names[stage.result]};", "}"])
+
+
+def _pair(plan: InvertedPlan, function: str, name: str, stage: Stage | None) -> str:
+    """``unsigned name(float, float)``: two numbers through ``function``, as 16-bit floats in a word.
+
+    Bounds that are 16-bit floats are applied to the word: rounding keeps their order.
+    """
+    half = plan.x.dtype == "float16"
+    head = f"INGOT_INLINE unsigned {name}(float low, float high) {{"
+    bounds = _bounds(plan, stage) if stage is not None else []
+    if bounds is None:
+        return "\n".join([head, f"  return packed<{str(half).lower()}>({function}(low), {function}(high));", "}"])
+    lines = [head, f"  unsigned word = packed<{str(half).lower()}>(low, high);"]
+    for upper, number in bounds:
+        bits = dtypes.numpy_dtype(plan.x.dtype).type(number).tobytes()
+        value = int.from_bytes(bits * 2, "little")
+        lines.append(f"  word = bounded<{str(half).lower()}, {str(upper).lower()}>(word, {value:#010x}u);")
+    return "\n".join([*lines, "  return word;", "}"])
+
+
+def _bounds(plan: InvertedPlan, stage: Stage) -> list[tuple[bool, float]] | None:
+    """(whether it is the upper one, number) of each bound that the stage's scalar ops set; None where they do more."""
+    found: list[tuple[bool, float]] = []
+    for op in stage.after:
+        limits = {"Relu": (0.0,), "Clip": tuple(plan.literals.get(n) if n else None for n in op.inputs[1:])}.get(op.op)
+        if limits is None or (op.op == "Clip" and any(n and n not in plan.literals for n in op.inputs[1:])):
+            return None
+        for upper, limit in zip((False, True), limits, strict=False):
+            if limit is None:
+                continue
+            if float(dtypes.numpy_dtype(plan.x.dtype).type(limit)) != limit:
+                return None
+            found.append((upper, float(limit)))
+    return found

@@ -8,8 +8,12 @@ from functools import cached_property
 from ingot.kernels.api import Variant
 from ingot.kernels.cuda.inverted.plan import InvertedPlan
 
-_WIDEST_EXPANSION = 4
-"""Most pieces of 16 columns that a warp makes of 16 pixels at once."""
+_WIDEST = 4
+"""Most pieces of 16 by 16 numbers that a warp makes at once."""
+_UNIT = 60
+"""Instructions of a warp for what it makes at once."""
+_PIECE = 30
+"""Instructions for a piece, beside its product."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,6 @@ class InvertedTile:
     chunk: int
     """Hidden channels that are in shared memory at once, a multiple of 16."""
     threads: int
-    wide: int
-    """Pixels of the depthwise convolution side by side that a thread makes."""
-    words: int
-    """Pairs of channels of them: 2 or 4."""
 
     @staticmethod
     def of(plan: InvertedPlan, variant: Variant) -> InvertedTile:
@@ -99,23 +99,32 @@ class InvertedTile:
     def wide_expansion(self) -> int:
         """Pieces of 16 columns that a warp makes at once: those that keep all warps busy for the shortest time."""
         pieces = self.chunk // 16
-        fitting = [n for n in range(1, _WIDEST_EXPANSION + 1) if pieces % n == 0]
-        return min(fitting, key=lambda n: (self.rounds_of_expansion(n) * (1 + 2 * n), n))
+        fitting = [n for n in range(1, _WIDEST + 1) if pieces % n == 0]
+        return min(fitting, key=lambda n: (self.expansion(n), n))
 
-    def rounds_of_expansion(self, wide: int) -> int:
-        """Units of 16 pixels and ``wide`` times 16 columns that the busiest warp makes of a chunk."""
+    def expansion(self, wide: int) -> int:
+        """Instructions of the busiest warp for the first product of a chunk, with ``wide`` pieces at once."""
         units = -(-self.pixels // 16) * (self.chunk // 16 // wide)
-        return -(-units // self.warps)
+        each = _UNIT + self.depth // 16 * (1 + 3 * wide) + wide * _PIECE
+        return -(-units // self.warps) * each
+
+    @property
+    def tall(self) -> int:
+        """Times sixteen pixels of the depthwise convolution that a warp makes at once, in the same way."""
+        fitting = range(1, min(_WIDEST, -(-self.results // 16)) + 1)
+        return min(fitting, key=lambda n: (self.depthwise(n), n))
+
+    def depthwise(self, tall: int) -> int:
+        """Instructions of the busiest warp for the depthwise convolution of a chunk."""
+        tiles = -(-self.results // 16)
+        units = -(-tiles // tall) * (self.chunk // 16)
+        taps = self.plan.geometry.taps
+        return -(-units // self.warps) * (_UNIT + taps * (4 + 3 * tall) + tall * _PIECE)
 
     @property
     def rounds_of_product(self) -> int:
         """Units of 16 pixels and 16 columns of the result that the busiest warp adds up."""
         return -(-(-(-self.results // 16) * (self.cols // 16)) // self.warps)
-
-    @property
-    def items(self) -> int:
-        """Strips of the depthwise convolution."""
-        return self.chunk // (2 * self.words) * -(-self.width // self.wide) * self.height
 
     @property
     def share(self) -> int:
@@ -131,13 +140,14 @@ class InvertedTile:
             "Widen": self.slice * pitch_x if self.plan.widen else 0,
             "Taps": self.plan.geometry.taps * self.slice * 2,
             "Narrow": self.cols * pitch_w,
-            "BiasWiden": 4 * self.slice,
-            "BiasSpread": 4 * self.slice,
-            "BiasNarrow": 4 * self.cols,
+            "BiasWiden": 2 * self.slice,
+            "BiasSpread": 2 * self.slice,
+            "BiasNarrow": 2 * self.cols,
             "Image": -(-self.pixels // 16) * 16 * pitch_x if self.plan.widen else 0,
             "HiddenTile": seen[0] * seen[1] * pitch_h,
             "SpreadTile": -(-self.results // 16) * 16 * pitch_h,
             "Got": 4 * self.cluster * self.share,
+            "Barrier": 8,
         }
         places: dict[str, int] = {}
         at = 0
@@ -153,5 +163,5 @@ class InvertedTile:
 
 
 _LONG = {
-    "th": "height", "tw": "width", "cl": "cluster", "hc": "chunk", "nt": "threads", "wi": "wide", "wo": "words",
+    "th": "height", "tw": "width", "cl": "cluster", "hc": "chunk", "nt": "threads",
 }  # fmt: skip
