@@ -260,8 +260,9 @@ def _why(row: Row) -> str:
         return f"the whole model runs on the host: {reasons}" if reasons else "the whole model runs on the host"
     if row.islands:
         return f"parts on the host: {reasons}"
-    return "on the device it takes " + (
-        f"{row.device:.3f} ms: the rest is copies" if row.device < row.onnxruntime else f"{row.device:.3f} ms"
+    copies = "the rest is copies" if row.device < row.onnxruntime else "its layers are too small to fill a GPU"
+    return f"on the device it takes {row.device:.3f} ms: {copies}" + (
+        "; its file fixes the batch at 1" if row.batch == 1 else ""
     )
 
 

@@ -118,7 +118,7 @@ def _cells(row: Record) -> list[str]:
         row.name,
         f"**{figures.run.median:.3f}**",
         f"{figures.compute.median:.3f}" if figures.compute else "–",
-        f"{figures.run.spread:.3f}",
+        f"{figures.run.spread:.3f}" + (f" ({figures.spin.spread:.3f} spinning)" if figures.spin else ""),
         f"{100 * figures.roofline_share:.0f} %" if figures.roofline_share else "–",
         f"{worst:.1e}" if row.correct else f"{worst:.1e} **wrong**",
         _peer(row, "onnxruntime"),
