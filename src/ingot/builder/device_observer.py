@@ -52,7 +52,9 @@ class DeviceRuns:
         lane = Lane(max(plan.arena_bytes for plan in plans), max(plan.persistent_bytes for plan in plans))
         self.where, self._ordinal = device.info.name, device.ordinal
         self._contexts = [DeviceContext(engine, device.ordinal, lane) for engine in engines]
-        self._values = Buffer(max(sum(output_bytes(plan)) for plan in plans), "observed values")
+        largest = max(sum(output_bytes(plan)) for plan in plans)
+        self._values = Buffer(largest, "observed values") if len(engines) > 1 else None
+        """What several engines write to in turn; one alone has its own memory."""
         self.stream = lane.stream
 
     def run(self, feeds: Feeds) -> Iterator[dict[str, Tensor]]:
@@ -60,23 +62,25 @@ class DeviceRuns:
         given = set[str]()
         for context in self._contexts:
             plan = context.engine.plan
-            outputs = self._outputs(plan, solve(plan, {name: array.shape for name, array in feeds.items()}))
-            job = context.prepare(feeds, outputs)
+            bindings = solve(plan, {name: array.shape for name, array in feeds.items()})
+            shared = {} if self._values is None else self._outputs(plan, bindings, self._values)
+            job = context.prepare(feeds, shared)
             context.put(job)
             context.launch(job)
-            found = {name: Tensor(array.pointer, array.shape) for name, array in outputs.items()}
-            for binding in plan.inputs:
-                base = "input", binding.name
+            found = {}
+            for space, binding in (*(("output", b) for b in plan.outputs), *(("input", b) for b in plan.inputs)):
+                base = space, binding.name
                 if base in job.program.bases and binding.name not in given:
-                    found[binding.name] = Tensor(job.program.bases[base], feeds[binding.name].shape)
+                    shape = evaluate_shape(tuple(binding.shape), bindings)
+                    found[binding.name] = Tensor(job.program.bases[base], shape)
             given.update(found)
             yield found
 
-    def _outputs(self, plan: Plan, bindings: Bindings) -> dict[str, DeviceArray]:
+    def _outputs(self, plan: Plan, bindings: Bindings, values: Buffer) -> dict[str, DeviceArray]:
         found, offset = {}, 0
         for binding in plan.outputs:
             shape = evaluate_shape(tuple(binding.shape), bindings)
-            place: Any = _Window(self._values.pointer + offset, self._values)
+            place: Any = _Window(values.pointer + offset, values)
             found[binding.name] = DeviceArray(place, binding.dtype, shape, self._ordinal, self.stream)
             offset += _bytes(binding, bindings)
         return found
