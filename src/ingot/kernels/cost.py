@@ -42,6 +42,10 @@ _SCALAR = 0.5
 _REGISTERS = 65536
 _THREADS = {75: 1024}
 """Threads of an SM where they are not 2048."""
+_PORTABLE_CLUSTER = 8
+"""Blocks of a cluster that every device from sm_90 on can have."""
+_LARGE_CLUSTER = {90: 16, 100: 16}
+"""By compute capability, where they may be more."""
 
 
 class TileLike(Protocol):
@@ -121,6 +125,11 @@ def shared_per_sm(target: Target) -> int:
 def threads_per_sm(target: Target) -> int:
     """Threads of an SM."""
     return _THREADS.get(target.cc, 2048)
+
+
+def largest_cluster(target: Target) -> int:
+    """Most blocks of a cluster; 1 where there are none."""
+    return _LARGE_CLUSTER.get(target.cc, _PORTABLE_CLUSTER) if target.cc >= 90 else 1
 
 
 def shared_limit(target: Target) -> int:

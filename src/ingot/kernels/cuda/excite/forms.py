@@ -8,7 +8,7 @@ from ingot.errors import YES, Answer, No
 from ingot.graph import dtypes
 from ingot.graph.region import Region
 from ingot.kernels.api import Target
-from ingot.kernels.cost import shared_limit
+from ingot.kernels.cost import largest_cluster, shared_limit
 from ingot.kernels.cuda.excite.plan import ExcitePlan, plan_excite
 from ingot.kernels.cuda.excite.source import Form
 
@@ -47,7 +47,8 @@ def fits(region: Region, target: Target) -> Answer:
 def forms(plan: ExcitePlan, target: Target) -> list[Form]:
     """Every variant whose blocks are busy and whose pixels and weights fit."""
     found = []
-    for cluster, parts, threads in itertools.product(_CLUSTERS, _PARTS, _THREADS):
+    clusters = [cluster for cluster in _CLUSTERS if cluster <= largest_cluster(target)]
+    for cluster, parts, threads in itertools.product(clusters, _PARTS, _THREADS):
         if parts > cluster or (parts > 1 and plan.before):
             continue
         form = Form(plan, cluster, parts, threads)

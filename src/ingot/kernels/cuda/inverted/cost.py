@@ -10,13 +10,11 @@ from ingot.errors import YES, Answer, No
 from ingot.graph.dtypes import itemsize
 from ingot.graph.region import Region
 from ingot.kernels.api import Target
-from ingot.kernels.cost import LAUNCH, shared_limit, shared_per_sm, threads_per_sm
+from ingot.kernels.cost import LAUNCH, largest_cluster, shared_limit, shared_per_sm, threads_per_sm
 from ingot.kernels.cuda.inverted.plan import InvertedPlan, plan_inverted
 from ingot.kernels.cuda.inverted.tile import InvertedTile
 
 _LEAST_CC = 80
-_CLUSTERS_CC = 90
-_MOST_CLUSTER = 16
 _HEIGHTS = (1, 2, 4, 7, 8)
 _WIDTHS = (4, 7, 8, 14, 16, 28)
 _CHUNKS = (16, 32, 48, 64, 80, 96, 128, 144, 192)
@@ -53,7 +51,8 @@ def accepts(region: Region, target: Target) -> Answer:
     plan = plan_inverted(region)
     if isinstance(plan, No):
         return plan
-    where = "a cluster of blocks" if target.cc >= _CLUSTERS_CC else f"a block, and {target.name} has no clusters"
+    clusters = largest_cluster(target) > 1
+    where = "a cluster of blocks" if clusters else f"a block, and {target.name} has no clusters"
     return YES if tiles(plan, target) else No(f"the weights do not fit in the shared memory of {where}")
 
 
@@ -61,7 +60,7 @@ def accepts(region: Region, target: Target) -> Answer:
 def tiles(plan: InvertedPlan, target: Target) -> tuple[InvertedTile, ...]:
     """Every variant whose blocks are busy and whose tensors fit."""
     height, width = plan.size
-    clusters = range(1, _MOST_CLUSTER + 1) if target.cc >= _CLUSTERS_CC else (1,)
+    clusters = range(1, largest_cluster(target) + 1)
     found = []
     areas = itertools.product({min(h, height) for h in _HEIGHTS}, {min(w, width) for w in _WIDTHS})
     for (h, w), cluster, chunk in itertools.product(areas, clusters, _CHUNKS):

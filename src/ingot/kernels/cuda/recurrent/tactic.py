@@ -11,12 +11,12 @@ from ingot.errors import YES, Answer, No
 from ingot.graph.dims import Bindings
 from ingot.graph.region import Kind, Region
 from ingot.kernels.api import Kernel, Pdl, Program, Target, Variant
-from ingot.kernels.cost import shared_limit
+from ingot.kernels.cost import largest_cluster, shared_limit
 from ingot.kernels.cuda.nvrtc import compile_cuda
 from ingot.kernels.cuda.recurrent.cost import seconds
 from ingot.kernels.cuda.recurrent.plan import RecurrentPlan, plan_recurrent
 from ingot.kernels.cuda.recurrent.source import ENTRY, generate
-from ingot.kernels.cuda.recurrent.tile import Form, Group, RecurrentTile, largest_cluster
+from ingot.kernels.cuda.recurrent.tile import Form, Group, RecurrentTile
 
 _EACH = 4
 """Variants of a kind."""

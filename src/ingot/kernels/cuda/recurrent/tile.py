@@ -8,13 +8,9 @@ from enum import IntEnum
 from ingot.graph import dtypes
 from ingot.graph.dims import Dim, ceildiv, mul
 from ingot.kernels.api import Target, Variant, Workspace
-from ingot.kernels.cost import shared_limit
+from ingot.kernels.cost import largest_cluster, shared_limit
 from ingot.kernels.cuda.recurrent.plan import RecurrentPlan
 
-_PORTABLE_CLUSTER = 8
-"""Blocks of a cluster that every device from sm_90 on can have."""
-_LARGE = {90: 16, 100: 16}
-"""By compute capability, where they may be more."""
 COUNTERS = 128
 """Bytes from the counters of one group to those of the next: a line of the cache."""
 SAFE = 0.85
@@ -22,11 +18,6 @@ SAFE = 0.85
 _REGISTERS = 65536
 _OPERAND_REGISTERS = 80
 """Most registers of a thread for R."""
-
-
-def largest_cluster(target: Target) -> int:
-    """Most blocks of a cluster; 1 where there are none."""
-    return _LARGE.get(target.cc, _PORTABLE_CLUSTER) if target.cc >= 90 else 1
 
 
 class Group(IntEnum):
