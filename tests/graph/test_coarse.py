@@ -53,6 +53,20 @@ def test_what_is_multiplied_on_the_way_is_not_coarse() -> None:
     assert region.ops[-1] is last and not coarse(replace(region, ops=ops, values=values))
 
 
+@pytest.mark.parametrize(("step", "room"), [(0.05, True), (0.01, False)])
+def test_steps_on_the_way_have_to_be_long_too(step: float, room: bool) -> None:
+    region = silu_layer(0.05)
+    last = region.producer[region.outputs[0]]
+    between = (
+        BodyOp("QuantizeLinear", (last.inputs[0], "step"), ("bytes",)),
+        BodyOp("DequantizeLinear", ("bytes", "step"), ("rounded",)),
+    )
+    ops = (*region.ops[:-1], *between, replace(last, inputs=("rounded", *last.inputs[1:])))
+    values = (*region.values, ("bytes", region.spec_of[last.outputs[0]]), ("rounded", region.spec_of[last.inputs[0]]))
+    made = replace(region, ops=ops, values=values, literals=(*region.literals, ("step", step)))
+    assert region.ops[-1] is last and coarse(made) == room
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_error_is_what_is_allowed(sign: int) -> None:
     """With the instruction's own error, 2^-11 of the tangent, at its worst either way."""

@@ -53,8 +53,8 @@ def _rounded(op: BodyOp, region: Region) -> bool:
 
 
 def _only_rounded(name: str, region: Region) -> bool:
-    """Whether all readers of a value quantize it, or add something to it that is quantized then."""
+    """Whether all readers of a value quantize it to long steps, or add something to it that is quantized then."""
     readers = [op for op in region.ops if name in op.inputs]
     if name in region.outputs or not readers:
         return False
-    return all(op.op == "QuantizeLinear" or (op.op == "Add" and _only_rounded(op.outputs[0], region)) for op in readers)
+    return all(_wide_steps(op, region) or (op.op == "Add" and _only_rounded(op.outputs[0], region)) for op in readers)
