@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,3 +72,19 @@ def test_results_are_named_and_widened() -> None:
     found = peers._arrays((halves, integers), ("a", "b"))
     assert found["a"].dtype == np.float32 and found["b"].dtype == np.int64
     assert peers._arrays(halves, ("a",))["a"].dtype == np.float32
+
+
+def test_a_graph_gives_what_was_captured() -> None:
+    made: list[str] = []
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    cuda: Any = SimpleNamespace(Stream=lambda: stream, current_stream=lambda: stream)
+    cuda.stream = cuda.graph = lambda _: nullcontext()
+    cuda.CUDAGraph = lambda: SimpleNamespace(replay=lambda: made.append("replay"))
+
+    def call() -> str:
+        made.append("call")
+        return f"result {len(made)}"
+
+    replay = peers._captured(SimpleNamespace(cuda=cuda), call)
+    assert made == ["call"] * 4  # three to get warm, one that is captured
+    assert replay() == "result 4" and made[-1] == "replay"

@@ -174,10 +174,11 @@ def _captured(torch: Any, call: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = call()
+        outputs = call()
 
-    def replay(_: object = kept) -> None:  # the outputs live as long as the graph
+    def replay() -> object:
         graph.replay()
+        return outputs
 
     return replay
 
