@@ -30,8 +30,9 @@ _NOTE = """\
 *GPU ms*: between events around the launch; *of roofline*: least time of the planned layers over *GPU ms* (on the CPU
 that of FP32 arithmetic, which bfloat16 and INT8 exceed); *rel. error*: worst output, norm of the difference over norm
 of ONNX Runtime's FP32 result on the CPU. Peers ran in the same process on the same inputs; of each the fastest
-variant, and how many times as long it takes. PyTorch runs the same architecture with weights of its own, so only its
-speed is compared. The 8-bit models of the GPU rows are made by `ingot quantize`."""
+variant that ran, and how many times as long it takes. PyTorch runs its own module of the same architecture with other
+weights, so only its speed is compared; where it has none, it runs the model as onnx2torch converts it. The 8-bit models
+of the GPU rows are made by `ingot quantize`."""
 
 
 def main() -> None:
