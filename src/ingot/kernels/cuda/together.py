@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -60,9 +61,16 @@ def _place(tensor: Input | Output, part: Region, whole: Region, places: dict[str
     return Input(whole.inputs.index(name)) if name in whole.inputs else places[name]
 
 
-def one_variant(name: str, parts: Sequence[tuple[str, Variant]]) -> Variant:
-    """The variants of parts, each under a mark of its own, as one."""
-    return Variant(name, tuple((f"{mark}.{key}", value) for mark, variant in parts for key, value in variant.params))
+def combinations(name: str, parts: Sequence[Sequence[tuple[float, str, Variant]]], most: int) -> list[Variant]:
+    """The likeliest variants of the whole: one of each part, its parameters under the part's mark.
+
+    ``parts`` has the seconds, the mark and the variant of each choice for each part.
+    """
+    found = []
+    for each in itertools.product(*parts):
+        params = ((f"{mark}.{key}", value) for _, mark, variant in each for key, value in variant.params)
+        found.append((sum(seconds for seconds, _, _ in each), Variant(name, tuple(params))))
+    return [variant for _, variant in sorted(found)[:most]]
 
 
 def variant_of(whole: Variant, mark: str, tactic: str) -> Variant:

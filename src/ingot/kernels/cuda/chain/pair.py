@@ -5,7 +5,6 @@ Offered beside the one kernel for both, so that measurement decides between them
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,8 +16,9 @@ from ingot.kernels.api import Program, Target, Variant
 from ingot.kernels.cuda.chain.plan import Halves, halves, plan_chain
 from ingot.kernels.cuda.hopper.sums import sum_operands
 from ingot.kernels.cuda.hopper.tactic import HopperTactic
-from ingot.kernels.cuda.together import in_turn, one_variant, variant_of
+from ingot.kernels.cuda.together import combinations, in_turn, variant_of
 
+_MARKS = ("a", "b")
 _EACH = 6
 """Likeliest variants of each half that are combined."""
 _LIMIT = 20
@@ -46,11 +46,10 @@ class PairTactic:
         """Combinations of the halves' likeliest variants, by predicted time."""
         parts = _read(region)
         ranked = []
-        for half in (parts.first, parts.second):
+        for mark, half in zip(_MARKS, (parts.first, parts.second), strict=True):
             likeliest = _HOPPER.variants(half, target, bindings)[:_EACH]
-            ranked.append([(_HOPPER.estimate(half, v, target, bindings), v) for v in likeliest])
-        both = [(a[0] + b[0], _joined(self.name, a[1], b[1])) for a, b in itertools.product(*ranked)]
-        return [variant for _, variant in sorted(both)[:_LIMIT]]
+            ranked.append([(_HOPPER.estimate(half, v, target, bindings), mark, v) for v in likeliest])
+        return combinations(self.name, ranked, _LIMIT)
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Two kernels; the tensor between them is a workspace where nobody else reads it."""
@@ -76,9 +75,6 @@ def _read(region: Region) -> Halves:
     return parts
 
 
-def _joined(name: str, first: Variant, second: Variant) -> Variant:
-    return one_variant(name, (("a", first), ("b", second)))
-
-
 def _apart(variant: Variant) -> tuple[Variant, Variant]:
-    return variant_of(variant, "a", _HOPPER.name), variant_of(variant, "b", _HOPPER.name)
+    first, second = (variant_of(variant, mark, _HOPPER.name) for mark in _MARKS)
+    return first, second

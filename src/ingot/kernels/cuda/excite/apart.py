@@ -5,7 +5,6 @@ Offered beside the one kernel for all, so that measurement decides between them.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ from ingot.kernels.cuda.excite.plan import plan_excite
 from ingot.kernels.cuda.gemv.tactic import GemvTactic
 from ingot.kernels.cuda.map import MapTactic
 from ingot.kernels.cuda.reduce import REDUCE
-from ingot.kernels.cuda.together import in_turn, one_variant, part_of, variant_of
+from ingot.kernels.cuda.together import combinations, in_turn, part_of, variant_of
 from ingot.kernels.triton.conv import ConvTactic
 
 _MARKS = ("mean", "down", "up", "gate")
@@ -54,15 +53,11 @@ class FourTactic:
     def variants(self, region: Region, target: Target, bindings: Bindings) -> Sequence[Variant]:
         """Combinations of the parts' likeliest variants, by predicted time."""
         ranked = []
-        for part, most in zip(_read(region), _EACH, strict=True):
+        for mark, part, most in zip(_MARKS, _read(region), _EACH, strict=True):
             tactic = _tactic(part, target)
             likeliest = tactic.variants(part, target, bindings)[:most]
-            ranked.append([(tactic.estimate(part, v, target, bindings), v) for v in likeliest])
-        combined = []
-        for each in itertools.product(*ranked):
-            chosen = [(mark, variant) for mark, (_, variant) in zip(_MARKS, each, strict=True)]
-            combined.append((sum(seconds for seconds, _ in each), one_variant(self.name, chosen)))
-        return [variant for _, variant in sorted(combined)[:_LIMIT]]
+            ranked.append([(tactic.estimate(part, v, target, bindings), mark, v) for v in likeliest])
+        return combinations(self.name, ranked, _LIMIT)
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """Four kernels, or five where the mean takes two."""

@@ -5,7 +5,6 @@ Offered beside the one kernel for all, so that measurement decides between them.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from ingot.kernels.cuda.depthwise.floats import FloatTactic
 from ingot.kernels.cuda.hopper.tactic import HopperTactic
 from ingot.kernels.cuda.inverted.cost import accepts
 from ingot.kernels.cuda.inverted.plan import parts_of
-from ingot.kernels.cuda.together import in_turn, one_variant, variant_of
+from ingot.kernels.cuda.together import combinations, in_turn, variant_of
 from ingot.kernels.triton.conv import ConvTactic
 from ingot.kernels.triton.depthwise import DepthwiseTactic
 
@@ -59,11 +58,7 @@ class InTurnTactic:
                 for variant in tactic.variants(part, target, bindings)[:_EACH]:
                     found.append((tactic.estimate(part, variant, target, bindings), f"{mark}{number}", variant))
             ranked.append(found)
-        combined = []
-        for each in itertools.product(*ranked):
-            chosen = [(mark, variant) for _, mark, variant in each]
-            combined.append((sum(seconds for seconds, _, _ in each), one_variant(self.name, chosen)))
-        return [variant for _, variant in sorted(combined)[:_LIMIT]]
+        return combinations(self.name, ranked, _LIMIT)
 
     def compile(self, region: Region, variant: Variant, target: Target) -> Program:
         """A kernel for each part."""
