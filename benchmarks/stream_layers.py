@@ -13,24 +13,24 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from conv_layers import Layer
 from quantized_layers import region_of
 from support.regions import Op, gemm_region
+from variants import compiled, measured
 
 from ingot.builder.targets import choose_target
 from ingot.graph.region import Region
 from ingot.graph.tensor import spec
-from ingot.kernels.api import Program, Target, Variant
+from ingot.kernels.api import Target, Variant
 from ingot.kernels.cuda.hopper.operands import Operands, operands
 from ingot.kernels.cuda.hopper.stream import streams as dealt_out
 from ingot.kernels.cuda.hopper.tactic import HopperTactic
-from ingot.tune.compile_pool import Task
-from ingot.tune.compiler import Compiler
 from ingot.tune.measure import DeviceMeasurer
-from ingot.tune.setting import Setting, Timing
+from ingot.tune.setting import Setting
 
 TACTIC = HopperTactic()
 _CONVOLUTIONS = (
@@ -81,6 +81,13 @@ def variants(region: Region, target: Target, others: int, streams: int, twins: b
     return list(dict.fromkeys(listed))
 
 
+def fastest(results: Mapping[str, float | str]) -> list[str]:
+    """The fastest variant without and the fastest with streams, as far as there are any."""
+    ranked = sorted((micros, text) for text, micros in results.items() if isinstance(micros, float))
+    found = (next((text for _, text in ranked if ("sr=" in text) == streams), None) for streams in (False, True))
+    return [text for text in found if text is not None]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -95,53 +102,28 @@ def main() -> None:
     assert chosen.target is not None and chosen.device is not None
     target, name = chosen.target, chosen.device.info.name
     layers = {n: r for n, r in LAYERS.items() if not flags.names or any(part in n for part in flags.names)}
-    work = [
-        (n, v)
-        for n, region in layers.items()
-        for v in variants(region, target, flags.others, flags.streams, flags.twins)
-    ]
-    predicted = [TACTIC.estimate(layers[n], v, target, {}) for n, v in work]
-    tasks = [Task(layers[n], TACTIC, v, seconds) for (n, v), seconds in zip(work, predicted, strict=True)]
-    programs: dict[str, dict[str, Program]] = {n: {} for n in layers}
-    expected = {(n, str(v)): seconds for (n, v), seconds in zip(work, predicted, strict=True)}
-    with Compiler(target) as compiler:
-        for index, made in compiler.programs(tasks):
-            layer, variant = work[index]
-            if isinstance(made, Program):
-                programs[layer][str(variant)] = made
-            else:
-                print(f"{layer}: {variant}: {made}", flush=True)
-    print(f"{sum(map(len, programs.values()))} programs compiled after {time.monotonic() - began:.1f} s", flush=True)
+    each = {n: variants(region, target, flags.others, flags.streams, flags.twins) for n, region in layers.items()}
+    made = iter(compiled([(layers[n], TACTIC, variant) for n, found in each.items() for variant in found], target))
+    print(f"compiled after {time.monotonic() - began:.1f} s", flush=True)
     measurer = DeviceMeasurer(name, Setting(chosen.device.ordinal, tf32=False, weights=0))
     with flags.out.open("a") as file:
-        for layer, ready in programs.items():
-            found = measurer.measure(layers[layer], {}, ready)
-            results = found if isinstance(found, dict) else dict.fromkeys(ready, found)
-            micros = {text: r.seconds * 1e6 for text, r in results.items() if isinstance(r, Timing)}
-            for text, result in results.items():
-                row: dict[str, object] = {"layer": layer, "variant": text, "device": name}
-                row |= {"predicted": round(expected[layer, text] * 1e6, 2)}
-                row |= {"micros": round(micros[text], 3)} if text in micros else {"refused": str(result)[:300]}
+        for layer, found in each.items():
+            region, programs = layers[layer], {str(variant): next(made) for variant in found}
+            results = measured(measurer, region, programs)
+            for variant in found:
+                row: dict[str, object] = {"layer": layer, "variant": str(variant), "device": name}
+                row["predicted"] = round(TACTIC.estimate(region, variant, target, {}) * 1e6, 2)
+                micros = results[str(variant)]
+                row |= {"refused": micros} if isinstance(micros, str) else {"micros": round(micros, 3)}
                 file.write(json.dumps(row) + "\n")
-            ranked = sorted(micros, key=lambda text: micros[text])
-            best = {kind: next((t for t in ranked if ("sr=" in t) == kind), None) for kind in (False, True)}
-            again = [text for text in best.values() if text is not None]
-            final = measurer.measure(layers[layer], {}, {text: ready[text] for text in again})
-            times = (
-                {t: r.seconds * 1e6 for t, r in final.items() if isinstance(r, Timing)}
-                if again and isinstance(final, dict)
-                else {}
-            )
-            for text, value in times.items():
-                file.write(
-                    json.dumps({"layer": layer, "variant": text, "device": name, "final": round(value, 3)}) + "\n"
-                )
+            again = measured(measurer, region, {text: programs[text] for text in fastest(results)})
+            times = {text: micros for text, micros in again.items() if isinstance(micros, float)}
+            for text, micros in times.items():
+                row = {"layer": layer, "variant": text, "device": name, "final": round(micros, 3)}
+                file.write(json.dumps(row) + "\n")
             file.flush()
-            print(
-                f"{time.monotonic() - began:5.1f} s {layer:34}",
-                *(f"{v:8.2f} {t[11:]}" for t, v in times.items()),
-                flush=True,
-            )
+            said = (f"{micros:8.2f} {text[11:]}" for text, micros in times.items())
+            print(f"{time.monotonic() - began:5.1f} s {layer:34}", *said, flush=True)
     measurer.close()
 
 
