@@ -126,9 +126,20 @@ def test_numerics_on_host(case: Case) -> None:
         )
 
 
+def test_maxima_of_bytes_are_taken_in_words() -> None:
+    region = pool("MaxPool", (1, 64, 20, 20), dtype="int8", kernel_shape=(5, 5), pads=(2, 2, 2, 2)).region
+    for variant in POOL.variants(region, Target(90), {}):
+        declared = f"largest_bytes<true> a[{variant['vector'] // 4}];"
+        assert variant["vector"] >= 4 and declared in POOL.source(region, variant, Target(90))
+    average = pool("AveragePool", (1, 64, 20, 20), **K3).region
+    source = POOL.source(average, POOL.variants(average, Target(90), {})[0], Target(90))
+    assert "largest_bytes<true> a[" not in source and "largest_bytes<false> a[" not in source
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8"])
 @pytest.mark.parametrize("cc", [75, 80, 86, 87, 89, 90, 100, 110, 120])
-def test_compiles_for_every_target(cc: int) -> None:
-    region, target = CASES[0].region, Target(cc)
+def test_compiles_for_every_target(cc: int, dtype: str) -> None:
+    region, target = pool("MaxPool", (1, 64, 20, 20), dtype=dtype, **K3).region, Target(cc)
     program = POOL.compile(region, POOL.variants(region, target, {})[0], target)
     assert program.kernels[0].pdl is (Pdl.TRIGGERS if cc >= 90 else Pdl.NONE)
     assert program.kernels[0].cubin[:4] == b"\x7fELF"
