@@ -118,6 +118,13 @@ def test_every_block_has_its_share_of_channels() -> None:
             assert tile.shared <= SM90.shared_per_block
 
 
+@pytest.mark.parametrize(("cc", "shared", "most"), [(80, 166912, 1), (90, 232448, 12), (120, 101376, 8)])
+def test_clusters_are_no_larger_than_the_target_has(cc: int, shared: int, most: int) -> None:
+    """Beyond eight blocks only where the device allows it."""
+    plan = planned(inverted_region((1, 64, 14, 14), 384, 64))
+    assert max(tile.cluster for tile in tiles(plan, Target(cc, shared_per_block=shared))) == most
+
+
 def test_three_kernels_compute_the_same() -> None:
     region = CASES["5 x 5, SiLU"]
     inputs = inverted_inputs(region)
