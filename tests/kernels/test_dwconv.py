@@ -59,6 +59,8 @@ def test_refusals() -> None:
     computed = depthwise((1, 16, 9, 9), pads=ONE)
     computed = computed.with_specs({"w": spec("float16", (16, 1, 3, 3), (1, 2, 3, 0))})
     assert "not constant" in reason(computed)
+    assert "empty" in reason(depthwise((1, 16, 0, 9), pads=ONE))
+    assert "empty" in reason(depthwise((0, 16, 9, 9), pads=ONE))
     assert "elements of the result" in reason(depthwise((1 << 18, 128, 8, 8), pads=ONE))
     assert DWCONV.accepts(depthwise(((1 << 18) - 1, 128, 8, 8), pads=ONE), SM90)
 

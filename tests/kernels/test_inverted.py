@@ -88,6 +88,8 @@ def test_refusals() -> None:
     assert "multiples of 8" in reason(inverted_region((1, 12, 8, 8), 48, 24))
     assert "float32" in reason(inverted_region((1, 16, 8, 8), 48, 24, dtype="float32"))
     assert "7 x 7" in reason(inverted_region((1, 16, 12, 12), 48, 24, taps=9))
+    assert "empty" in reason(inverted_region((1, 16, 0, 5), 48, 24))
+    assert "empty" in reason(inverted_region((1, 8, 2, 2), 48, 24, pads=(0, 0, 0, 0)))
     large = inverted_region((1, 160, 7, 7), 960, 160)
     assert ONE.accepts(large, SM90)
     assert "has no clusters" in reason(large, SM80) and "has no clusters" in refused(TURNS, large, SM80)

@@ -73,6 +73,8 @@ def pixels(region: Region, g: Geometry, vector: int) -> Pixels | No:
         return No("weights that are not constant")
     if not all(isinstance(d, int) for d in (*g.input, *g.output)):
         return No("symbolic image size")
+    if any(isinstance(d, int) and d <= 0 for d in (g.batch, *g.input, *g.output)):
+        return No("an empty image or result")
     if not in_vectors(g.x, 1, vector):
         return No(f"channels that are not innermost in multiples of {vector}")
     if any(int(size) * int(step) > _MOST_ELEMENTS for size, step in zip(g.input, g.x.strides[2:], strict=True)):
