@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from support.host_cuda import _library, needs_compiler
+from support.host_cuda import host_library, needs_compiler
 from support.products import Case
 from support.regions import conv_region, gemm_region
 from support.streams import CASES, FLOATS, TACTIC, tiles
@@ -17,7 +17,7 @@ from ingot.graph.dims import evaluate
 from ingot.graph.region import Region
 from ingot.kernels.api import Target, Variant
 from ingot.kernels.cuda.hopper.operands import Operands, operands
-from ingot.kernels.cuda.hopper.source import ENTRY, generate, shares
+from ingot.kernels.cuda.hopper.source import ENTRY, SNAP, generate, shares
 from ingot.kernels.cuda.hopper.stream import streams
 from ingot.kernels.cuda.hopper.tile import HopperTile
 from ingot.kernels.cuda.nvrtc import compile_cuda
@@ -25,7 +25,6 @@ from ingot.kernels.cuda.source import template
 
 SM90 = Target(90)
 PADS = (1, 1, 1, 1)
-SNAP = 1
 _AROUND = f"""
 constexpr int kSnap = {SNAP};
 constexpr int kSlice = 64, kTapsW = 3;
@@ -61,7 +60,7 @@ extern "C" int parts_of(int tiles, int steps, int blocks, int block, int* to) {
 
 def dealer(slide: bool = False) -> ctypes.CDLL:
     """The kernel's own code on the host."""
-    return _library(f"{'#define INGOT_SLIDE' * slide}\n{_AROUND}{template('hopper/deal.cuh')}\n{_LIST}", ())
+    return host_library(f"{'#define INGOT_SLIDE' * slide}\n{_AROUND}{template('hopper/deal.cuh')}\n{_LIST}", ())
 
 
 def parts(tiles: int, steps: int, blocks: int) -> list[list[tuple[int, int, int]]]:

@@ -27,6 +27,7 @@ from ingot.graph.region import Region
 from ingot.kernels.api import Input, Kernel, Null, Output, Program, Scratch, Value
 from ingot.kernels.cuda.prelude import PRELUDE
 
+_Number = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong
 _GUARD = 256
 _FLAGS = ("-std=c++17", "-O1", "-fwrapv", "-ffp-contract=off", "-fPIC", "-shared", "-w")
 _WAITING = ("__sync", "__shfl", "_sync(")
@@ -54,7 +55,7 @@ def run_on_host(
     """
     program = kernel if isinstance(kernel, Program) else Program((kernel,))
     bindings = bindings or {}
-    library = _library(program_source, tuple(dict.fromkeys(k.entry for k in program.kernels)))
+    library = host_library(program_source, tuple(dict.fromkeys(k.entry for k in program.kernels)))
     out_specs = [bound(s, bindings) for s in region.output_specs]
     ins = [Guarded(scatter(np.asarray(a), bound(s, bindings))) for a, s in zip(inputs, region.input_specs, strict=True)]
     outs = [Guarded(poisoned(s)) for s in out_specs]
@@ -63,15 +64,12 @@ def run_on_host(
         for w in program.workspaces
     ]
     before = [g.content.tobytes() for g in ins]
-    fibred = int(any(word in program_source for word in _WAITING))
+    fibred = _is_fibred(program_source)
     for step in program.kernels:
         grid = [evaluate(d, bindings) for d in step.grid]
         numbers = [_argument(a, ins, outs, scratch, bindings) for a in step.arguments]
-        addresses = (ctypes.c_void_p * max(len(numbers), 1))(*(ctypes.addressof(n) for n in numbers))
-        run = getattr(library, f"ingot_run_{step.entry}")
         together = grid[0] if step.cooperative else step.cluster
-        status = run(addresses, len(numbers), (ctypes.c_uint * 3)(*grid), step.block, fibred, together)
-        assert status == 0, _PROBLEMS[status]
+        _launch(library, step.entry, numbers, grid, step.block, fibred, together)
     for guarded in (*ins, *outs, *scratch):
         guarded.check()
     assert [g.content.tobytes() for g in ins] == before, "a kernel changed an input"
@@ -84,12 +82,28 @@ def launch_on_host(
     source: str, entries: Sequence[str], entry: str, blocks: int, threads: int, args: Sequence[tuple[int, int]]
 ) -> None:
     """One launch of the kernel ``entry`` of ``source``, which has ``entries``; arguments are values and their bytes."""
-    library = _library(source, tuple(entries))
+    library = host_library(source, tuple(entries))
     numbers = [(ctypes.c_int if size == 4 else ctypes.c_longlong)(value) for value, size in args]
+    _launch(library, entry, numbers, (blocks, 1, 1), threads, _is_fibred(source), 1)
+
+
+def _is_fibred(source: str) -> bool:
+    """Whether threads wait for each other, so that each needs a stack of its own."""
+    return any(word in source for word in _WAITING)
+
+
+def _launch(
+    library: ctypes.CDLL,
+    entry: str,
+    numbers: Sequence[_Number],
+    grid: Sequence[int],
+    threads: int,
+    fibred: bool,
+    together: int,
+) -> None:
     addresses = (ctypes.c_void_p * max(len(numbers), 1))(*(ctypes.addressof(n) for n in numbers))
-    fibred = int(any(word in source for word in _WAITING))
     run = getattr(library, f"ingot_run_{entry}")
-    status = run(addresses, len(numbers), (ctypes.c_uint * 3)(blocks, 1, 1), threads, fibred, 1)
+    status = run(addresses, len(numbers), (ctypes.c_uint * 3)(*grid), threads, int(fibred), together)
     assert status == 0, _PROBLEMS[status]
 
 
@@ -112,7 +126,7 @@ class Guarded:
 
 def _argument(
     argument: object, ins: list[Guarded], outs: list[Guarded], scratch: list[Guarded], bindings: Bindings
-) -> ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong:
+) -> _Number:
     match argument:
         case Input(index):
             return ctypes.c_void_p(ins[index].content.ctypes.data)
@@ -128,7 +142,8 @@ def _argument(
 
 
 @lru_cache(maxsize=256)
-def _library(source: str, entries: tuple[str, ...]) -> ctypes.CDLL:
+def host_library(source: str, entries: tuple[str, ...]) -> ctypes.CDLL:
+    """``source`` behind the prelude, compiled for the CPU, with a function that launches each of its ``entries``."""
     starts = "".join(
         f"static void ingot_start_{e}(void** p) {{ ingot_apply({e}, p); }}\n"
         f'extern "C" int ingot_run_{e}(void** p, int count, const unsigned* grid, unsigned threads, int fibred, '

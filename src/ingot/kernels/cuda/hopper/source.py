@@ -17,7 +17,7 @@ SPIN_LIMIT = 0
 """Above 0: so many tries of a barrier until the kernel gives up with a trap (to find deadlocks)."""
 _TEMPLATE = tuple(f"hopper/{name}.cuh" for name in ("stages", "producer", "consumer", "shares", "product"))
 _STREAM = tuple(f"hopper/{name}.cuh" for name in ("stages", "producer", "consumer", "deal", "stream"))
-_SNAP = 1
+SNAP = 1
 """So near to a tile's ends, in steps, none is cut."""
 _SHARE = 3
 """Fewest steps of a block's share of a tile: with fewer, the grid is smaller."""
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__({tile.threads}, {tile.resident}) {E
     sums = f"typedef {'int' if o.whole else 'float'} sum_t;"
     parts = [debug, HELPERS, sums, template("hopper/ptx.cuh"), _constants(o, tile, held), _wgmma(o, tile), struct]
     if tile.stream:
-        parts.append(f"constexpr int kSnap = {_SNAP};")
+        parts.append(f"constexpr int kSnap = {SNAP};")
     text = "\n".join([*parts, *map(template, _STREAM if tile.stream else _TEMPLATE), kernel])
     clusters, most = mul(tiles_m, tiles_n, batch), target.sms * tile.resident // tile.cluster
     if tile.stream:
