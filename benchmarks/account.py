@@ -48,7 +48,7 @@ from ingot.runtime.shapes import solve
 
 Feeds = Mapping[str, Any]
 _DEFAULT = "zoo:resnet50"
-_DEFAULT_SHAPE = "input=1x3x224x224"
+_DEFAULT_SHAPE, _DEFAULT_NAME = "input=1x3x224x224", "resnet50-b1"
 _INSIDE_S = 3.0
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--model", default=_DEFAULT, help="an engine, an ONNX file or zoo:NAME")
     parser.add_argument("--shapes", action="append", default=[], help="NAME=SHAPE of an input")
-    parser.add_argument("--name", default="resnet50-b1", help="of the row")
+    parser.add_argument("--name", help="of the account; the model's if left out")
     parser.add_argument("--opt-level", type=int, default=2)
     parser.add_argument("--fp32", action="store_true", help="build in FP32")
     parser.add_argument("--runs", type=int, default=10_000, help="runs that are timed from the host")
@@ -93,7 +93,8 @@ def _read(path: Path) -> Account:
 
 def _made(arguments: argparse.Namespace) -> Account:
     if arguments.model == _DEFAULT and not arguments.shapes:
-        arguments.shapes = [_DEFAULT_SHAPE]
+        arguments.shapes, arguments.name = [_DEFAULT_SHAPE], arguments.name or _DEFAULT_NAME
+    arguments.name = arguments.name or Path(arguments.model.removeprefix("zoo:")).stem
     flags = Flags(fp16=not arguments.fp32, shapes=tuple(arguments.shapes), opt_level=arguments.opt_level)
     with subject(arguments.model, flags) as found:
         print(f"built in {found.seconds:.1f} s", file=sys.stderr, flush=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import msgspec
 import pytest
@@ -132,6 +134,26 @@ def test_no_ncu(ncu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(IngotError, match="no ncu on the PATH"):
         ncu.counted(Path("an.ingot"), Path("feeds.npz"), tmp_path / "log.csv", "none", 20.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "wanted"),
+    [
+        ("zoo:resnet50", None, "resnet50-b1"),
+        ("zoo:bert_base", None, "bert_base"),
+        ("some/net.onnx", None, "net"),
+        ("some/net.onnx", "mine", "mine"),
+    ],
+)
+def test_an_account_of_another_model_has_another_name(
+    ncu: ModuleType, monkeypatch: pytest.MonkeyPatch, model: str, name: str | None, wanted: str
+) -> None:
+    import account
+
+    monkeypatch.setattr(account, "subject", lambda model, flags: nullcontext(SimpleNamespace(seconds=0.0)))
+    monkeypatch.setattr(account, "measured", lambda found, given: SimpleNamespace(uncounted="", name=given.name))
+    given = argparse.Namespace(model=model, name=name, shapes=[], fp32=False, opt_level=2, json=None)
+    assert account._made(given).name == wanted
 
 
 def plan_of(kind: str, ops: list[str], *shapes: tuple[str, list[int]]) -> tuple[Plan, RegionDecl]:
