@@ -105,10 +105,19 @@ def test_a_host_step_is_a_reason_for_the_cpu() -> None:
 
 def test_an_engine_that_cannot_be_built_is_a_reason_for_the_cpu() -> None:
     def build(model: onnx.ModelProto, options: BuildOptions) -> EngineFile:
-        raise IngotError("no compiler")
+        raise IngotError("no compiler", node="sm_90", fix="install one")
 
     found = _opened(residual_net(), pictures(), _observers(build))
-    assert isinstance(found, No) and found.reason == "no compiler"
+    assert found == No("no compiler", "sm_90", "install one")
+
+
+def test_the_reason_is_that_of_the_host_step_itself() -> None:
+    def build(model: onnx.ModelProto, options: BuildOptions) -> Any:
+        steps = [SimpleNamespace(kind="host", name="n1")]
+        return SimpleNamespace(plan=SimpleNamespace(target="sm_90", steps=steps, reasons=["n10: other", "n1: own"]))
+
+    found = _opened(residual_net(), pictures(), _observers(build))
+    assert isinstance(found, No) and found.reason == "part of the model runs on the host: n1: own"
 
 
 def test_little_work_stays_on_the_cpu() -> None:
@@ -130,11 +139,11 @@ def _quantized(elsewhere: Any) -> Any:
 
 def test_the_report_says_where_it_was_calibrated() -> None:
     plain = _quantized(None)
-    refused = _quantized(lambda *_: No("too large"))
+    refused = _quantized(lambda *_: No("too large", "conv1", "free some"))
     other = _quantized(lambda model, wanted, *_: _Another(model, wanted))
     assert plain.report.calibrated_on == refused.report.calibrated_on == "CPU"
     assert other.report.calibrated_on == "another machine"
-    assert "calibrated on the CPU: too large" in refused.report.notes
+    assert "calibrated on the CPU: conv1: too large (free some)" in refused.report.notes
     assert not any("calibrated on the CPU" in note for note in (*plain.report.notes, *other.report.notes))
     models = [made.model.SerializeToString(deterministic=True) for made in (plain, refused, other)]
     assert models[0] == models[1] == models[2]

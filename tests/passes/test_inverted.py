@@ -14,6 +14,7 @@ from support.plans import plan_engine
 from ingot.builder.api import lower_model
 from ingot.builder.targets import gpu_target
 from ingot.errors import YES, Answer, No
+from ingot.graph.lowered import SymbolRange
 from ingot.graph.region import Kind, Region
 from ingot.options import BuildOptions
 from ingot.passes import inverted
@@ -68,9 +69,9 @@ def blocks(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def joined(model: onnx.ModelProto) -> list[int]:
+def joined(model: onnx.ModelProto, *ranges: SymbolRange) -> list[int]:
     """Convolutions of each block that is one Region."""
-    found = (region for region in lowered_of(model).regions if region.kind is Kind.INVERTED)
+    found = (region for region in lowered_of(model, ranges).regions if region.kind is Kind.INVERTED)
     return [sum(op.op == "Conv" for op in region.ops) for region in found]
 
 
@@ -117,6 +118,26 @@ def test_large_hidden_tensors_are_left_apart(monkeypatch: pytest.MonkeyPatch) ->
     assert joined(blocks()) == [3, 3]
     monkeypatch.setattr(inverted, "MEASURED", 2 * 2 * 32 * 6 * 5)
     assert joined(blocks()) == []
+
+
+def test_sizes_are_those_of_the_usual_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inverted, "MEASURED", 2 * 2 * 32 * 6 * 5 + 1)
+    model = blocks()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    assert joined(model, SymbolRange("N", 1, 2, 4)) == [3, 3]
+    assert joined(model, SymbolRange("N", 1, 3, 4)) == []
+
+
+def test_what_a_body_on_the_host_reads_is_no_part_of_a_block() -> None:
+    def body(op: str) -> onnx.GraphProto:
+        nodes = [helper.make_node("Cast", ["ea0"], [f"{op}/x"], to=TensorProto.FLOAT)]
+        nodes.append(helper.make_node(op, [f"{op}/x"], [op]))
+        return helper.make_graph(nodes, op, [], [helper.make_tensor_value_info(op, TensorProto.FLOAT, None)])
+
+    chosen = helper.make_node("If", ["flag"], ["k"], then_branch=body("Relu"), else_branch=body("Neg"))
+    model = blocks(extra=[chosen], outputs=["k"])
+    model.graph.input.append(helper.make_tensor_value_info("flag", TensorProto.BOOL, []))
+    assert joined(model) == [2, 3]
 
 
 @pytest.mark.parametrize(

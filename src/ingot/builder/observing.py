@@ -58,7 +58,7 @@ class Observers:
         try:
             found = self._opened(model, wanted, first.feeds)
         except IngotError as error:
-            found = No(error.reason)
+            found = No(error.reason, error.node, error.fix)
         progress("observer", 1, 1)
         return found
 
@@ -68,7 +68,8 @@ class Observers:
             return No("only inputs of the model are observed")
         proto = proto_of(_giving(model, names))
         shapes = _shapes(proto, feeds)
-        whole = self._build(proto, BuildOptions(opt_level=_OPT_LEVEL, shapes=shapes, bodies=False))
+        options = BuildOptions(opt_level=_OPT_LEVEL, shapes=shapes, bodies=False)
+        whole = self._build(proto, options)
         refused = _refused(whole.plan, wanted)
         if refused is not None:
             return refused
@@ -76,17 +77,14 @@ class Observers:
         groups = _groups(whole.plan, budget)
         if isinstance(groups, No):
             return groups
-        files = [whole] if len(groups) == 1 else [self._part(model, group, shapes) for group in groups]
+        files = [whole]
+        if len(groups) > 1:
+            files = [self._build(proto_of(_giving(model, group)), options) for group in groups]
         if _bytes([file.plan for file in files]) > budget:
             return _too_large([file.plan for file in files], budget)
         gpu = DeviceRuns([Engine(file) for file in files], self._device)
         tally = Tally(wanted, Gpu(gpu.stream, statistics_cubin(self._target), self._device.info.sms))
         return DeviceObserver(gpu, tally, shapes, lambda: HostRuns(proto, names))
-
-    def _part(self, model: ir.Model, names: Sequence[str], shapes: Shapes) -> EngineFile:
-        return self._build(
-            proto_of(_giving(model, names)), BuildOptions(opt_level=_OPT_LEVEL, shapes=shapes, bodies=False)
-        )
 
 
 def _giving(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -123,7 +121,7 @@ def _refused(plan: Plan, wanted: Wanted) -> No | None:
         return No(next(iter(plan.reasons), "the whole model runs on the host"))
     host = next((step for step in plan.steps if step.kind == "host"), None)
     if host is not None:
-        why = next((reason for reason in plan.reasons if reason.startswith(host.name)), host.name)
+        why = next((reason for reason in plan.reasons if reason.startswith(f"{host.name}: ")), host.name)
         return No(f"part of the model runs on the host: {why}")
     touched = device_bindings(plan)
     for space, bindings in (("input", plan.inputs), ("output", plan.outputs)):

@@ -103,7 +103,10 @@ def show(report: Report, *, layers: bool = False) -> None:
 
 
 def _where(report: Report) -> str:
-    return f" on {report.calibrated_on}" if report.calibrated_on not in ("", "calibration cache") else ""
+    """What ran the model, if anything did."""
+    from ingot.precision.calibrate import CACHE
+
+    return f" on {report.calibrated_on}" if report.calibrated_on not in ("", CACHE) else ""
 
 
 def _loss(report: Report) -> str:

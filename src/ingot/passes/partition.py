@@ -15,9 +15,9 @@ from ingot.graph.dims import Shape
 from ingot.graph.lowered import Guard
 from ingot.graph.region import Kind
 from ingot.graph.scalar_ops import is_scalar_op
-from ingot.passes.bins import spreads_back, sums_softmax
 from ingot.passes.excite import excite_ops
 from ingot.passes.flatten import FlatGraph, FlatOp
+from ingot.passes.rows import spreads_back, sums_softmax
 from ingot.passes.stem import takes_pool
 
 _ABSORBS_EPILOGUE = {Kind.CONV, Kind.STEM, Kind.GEMM, Kind.POOL, Kind.REDUCE, Kind.ROWWISE, Kind.MAP}

@@ -24,7 +24,7 @@ class Statistics:
     samples: int
     notes: tuple[str, ...] = ()
     where: str = CACHE
-    """What ran the model: ``CPU``, the name of a GPU, or nothing."""
+    """What ran the model, ``CPU`` or the name of a GPU; :data:`CACHE` where nothing did."""
 
     def saved(self) -> dict[str, Any]:
         """All of it as JSON values."""

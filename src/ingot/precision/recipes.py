@@ -91,7 +91,7 @@ def calibrated(
         progress("equalise", 1, 1)
     wanted = wanted_of(tried.model, settings)
     opened = None if elsewhere is None else elsewhere(tried.model, wanted, evaluator.batches[0], data.samples, progress)
-    notes = (f"calibrated on the CPU: {opened.reason}",) if isinstance(opened, No) else ()
+    notes = (f"calibrated on the CPU: {opened}",) if isinstance(opened, No) else ()
     observer = _on_host(tried.model, settings) if opened is None or isinstance(opened, No) else opened
     found = calibrate(observer, data, progress)
     found = replace(found, notes=(*notes, *found.notes))
