@@ -1,4 +1,4 @@
-"""Reductions that share a kernel with what is beside them: a sum behind a softmax, and what is spread back over rows."""
+"""Reductions in one kernel with what is beside them: sums behind a softmax, and what is spread over rows again."""
 
 from __future__ import annotations
 
