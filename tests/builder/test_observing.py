@@ -22,7 +22,7 @@ from ingot.engine.file import EngineFile
 from ingot.errors import IngotError, No
 from ingot.options import BuildOptions, Quantization
 from ingot.precision.calibrate import Statistics, calibrate, kept
-from ingot.precision.data import BATCH
+from ingot.precision.data import BATCH, Batch
 from ingot.precision.host import HostRuns
 from ingot.precision.inputs import Feeds
 from ingot.precision.observer import HostObserver, Observed, Wanted
@@ -128,6 +128,13 @@ def test_little_work_stays_on_the_cpu() -> None:
     # Of each sample x [3, 12, 12], four activations [16, 12, 12], and [16] before and after Flatten.
     assert f"{(3 * 144 + 4 * 16 * 144 + 2 * 16) * 24:,} numbers" in found.reason
     assert isinstance(_opened(residual_net(), pictures(), observers, 1 << 20), No) and build.options
+
+
+def test_a_first_batch_without_samples_stays_on_the_cpu() -> None:
+    model = prepared(residual_net())
+    empty = Batch({"x": np.zeros((0, 3, 12, 12), np.float32)}, 0)
+    found = _observers(_Hollow(), always=False)(model, wanted_of(model, SETTINGS), empty, 24, silent)
+    assert isinstance(found, No) and "sooner" in found.reason
 
 
 def _quantized(elsewhere: Any) -> Any:

@@ -51,7 +51,7 @@ class Observers:
     ) -> Observer | No:
         """An observer for batches like the ``first``, with as many samples or fewer; or why there is none."""
         if not self._always and samples is not None:
-            numbers = _numbers(model, wanted, first.feeds) * samples // first.samples
+            numbers = _numbers(model, wanted, first.feeds) * samples // max(1, first.samples)
             if numbers < _WORTH:
                 return No(f"{numbers:,} numbers are seen sooner than kernels are compiled")
         progress("observer", 0, 1)

@@ -14,7 +14,7 @@ from ingot.precision.inputs import Array, Feeds
 
 
 class Runs(Protocol):
-    """What runs a model on a batch: ONNX Runtime here, and as well a context on a device."""
+    """What runs a model on a batch, and gives its outputs or values from inside it."""
 
     def run(self, feeds: Feeds) -> Mapping[str, Array]:
         """The asked values by name."""
