@@ -15,7 +15,8 @@ from ingot.passes.pipeline import canonicalise
 from ingot.zoo import architectures
 
 
-def test_tensors_keep_type_shape_and_content() -> None:
+def test_tensors_keep_type_shape_and_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "_LARGE", 0)
     types = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT64", "INT8", "UINT8", "BOOL", "FLOAT8E4M3FN", "INT4")
     tensors = [helper.make_tensor(name, getattr(TensorProto, name), (2, 2), [0, 1, 1, 0]) for name in types]
     tensors.append(helper.make_tensor("STRING", TensorProto.STRING, (2,), [b"a", b"b"]))
@@ -32,6 +33,14 @@ def test_tensors_keep_type_shape_and_content() -> None:
         assert np.array_equal(tensor.numpy(), before.numpy())
     (node,) = model.graph
     assert isinstance(node.attributes["value"].value, ir.Tensor)
+
+
+def test_small_weights_are_read_where_they_are() -> None:
+    proto = helper.make_model(helper.make_graph([], "g", [], [], [numpy_helper.from_array(np.arange(3.0), "w")]))
+    model = ir.from_proto(proto)
+    before = model.graph.initializers["w"].const_value
+    own.own_weights(model)
+    assert model.graph.initializers["w"].const_value is before
 
 
 def test_weights_that_passes_replace_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:

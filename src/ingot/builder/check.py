@@ -119,7 +119,7 @@ def check_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto, options
     old = refusal(imported.model)
     if old is not None:
         return _refused(target, options, ops, notes, old)
-    canonical = canonicalise(imported.model, fp16=options.fp16, unroll=options.unroll)
+    canonical = canonicalise(imported.model, fp16=options.fp16, unroll=options.unroll, keep=False)
     nested = Counter(_nested(canonical.model.graph))
     found = lower(canonical.model, imported.ranges, lambda region: first_acceptance(region, target, TACTICS))
     kept = tuple(n.removeprefix(_AUTOCAST) for n in canonical.notes if n.startswith(_AUTOCAST))

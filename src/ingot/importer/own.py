@@ -10,14 +10,16 @@ import gc
 
 import onnx_ir as ir
 
-_LARGE = 32 << 20
-"""Bytes of weights that are worth a tenth of a second."""
+_LARGE = 64 << 20
+"""Bytes of weights that are worth a tenth of a second, in which they are copied, or looked for."""
 _PACKED = frozenset({"STRING", "INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
 """Types whose arrays are not the bytes of the tensor; such tensors are small."""
 
 
 def own_weights(model: ir.Model) -> None:
-    """Every tensor of ``model`` that was read from a message becomes an array."""
+    """Every tensor of ``model`` that was read from a message becomes an array, if they are large together."""
+    if not _large(model):
+        return
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -33,9 +35,13 @@ def free_copies(model: ir.Model) -> None:
 
     Nodes and values refer to each other, so that Python would come across them much later.
     """
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    if sum(tensor.nbytes for tensor in tensors if tensor is not None) >= _LARGE:
+    if _large(model):
         gc.collect()
+
+
+def _large(model: ir.Model) -> bool:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None) >= _LARGE
 
 
 def _owned(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

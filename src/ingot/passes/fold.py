@@ -56,7 +56,10 @@ _RULES: tuple[tuple[frozenset[str], tuple[RewriteRule, ...]], ...] = (
     (frozenset({"Slice"}), tuple(_collapse_slices.rules)),
     (frozenset({"Min", "Max"}), tuple(_min_max_to_clip.rules)),
     (frozenset({"Relu", "Clip"}), tuple(_fuse_relus_clips.rules)),
-    (frozenset({"Conv", "ConvTranspose", "QLinearConv", "Gemm"}), tuple(_remove_optional_bias.rules)),
+    (frozenset({"Conv"}), (_remove_optional_bias.remove_optional_bias_from_conv_rule,)),
+    (frozenset({"ConvTranspose"}), (_remove_optional_bias.remove_optional_bias_from_conv_transpose_rule,)),
+    (frozenset({"QLinearConv"}), (_remove_optional_bias.remove_optional_bias_from_qlinear_conv_rule,)),
+    (frozenset({"Gemm"}), (_remove_optional_bias.remove_optional_bias_from_gemm_rule,)),
 )
 """Rules by the ops that they rewrite: a rule is tried on every node, which is wasted where its ops do not occur.
 
