@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import tiny
 from support.gpu import device_target
-from support.statistics import Emulated, assert_same
+from support.tallies import Emulated, assert_same
 
 from ingot.builder.device_observer import DeviceObserver, DeviceRuns, Gpu
 from ingot.builder.statistics_kernels import statistics_cubin

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.gpu import device_target
 from support.host_cuda import needs_compiler
-from support.statistics import ENTRIES, Emulated, Held, assert_same
+from support.tallies import ENTRIES, Emulated, Held, assert_same
 
 from ingot.builder.device_observer import Gpu
 from ingot.builder.statistics_kernels import statistics_cubin

@@ -93,7 +93,7 @@ def test_roofline_takes_the_slower_of_bytes_and_operations() -> None:
 def test_every_kind_says_whether_it_is_a_product() -> None:
     """By its anchors: a new kind is in ANCHORS, or here among those that no op makes."""
     assert set(Kind) - ANCHORS.keys() == {Kind.MAP, Kind.PLUGIN, Kind.VIEW, Kind.HOST}
-    convolutions = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.EXCITE}
+    convolutions = {Kind.CONV, Kind.STEM, Kind.CHAIN, Kind.SUM, Kind.EXCITE, Kind.INVERTED}
     assert (set(CONVOLUTIONS), set(WEIGHTED)) == (convolutions, {*convolutions, Kind.GEMM})
     assert set(PRODUCTS) == {*convolutions, Kind.GEMM, Kind.ATTENTION}
     target = Target(90, flops=100e12, flops_fp32=10e12)
