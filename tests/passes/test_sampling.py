@@ -5,12 +5,16 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from support.rewrites import Net, kinds, rewritten
 
+from ingot.errors import No
+from ingot.graph.edit import Editor
 from ingot.graph.op_table import kind_of
 from ingot.graph.region import Kind
 from ingot.passes.decompose import decompose
+from ingot.passes.sampling import grid_sample
 
 
 def on_device(net: Net, rtol: float = 1e-4) -> None:
@@ -45,6 +49,17 @@ def test_grid_sample_of_unknown_size_stays() -> None:
     net.output(net.op("GridSample", net.input("x", [1, 2, "h", 4]), net.normal(1, 3, 4, 2)))
     model, notes = rewritten(net, decompose)
     assert kinds(model) == {"GridSample": 1} and "sizes are not known" in notes[0]
+
+
+def test_grid_sample_of_more_images_than_memory_holds_stays() -> None:
+    many = 1 << 40
+    x, grid = (ir.Value(name=n, shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT)) for n, s in (
+        ("x", [many, 1, 1, 1]), ("grid", [many, 1, 1, 2]),
+    ))  # fmt: skip
+    node = ir.Node("", "GridSample", [x, grid], name="sample")
+    graph = ir.Graph([x, grid], [node.outputs[0]], nodes=[node], opset_imports={"": 20})
+    answer = grid_sample(Editor(ir.Model(graph, ir_version=10)), node)
+    assert isinstance(answer, No) and "images at a time" in answer.reason
 
 
 @pytest.mark.parametrize(("mode", "transformation"), list(product(["avg", "max"], ["half_pixel", "output_half_pixel"])))

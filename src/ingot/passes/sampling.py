@@ -16,6 +16,8 @@ from ingot.graph.edit import Editor, fixed_shape, operand
 from ingot.passes.writer import Writer, float_type
 
 _CUBIC = -0.75
+_MOST_IMAGES = 1 << 22
+"""Of one op: the place where each begins is a constant."""
 
 
 def grid_sample(editor: Editor, node: ir.Node) -> Answer:
@@ -32,6 +34,8 @@ def grid_sample(editor: Editor, node: ir.Node) -> Answer:
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(m := node.attributes.get_string("mode", "linear"), m)
     if mode not in ("linear", "nearest", "cubic") or spatial > (2 if mode == "cubic" else 3) or 0 in shape:
         return No(f"mode {mode} in {spatial} dimensions", node=name)
+    if shape[0] > _MOST_IMAGES:
+        return No(f"{shape[0]} images at a time", node=name)
     corners = bool(node.attributes.get_int("align_corners", 0))
     padding = node.attributes.get_string("padding_mode", "zeros")
     w = Writer(editor, node)
