@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.excites import CASES, NHWC, RELU, excite_inputs, excite_region
-from support.host_cuda import needs_compiler, run_on_host
-from support.regions import Op, assert_close, reference, refused
+from support.host_cuda import check_on_host, needs_compiler
+from support.regions import Op, reference, refused
 
 from ingot.errors import No
 from ingot.graph.region import BodyOp, Region
@@ -42,11 +42,7 @@ def check(region: Region, bindings: dict[str, int] | None = None) -> None:
         kernel = Kernel(
             ENTRY, b"", (source.grid, 1, 1), variant["threads"], 0, source.arguments, cluster=variant["cluster"]
         )
-        (got,) = run_on_host(source.text, kernel, region, inputs, bindings)
-        try:
-            assert_close(got, wanted[0], dtype=region.output_specs[0].dtype, depth=4)
-        except AssertionError as error:
-            raise AssertionError(f"{variant}: {error}") from None
+        check_on_host(variant, kernel, source, region, inputs, wanted[0], bindings, depth=4)
 
 
 @needs_compiler

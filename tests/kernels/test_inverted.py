@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.host_cuda import needs_compiler, run_on_host
+from support.host_cuda import check_on_host, needs_compiler, run_on_host
 from support.inverted import CASES, inverted_inputs, inverted_region
 from support.regions import assert_close, reference, refused
 
@@ -45,13 +45,10 @@ def check(region: Region, bindings: Bindings | None = None, count: int = 2) -> N
     wanted = reference(region, inputs, bindings)
     fitting = [t for t in tiles(planned(region), SM90) if t.cluster * t.threads <= MOST_FIBRES]
     for tile in spread(fitting, count):
-        source = ONE.source(region, tile.variant(ONE.name))
+        variant = tile.variant(ONE.name)
+        source = ONE.source(region, variant)
         kernel = Kernel(ENTRY, b"", (source.grid, 1, 1), tile.threads, 0, source.arguments, cluster=tile.cluster)
-        (got,) = run_on_host(source.text, kernel, region, inputs, bindings)
-        try:
-            assert_close(got, wanted[0], dtype=region.output_specs[0].dtype, depth=8)
-        except AssertionError as error:
-            raise AssertionError(f"{tile.variant(ONE.name)}: {error}") from None
+        check_on_host(variant, kernel, source, region, inputs, wanted[0], bindings, depth=8)
 
 
 @needs_compiler

@@ -20,12 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.regions import assert_close
 from support.strided import bound, poisoned, scatter, window
 
 from ingot.graph.dims import Bindings, evaluate
 from ingot.graph.region import Region
-from ingot.kernels.api import Input, Kernel, Null, Output, Program, Scratch, Value
+from ingot.kernels.api import Input, Kernel, Null, Output, Program, Scratch, Value, Variant
 from ingot.kernels.cuda.prelude import PRELUDE
+from ingot.kernels.cuda.source import Source
 
 _Number = ctypes.c_void_p | ctypes.c_int | ctypes.c_longlong
 _GUARD = 256
@@ -76,6 +78,25 @@ def run_on_host(
     for need, guarded in zip(program.workspaces, scratch, strict=True):
         assert not need.zeroed or not guarded.content.any(), "a zeroed workspace was left dirty"
     return [window(g.content, s).copy() for g, s in zip(outs, out_specs, strict=True)]
+
+
+def check_on_host(
+    variant: Variant,
+    kernel: Kernel,
+    source: Source,
+    region: Region,
+    inputs: Sequence[np.ndarray],
+    wanted: np.ndarray,
+    bindings: Bindings | None = None,
+    *,
+    depth: int,
+) -> None:
+    """Runs ``source`` and compares the Region's only output with ``wanted``; a difference names the variant."""
+    (got,) = run_on_host(source.text, kernel, region, inputs, bindings)
+    try:
+        assert_close(got, wanted, dtype=region.output_specs[0].dtype, depth=depth)
+    except AssertionError as error:
+        raise AssertionError(f"{variant}: {error}") from None
 
 
 def launch_on_host(

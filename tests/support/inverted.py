@@ -40,18 +40,7 @@ def inverted_region(
     size = ((height + pads[0] + pads[2] - taps) // stride + 1, (width + pads[1] + pads[3] - taps) // stride + 1)
     wide, middle = spec(dtype, (batch, hidden, height, width), NHWC), spec(dtype, (batch, hidden, *size), NHWC)
     result = spec(dtype, (batch, cols, *size), NHWC)
-    values = {
-        "x": spec(dtype, x, NHWC),
-        **({"we": spec(dtype, (hidden, channels, 1, 1), NHWC, constant=True)} if widens else {}),
-        "wd": spec(dtype, (hidden, 1, taps, taps), (1, 2, 3, 0), constant=True),
-        "wp": spec(dtype, (cols, hidden, 1, 1), NHWC, constant=True),
-    }
-    sizes = {"be": hidden, "bd": hidden, "bp": cols}
-    values |= {
-        n: spec(dtype, (size,), constant=True)
-        for (n, size), on in zip(sizes.items(), biases, strict=True)
-        if on and (widens or n != "be")
-    }
+    values = {"x": spec(dtype, x, NHWC), **_constants((channels, hidden, cols), taps, widens, biases, dtype)}
     if residual and residual != "x":
         values[residual] = result
     ops: list[BodyOp] = []
@@ -80,6 +69,24 @@ def inverted_region(
     literals = dict(zip(("low", "high"), bounds, strict=True)) if act == CLIP else {}
     region = build_region(Kind.INVERTED, values, ops, inner, (last,), literals)
     return region.with_specs(dict(specs or {}))
+
+
+def _constants(
+    sizes: tuple[int, int, int], taps: int, widens: bool, biases: tuple[bool, bool, bool], dtype: str
+) -> dict[str, TensorSpec]:
+    """Weights and biases of a block with so many channels, hidden ones and columns."""
+    channels, hidden, cols = sizes
+    widening = {"we": spec(dtype, (hidden, channels, 1, 1), NHWC, constant=True)} if widens else {}
+    found = {
+        **widening,
+        "wd": spec(dtype, (hidden, 1, taps, taps), (1, 2, 3, 0), constant=True),
+        "wp": spec(dtype, (cols, hidden, 1, 1), NHWC, constant=True),
+    }
+    lengths = {"be": hidden, "bd": hidden, "bp": cols}
+    for (name, size), on in zip(lengths.items(), biases, strict=True):
+        if on and (widens or name != "be"):
+            found[name] = spec(dtype, (size,), constant=True)
+    return found
 
 
 def inverted_inputs(region: Region, bindings: Bindings | None = None) -> list[np.ndarray]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ingot.graph import dtypes
-from ingot.graph.dims import mul
+from ingot.graph.dims import Dim, mul
 from ingot.graph.region import BodyOp
 from ingot.kernels.api import Variant
 from ingot.kernels.cuda.excite.plan import ExcitePlan
-from ingot.kernels.cuda.rows.text import HELPERS, CudaText, literal, literal_type, scalar_op
-from ingot.kernels.cuda.source import Source, template
+from ingot.kernels.cuda.rows.text import HELPERS, CudaText, scalar_steps
+from ingot.kernels.cuda.source import Source, constants, template
 
 ENTRY = "ingot_excite"
 _ALIGN = 16
@@ -119,7 +119,6 @@ def generate(form: Form) -> Source:
         _function(plan, "hidden_of", plan.first.outputs[0], plan.hidden_ops, plan.second.inputs[0]),
         _function(plan, "gate_of", plan.second.outputs[0], plan.gate_ops, plan.gate),
     ]
-    constants = _constants(form)
     kernel = f"""
 extern "C" __global__ void __launch_bounds__({form.threads}) {ENTRY}({out.declared}) {{
   run_excite({", ".join(operands)});
@@ -127,7 +126,7 @@ extern "C" __global__ void __launch_bounds__({form.threads}) {ENTRY}({out.declar
 """
     element = f"typedef {dtypes.TABLE[plan.x.dtype].cuda} element_t;"
     templates = [template("cluster.cuh"), template("excite/excite.cuh")]
-    text = "\n".join([HELPERS, element, constants, *functions, *templates, kernel])
+    text = "\n".join([HELPERS, element, _constants(form), *functions, *templates, kernel])
     return Source(text, mul(plan.batch, form.cluster), out.arguments)
 
 
@@ -137,7 +136,7 @@ def _bias(out: CudaText, op: BodyOp) -> str:
 
 def _constants(form: Form) -> str:
     plan = form.plan
-    values: dict[str, object] = {
+    values: dict[str, Dim] = {
         "Cluster": form.cluster, "Threads": form.threads, "Vector": plan.vector, "Rows": form.rows,
         "Columns": form.slice_columns, "Channels": plan.channels, "Hidden": plan.hidden, "Pixels": plan.pixels,
         "Chunk": form.chunk, "Slices": form.slices, "Slice": form.slice, "Parts": form.parts, "Loads": form.loads,
@@ -146,25 +145,16 @@ def _constants(form: Form) -> str:
         "Pixel": plan.x.strides[3], "PixelTo": plan.y.strides[3],
         **{name: place for name, place in form.places.items() if name},
     }  # fmt: skip
-    lines = [f"constexpr int k{name} = {value};" for name, value in values.items()]
-    lines += [f"constexpr long long kImage{name} = {spec.strides[0]};" for name, spec in (("", plan.x), ("To", plan.y))]
-    for name, op in (("First", plan.first), ("Second", plan.second)):
-        lines.append(f"constexpr bool k{name}Bias = {str(len(op.inputs) > 2 and bool(op.inputs[2])).lower()};")
-    return "\n".join(lines)
+    images = [f"constexpr long long kImage{name} = {spec.strides[0]};" for name, spec in (("", plan.x), ("To", plan.y))]
+    flags = {
+        f"{name}Bias": len(op.inputs) > 2 and bool(op.inputs[2])
+        for name, op in (("First", plan.first), ("Second", plan.second))
+    }
+    return "\n".join([constants(values), *images, constants({}, flags)])
 
 
 def _function(plan: ExcitePlan, name: str, source: str, ops: Sequence[BodyOp], result: str) -> str:
     """``float name(float)``: ``result`` from ``source`` through ``ops``."""
-    lines = [f"INGOT_INLINE float {name}(float x) {{"]
     names = {source: "x"}
-    for number, op in enumerate(ops):
-        arguments = [
-            literal(plan.literals[n], literal_type(op, n, plan.kinds, plan.literals)) if n in plan.literals
-            else names[n] if n else ""
-            for n in op.inputs
-        ]  # fmt: skip
-        code = scalar_op(op, arguments, plan.kinds, plan.literals)
-        assert isinstance(code, str), code
-        lines.append(f"  const float e{number} = {code};")
-        names[op.outputs[0]] = f"e{number}"
-    return "\n".join([*lines, f"  return {names[result]};", "}"])
+    steps = scalar_steps(ops, names, plan.kinds, plan.literals)
+    return "\n".join([f"INGOT_INLINE float {name}(float x) {{", *steps, f"  return {names[result]};", "}"])

@@ -6,7 +6,7 @@ from ingot.graph import dtypes
 from ingot.graph.dims import mul
 from ingot.kernels.cuda.inverted.plan import InvertedPlan, Stage
 from ingot.kernels.cuda.inverted.tile import InvertedTile
-from ingot.kernels.cuda.rows.text import HELPERS, CudaText, literal, literal_type, scalar_op
+from ingot.kernels.cuda.rows.text import HELPERS, CudaText, scalar_steps
 from ingot.kernels.cuda.source import Source, constants, template
 
 ENTRY = "ingot_inverted"
@@ -83,22 +83,12 @@ def _constants(tile: InvertedTile) -> str:
 
 def _function(plan: InvertedPlan, name: str, stage: Stage | None) -> str:
     """``float name(float, float)``: what a stage makes of its convolution's result, and of the residual."""
-    lines = [f"INGOT_INLINE float {name}(float x, float residual = 0.0f) {{"]
+    head = f"INGOT_INLINE float {name}(float x, float residual = 0.0f) {{"
     if stage is None:
-        return "\n".join([*lines, "  return x;", "}"])
+        return "\n".join([head, "  return x;", "}"])
     names = {stage.conv.outputs[0]: "x", plan.residual: "residual"}
-    for number, op in enumerate(stage.after):
-        arguments = [
-            "" if not n
-            else literal(plan.literals[n], literal_type(op, n, plan.kinds, plan.literals)) if n in plan.literals
-            else names[n]
-            for n in op.inputs
-        ]  # fmt: skip
-        code = scalar_op(op, arguments, plan.kinds, plan.literals)
-        assert isinstance(code, str), code
-        lines.append(f"  const float e{number} = {code};")
-        names[op.outputs[0]] = f"e{number}"
-    return "\n".join([*lines, f"  return {names[stage.result]};", "}"])
+    steps = scalar_steps(stage.after, names, plan.kinds, plan.literals)
+    return "\n".join([head, *steps, f"  return {names[stage.result]};", "}"])
 
 
 def _pair(plan: InvertedPlan, function: str, name: str, stage: Stage | None) -> str:

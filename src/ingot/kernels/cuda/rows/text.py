@@ -294,6 +294,26 @@ def scalar_op(
     return expression(op, list(arguments), "cuda", source, to, narrow=narrow)
 
 
+def scalar_steps(
+    ops: Sequence[BodyOp], names: dict[str, str], kinds: Mapping[str, str], literals: Mapping[str, Scalar]
+) -> list[str]:
+    """Declarations of what ``ops`` make, a float each, for the body of a function.
+
+    ``names`` has the code of the values at hand by value; those of the results are added.
+    """
+    lines = []
+    for number, op in enumerate(ops):
+        arguments = [
+            literal(literals[n], literal_type(op, n, kinds, literals)) if n in literals else names[n] if n else ""
+            for n in op.inputs
+        ]
+        code = scalar_op(op, arguments, kinds, literals)
+        assert isinstance(code, str), code
+        lines.append(f"  const float e{number} = {code};")
+        names[op.outputs[0]] = f"e{number}"
+    return lines
+
+
 def refusal(ops: Sequence[BodyOp], kinds: Mapping[str, str], literals: Mapping[str, Scalar]) -> No | None:
     """Why one of ``ops`` cannot be written in CUDA C++; None when all can."""
     for op in ops:
