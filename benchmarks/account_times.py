@@ -15,7 +15,7 @@ from ingot.device.graph import Graph
 from ingot.device.stream import Event
 from ingot.engine.file import EngineFile
 from ingot.measure.latency import Latency
-from ingot.measure.timing import quiet
+from ingot.measure.timing import queued_seconds, quiet
 from ingot.runtime.device_context import DeviceContext
 from ingot.runtime.engine import Engine
 from ingot.runtime.program import Program
@@ -70,7 +70,7 @@ def whole(file: EngineFile, context: DeviceContext, feeds: Mapping[str, Array], 
         host = _host(context, runs, seconds, spin=False)
         spin = _host(context, runs, seconds, spin=True)
         device = _alone(context, host.run.samples, seconds)
-        queued = _queued(context)
+        queued = queued_seconds(context, _QUEUED)
         ordinary = _ordinary(file, feeds)
     return Whole(host, spin, Latency.of(device), Latency.of(queued), Latency.of(ordinary) if ordinary else None)
 
@@ -124,18 +124,6 @@ def _alone(context: DeviceContext, runs: int, seconds: float) -> list[float]:
     return samples
 
 
-def _queued(context: DeviceContext) -> list[float]:
-    start, end, samples = Event(), Event(), list[float]()
-    for _ in range(_QUEUED):
-        context.enqueue()
-        start.record(context.stream)
-        context.enqueue()
-        end.record(context.stream)
-        context.synchronize()
-        samples.append(end.since(start))
-    return samples
-
-
 def _for(run: Callable[[], object], runs: int, seconds: float) -> None:
     """Runs it once at least."""
     until = time.perf_counter() + seconds
@@ -152,8 +140,8 @@ def _ordinary(file: EngineFile, feeds: Mapping[str, Array]) -> list[float]:
     context = Engine(plan).context()
     assert isinstance(context, DeviceContext)
     context.bind(inputs=feeds)
-    _queued(context)  # to get warm
-    return _queued(context)
+    queued_seconds(context, _QUEUED)  # to get warm
+    return queued_seconds(context, _QUEUED)
 
 
 def without_programmatic(file: EngineFile) -> EngineFile | None:
@@ -186,7 +174,7 @@ def inside(context: DeviceContext, seconds: float) -> Inside:
         return Inside({}, 0.0)
     order = program.steps
     graphs = [_beginning(program, order[: count + 1]) for count in range(len(order))]
-    once = statistics.median(_queued(context))
+    once = statistics.median(queued_seconds(context, _QUEUED))
     least, most = _PREFIX_ROUNDS
     rounds = min(max(round(seconds / (1.5 * once * len(graphs))), least), most)
     samples = 1e6 * np.array(_behind_whole(context, [None, *graphs], rounds))

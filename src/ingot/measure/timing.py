@@ -37,7 +37,7 @@ def measure_device(context: DeviceContext, feeds: Mapping[str, Array], budget: B
         runs, enqueues = _inside(context, budget)
         spins, _ = _inside(context, budget, spin=True)
         throughput = _burst_rate(context, budget)
-        compute = _compute(context, min(len(runs), _MOST_EVENTS))
+        compute = queued_seconds(context, min(len(runs), _MOST_EVENTS))
         whole = None
         if budget.transfers:
             limits = {"warmup": budget.warmup, "seconds": budget.seconds / 2, "iterations": budget.iterations}
@@ -71,7 +71,7 @@ def _inside(context: DeviceContext, budget: Budget, *, spin: bool = False) -> tu
     return _until(once, budget.seconds, budget.iterations), enqueues
 
 
-def _compute(context: DeviceContext, runs: int) -> list[float]:
+def queued_seconds(context: DeviceContext, runs: int) -> list[float]:
     """Seconds between events around a launch that is queued behind another, so that the host's pace does not count."""
     start, end, samples = Event(), Event(), list[float]()
     for _ in range(runs):

@@ -15,8 +15,8 @@ from ingot.precision.draft import Draft
 from ingot.precision.metrics import Evaluator, metric_of
 from ingot.precision.mixed import FLOAT, Mixed, written
 from ingot.precision.observer import Opens
-from ingot.precision.quantizer import SAMPLE, Origin, Result, expect_layers, full_evaluator, prepared_for, reported
-from ingot.precision.recipes import best_draft
+from ingot.precision.quantizer import SAMPLE, Origin, Result, expect_layers, full_evaluator, reported
+from ingot.precision.recipes import best_draft, prepared_for
 from ingot.precision.report import Trial
 from ingot.precision.search import Outcome
 from ingot.precision.settings import Settings

@@ -15,7 +15,7 @@ from ingot.precision.metrics import Evaluator, decibels, metric_of
 from ingot.precision.mixed import Mixture, Part, alone, written
 from ingot.precision.observer import Opens
 from ingot.precision.placement import place
-from ingot.precision.recipes import Prepared, best_draft, cached, calibrated, drafted, mixture
+from ingot.precision.recipes import Prepared, best_draft, cached, drafted, mixture, prepared_for
 from ingot.precision.report import Report, Trial
 from ingot.precision.search import Outcome, search, without_budget
 from ingot.precision.settings import Settings
@@ -72,20 +72,6 @@ def quantize_model(
     made = _result(draft, outcome, Origin(prepared, settings, sample, evaluator, full, trials))
     progress("report", 1, 1)
     return made
-
-
-def prepared_for(
-    model: ir.Model,
-    sha256: str,
-    data: Data,
-    evaluator: Evaluator,
-    settings: Settings,
-    progress: Progress,
-    elsewhere: Opens | None = None,
-) -> Prepared:
-    """What the cache holds, where there is one, else what calibration with ``data`` finds, on the CPU or elsewhere."""
-    found = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
-    return calibrated(model, sha256, data, evaluator, settings, progress, elsewhere) if found is None else found
 
 
 def full_evaluator(model: ir.Model, data: Data, settings: Settings) -> Evaluator | None:

@@ -62,7 +62,7 @@ def cached(model: ir.Model, sha256: str, path: Path, settings: Settings) -> Prep
     return None if statistics is None else Prepared(model, statistics, tuple(names))
 
 
-def calibrated(
+def prepared_for(
     model: ir.Model,
     sha256: str,
     data: Data,
@@ -71,10 +71,14 @@ def calibrated(
     progress: Progress,
     elsewhere: Opens | None = None,
 ) -> Prepared:
-    """Statistics over all of ``data``, of ``model`` or of the equalised form that errs least on the sample.
+    """What the cache holds, where there is one, else what calibration finds.
 
+    That is statistics over all of ``data``, of ``model`` or of the equalised form that errs least on the sample.
     ``elsewhere``: what may look at the data in place of the CPU.
     """
+    held = None if settings.cache is None else cached(model, sha256, settings.cache, settings)
+    if held is not None:
+        return held
     tried = _Tried("channels as they are", model)
     trials: list[Trial] = []
     before = None
@@ -92,7 +96,7 @@ def calibrated(
     wanted = wanted_of(tried.model, settings)
     opened = None if elsewhere is None else elsewhere(tried.model, wanted, evaluator.batches[0], data.samples, progress)
     notes = (f"calibrated on the CPU: {opened}",) if isinstance(opened, No) else ()
-    observer = _on_host(tried.model, settings) if opened is None or isinstance(opened, No) else opened
+    observer = _on_host(tried.model, wanted) if opened is None or isinstance(opened, No) else opened
     found = calibrate(observer, data, progress)
     found = replace(found, notes=(*notes, *found.notes))
     if settings.cache is not None:
@@ -128,13 +132,12 @@ def drafted(model: ir.Model, statistics: Statistics, method: str, settings: Sett
     return draft_of(model, statistics, settings.form, method, both_branches=settings.host)
 
 
-def _on_host(model: ir.Model, settings: Settings) -> HostObserver:
-    wanted = wanted_of(model, settings)
+def _on_host(model: ir.Model, wanted: Wanted) -> HostObserver:
     return HostObserver(HostRuns(model, wanted.names), wanted)
 
 
 def _seen(model: ir.Model, sample: Data, settings: Settings) -> Statistics:
-    return calibrate(_on_host(model, settings), sample)
+    return calibrate(_on_host(model, wanted_of(model, settings)), sample)
 
 
 def best_draft(
