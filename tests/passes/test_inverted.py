@@ -120,6 +120,13 @@ def test_large_hidden_tensors_are_left_apart(monkeypatch: pytest.MonkeyPatch) ->
     assert joined(blocks()) == []
 
 
+def test_blocks_of_many_multiplications_are_left_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = 2 * 30 * 32 * (16 + 16), 2 * 30 * 32 * (16 + 8)
+    for limit, left in ((first, [3, 3]), (first - 1, [3]), (second, [3]), (second - 1, [])):
+        monkeypatch.setattr(inverted, "MULTIPLIED", limit)
+        assert joined(blocks()) == left, limit
+
+
 def test_sizes_are_those_of_the_usual_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inverted, "MEASURED", 2 * 2 * 32 * 6 * 5 + 1)
     model = blocks()

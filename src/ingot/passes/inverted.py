@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ingot.graph.dims import Bindings
+from ingot.graph.dims import Bindings, evaluate, mul
 from ingot.graph.region import Kind
 from ingot.passes.chains import bytes_of, is_pointwise
 from ingot.passes.flatten import FlatGraph
@@ -18,13 +18,17 @@ from ingot.passes.partition import Apart, Group, Partition
 
 MEASURED = 5 << 19
 """Bytes of the hidden tensor up to which one kernel was measured to be faster: a little more than 2.4 MB."""
+MULTIPLIED = 27_000_000
+"""Multiplications of the pointwise convolutions up to which it was: those of 112 x 112 pixels, 16 to 96 channels and
+then 56 x 56 pixels to 24, are 26.5 million."""
 
 
 def join_inverted(flat: FlatGraph, groups: Sequence[Group], apart: Apart, bindings: Bindings) -> list[Group]:
     """``groups`` with inverted residual blocks made one each, in topological order.
 
-    Blocks whose hidden channels take :data:`MEASURED` bytes or more at ``bindings`` stay apart, as do those in
-    ``apart`` and those of which another op, or the user, reads what is in between.
+    Blocks whose hidden channels take :data:`MEASURED` bytes or more at ``bindings``, or with more than
+    :data:`MULTIPLIED` multiplications, stay apart, as do those in ``apart`` and those of which another op, or the user,
+    reads what is in between.
     """
     parts = Partition.of(flat, groups)
     for group in groups:
@@ -32,6 +36,9 @@ def join_inverted(flat: FlatGraph, groups: Sequence[Group], apart: Apart, bindin
             continue
         first, last = _before(parts, group), _behind(parts, group)
         if last is None or bytes_of(flat, flat.ops[group.ops[0]].body.inputs[0], bindings) >= MEASURED:
+            continue
+        pointwise = [last] if first is None else [first, last]
+        if sum(_multiplications(flat, part, bindings) for part in pointwise) > MULTIPLIED:
             continue
         if first is None or not _join(parts, [first, group, last], apart):
             _join(parts, [group, last], apart)
@@ -48,6 +55,13 @@ def _join(parts: Partition, members: Sequence[Group], apart: Apart) -> bool:
         parts.merge(first, member)
     first.kind, first.shape, first.ops = Kind.INVERTED, None, ops
     return True
+
+
+def _multiplications(flat: FlatGraph, group: Group, bindings: Bindings) -> int:
+    """Of the pointwise convolution that ``group`` begins with."""
+    body = flat.ops[group.ops[0]].body
+    channels = flat.values[body.inputs[1]].shape[1]
+    return evaluate(mul(flat.values[body.outputs[0]].elements, channels), bindings)
 
 
 def _depthwise(flat: FlatGraph, group: Group) -> bool:
