@@ -11,7 +11,7 @@ import gc
 import onnx_ir as ir
 
 _LARGE = 64 << 20
-"""Bytes of weights that are worth a tenth of a second, in which they are copied, or looked for."""
+"""Bytes of weights from which on it is worth a tenth of a second to copy them, and to look for old ones."""
 _PACKED = frozenset({"STRING", "INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"})
 """Types whose arrays are not the bytes of the tensor; such tensors are small."""
 
